@@ -1,0 +1,3 @@
+"""Reason2Decide in JAX and Flax NNX: two-stage training of one T5 that predicts a label and explains it."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,211 @@
+"""Every setting of a run, typed; in: a YAML file and dotted overrides, out: one frozen Config."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+_strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, config=_strict)
+class T5Config:
+    """Shape of a T5 (1.0: relu and tied; 1.1 and Flan: gated-gelu and untied)."""
+
+    vocab_size: Count = 32128
+    """Rows of the embedding; may exceed the tokenizer's size (padding rows are never generated)."""
+    d_model: Count = 512
+    d_ff: Count = 2048
+    d_kv: Count = 64
+    """Size of one head; num_heads * d_kv may differ from d_model."""
+    num_heads: Count = 8
+    num_layers: Count = 6
+    num_decoder_layers: Count = 6
+    feed_forward_proj: Literal["relu", "gated-gelu"] = "relu"
+    tie_word_embeddings: bool = True
+    """True: the output head is the embedding, scaled by d_model**-0.5. False: a head of its own."""
+    relative_attention_num_buckets: Count = 32
+    relative_attention_max_distance: Count = 128
+    layer_norm_epsilon: float = 1e-6
+    dropout_rate: Fraction = 0.1
+
+
+@dataclass(frozen=True, config=_strict)
+class ModelConfig:
+    """Where the weights come from and in what precision they compute."""
+
+    init: str | None = None
+    """Hugging Face folder, hub name or `r2d import` folder; null: random weights of the shape below."""
+    shape: T5Config = Field(default_factory=T5Config)
+    """Shape for random weights; vocab_size is raised to the tokenizer's size. Ignored with `init`,
+    except dropout_rate."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; weights, softmax, norms and losses are always float32."""
+
+
+@dataclass(frozen=True, config=_strict)
+class TokenizerConfig:
+    """The vocabulary."""
+
+    path: str | None = None
+    """Folder or hub name with tokenizer.json; null: taken from model.init, else trained on the train split."""
+    train_vocab_size: Count = 2000
+    """Pieces of a vocabulary trained here."""
+    text_map: bool = True
+    """Carry characters that the vocabulary lacks (such as < and >=) through written markers."""
+
+
+@dataclass(frozen=True, config=_strict)
+class TriageConfig:
+    """The embedded generator of synthetic emergency-triage notes."""
+
+    train_rows: Count = 6000
+    validation_rows: Count = 300
+    test_rows: Count = 500
+    label_noise_fraction: Fraction = 0.0
+    """Share of train rows whose label is replaced by a neighbouring level."""
+    class_shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.25, 0.15)
+    """Shares of the five levels, most urgent first; scaled to sum 1."""
+    distractors: Annotated[int, Field(ge=0, le=6)] = 2
+    """Most distracting statements (negated, family or past findings) per note."""
+
+
+@dataclass(frozen=True, config=_strict)
+class ColumnsConfig:
+    """Names of the columns in the user's files."""
+
+    question: str = "question"
+    context: str | None = None
+    """Optional text after the question; it alone is shortened when the input is too long."""
+    label: str = "label"
+    rationales: dict[str, str] = Field(default_factory=lambda: {"default": "rationale"})
+    """Rationale source name -> column."""
+    id: str | None = None
+    split: str | None = None
+    """Column that tells the split of each row of `data.path`."""
+
+
+@dataclass(frozen=True, config=_strict)
+class DataConfig:
+    """Rows and their limits."""
+
+    source: Literal["files", "triage"] = "files"
+    path: str | None = None
+    """One file with all rows, split by columns.split."""
+    train_path: str | None = None
+    validation_path: str | None = None
+    test_path: str | None = None
+    split_values: dict[Literal["train", "validation", "test"], str] = Field(
+        default_factory=lambda: {"train": "train", "validation": "validation", "test": "test"}
+    )
+    """Value of the split column for each split."""
+    validation_fraction: Fraction = 0.1
+    """Share of train, stratified by label, that becomes validation where none is given."""
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
+    encoding: str = "utf-8"
+    triage: TriageConfig = Field(default_factory=TriageConfig)
+    input_limit_tokens: Annotated[int, Field(ge=16)] = 1024
+    rationale_limit_tokens: Annotated[int, Field(ge=2)] = 256
+    label_limit_tokens: Annotated[int, Field(ge=2)] | None = None
+    """Longest label with its end token; null: derived from the label set. A longer label is an error."""
+
+
+@dataclass(frozen=True, config=_strict)
+class OptimizerConfig:
+    """AdamW as published; the rate decays linearly to 0 over the stage's max_steps."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Largest global gradient norm."""
+
+
+@dataclass(frozen=True, config=_strict)
+class StageConfig:
+    """What both stages have."""
+
+    max_steps: Count = 30000
+    batch_size: Count = 64
+    """Rows of the global batch, over all devices and micro-batches."""
+    micro_batches: Count = 1
+    """Equal parts in which a batch is computed to save memory; results do not depend on it."""
+    eval_every_steps: Count = 500
+    save_every_steps: Count = 500
+    log_every_steps: Count = 50
+    patience_evals: Count = 5
+    """Stop after this many evaluations in a row without a better score."""
+    rationale_source: str | None = None
+    """Which of data.columns.rationales to learn; null: the only one there is."""
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
+
+
+@dataclass(frozen=True, config=_strict)
+class Stage1Config(StageConfig):
+    """Stage 1: rationale only; the best checkpoint has the lowest validation loss."""
+
+    max_steps: Count = 50000
+    eval_every_steps: Count = 1000
+    save_every_steps: Count = 1000
+    patience_evals: Count = 3
+
+
+@dataclass(frozen=True, config=_strict)
+class Stage2Config(StageConfig):
+    """Stage 2: label and rationale; the best checkpoint has the highest validation macro-F1."""
+
+    label_weight: Fraction = 0.7
+    """alpha after warm-up: the weight of the label loss."""
+    warmup_fraction: Fraction = 0.05
+    """Share of max_steps in which alpha rises from 0 to label_weight."""
+    transition_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
+    """Share of max_steps after warm-up in which pi would rise from 0 to 1."""
+    max_sampling_probability: Fraction = 0.9
+    """Largest probability pi that a predicted label replaces the gold one in the rationale prompt."""
+    select_before_transition: bool = False
+    """True: evaluations before warm-up + transition may become the best checkpoint (published rule)."""
+    label_decode_dropout: bool = False
+    """True: decode labels in training with dropout on (published behaviour)."""
+
+
+@dataclass(frozen=True, config=_strict)
+class MeshConfig:
+    """How devices are laid out; -1 on one axis takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True, config=_strict)
+class EvaluationConfig:
+    """Decoding and scoring of validation and test rows."""
+
+    batch_size: Count = 64
+    rationale_decode_tokens: Count | None = None
+    """Longest generated rationale; null: data.rationale_limit_tokens."""
+    worked_examples: Annotated[int, Field(ge=0)] = 0
+    """How many test cases WITH THEIR TEXT to print at the end of a run; keep 0 for sensitive text."""
+
+
+@dataclass(frozen=True, config=_strict)
+class Config:
+    """One run: data, model, both stages, evaluation."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    platform: Literal["any", "cpu", "gpu", "tpu"] = "any"
+    """Platform that must be found; anything else stops the run at once."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    stage1: Stage1Config = Field(default_factory=Stage1Config)
+    stage2: Stage2Config = Field(default_factory=Stage2Config)
+    mesh: MeshConfig = Field(default_factory=MeshConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tensorboard: bool = True
+    """Write scalar metrics for TensorBoard beside metrics.jsonl."""

@@ -1,0 +1,34 @@
+"""What one row is; in: validated text fields, out: Example, the row type that every later room takes."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One row, all text exactly as written.
+
+    Attributes:
+        row_id: the id column, or "line N" of the file.
+        question: what the model is asked; never shortened while context is left to shorten.
+        label: gold label as text; "" where the rows are only to be predicted.
+        rationales: rationale text by source name, for example {"llm": ..., "nurse": ...}.
+        context: text after the question that may be shortened to fit; "" where there is none.
+        evidence: phrases of which a good rationale names one (the generator knows them); may be empty.
+    """
+
+    row_id: str
+    question: str
+    label: str
+    rationales: Mapping[str, str]
+    context: str = ""
+    evidence: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The three disjoint splits of one data set, each a tuple of Example."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]

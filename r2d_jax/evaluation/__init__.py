@@ -1,0 +1,1 @@
+"""Metrics, test-set evaluation and result tables; in: predictions, out: figures."""

@@ -1,0 +1,1 @@
+"""T5 in Flax NNX, its compiled greedy decode and its Hugging Face format; in: ids, out: logits or ids."""

@@ -1,0 +1,1 @@
+"""Schedules, token-weighted losses and scheduled sampling; in: step and logits, out: scalars and prompts."""

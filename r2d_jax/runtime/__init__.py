@@ -1,0 +1,1 @@
+"""Devices, mesh, checkpoints and reporting; in: config, out: placed arrays and files."""
