@@ -39,8 +39,8 @@ class ModelConfig:
     init: str | None = None
     """Hugging Face folder, hub name or `r2d import` folder; null: random weights of the shape below."""
     shape: T5Config = Field(default_factory=T5Config)
-    """Shape for random weights; vocab_size is raised to the tokenizer's size. Ignored with `init`,
-    except dropout_rate."""
+    """Shape for random weights; vocab_size then follows from the tokenizer. With `init` the weights'
+    own shape counts, and of this one only dropout_rate."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; weights, softmax, norms and losses are always float32."""
 

@@ -1,0 +1,148 @@
+"""The `r2d` command; in: arguments, out: the work done and an exit code (0 done, 2 user's mistake, 75 preempted)."""
+
+import pathlib
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
+
+app = typer.Typer(
+    name="r2d",
+    help="Reason2Decide in JAX: fine-tune one T5 that predicts a label and explains it.\n\n"
+    "Start with `r2d run --config configs/quickstart.yaml --workdir runs/quickstart`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ConfigOption = Annotated[
+    pathlib.Path, typer.Option("--config", help="YAML file of the run; see configs/.", show_default=False)
+]
+WorkdirOption = Annotated[
+    pathlib.Path, typer.Option("--workdir", help="Folder of the run; holds all it writes.", show_default=False)
+]
+ModelOption = Annotated[
+    pathlib.Path,
+    typer.Option("--model", help="A run's workdir (its best checkpoint), an exported or an imported folder."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, for example stage2.max_steps=500."),
+]
+
+
+def _console() -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+@app.command()
+def run(config: ConfigOption, workdir: WorkdirOption, overrides: Overrides = None) -> None:
+    """Do the main job: stage 1, stage 2, test-set evaluation, predictions, Hugging Face folder.
+
+    The same command goes on where a stopped run stopped, and does nothing on a finished one.
+    """
+    from r2d_jax.config_file import load_config
+    from r2d_jax.training import run as job
+
+    job.run(load_config(config, overrides or ()), workdir, _console())
+
+
+@app.command()
+def train(
+    config: ConfigOption,
+    workdir: WorkdirOption,
+    stage: Annotated[int, typer.Option(help="1: rationales; 2: label and rationale.", min=1, max=2)],
+    overrides: Overrides = None,
+) -> None:
+    """Train one stage; stage 2 starts from the best checkpoint of stage 1 in the same workdir."""
+    from r2d_jax.config_file import load_config
+    from r2d_jax.training import run as job
+
+    job.train_stage(load_config(config, overrides or ()), workdir, stage, _console())
+
+
+@app.command(name="eval")
+def evaluate(
+    model: ModelOption,
+    output: Annotated[pathlib.Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
+    input: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Labelled rows (JSONL or CSV). Default: the test split of the run in --model."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+) -> None:
+    """Predict labelled rows and score them; prints the table of results."""
+    from r2d_jax.evaluation.report import print_results
+    from r2d_jax.evaluation.apply import evaluate_model
+
+    metrics = evaluate_model(model, output, input_file=input, split=split, batch_size=batch_size)
+    print_results(metrics, _console())
+    print(f"written: {output / 'predictions.jsonl'}, {output / 'metrics.json'}")
+
+
+@app.command()
+def predict(
+    model: ModelOption,
+    input: Annotated[pathlib.Path, typer.Option(help="Rows to predict (JSONL or CSV); labels are not needed.")],
+    output: Annotated[pathlib.Path, typer.Option(help="JSONL file to write: label, confidence, rationale.")],
+    question_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
+    context_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Default: as in training, else line numbers.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+) -> None:
+    """Predict a label and a rationale for each row of a file."""
+    from r2d_jax.evaluation.apply import predict_file
+
+    columns = {"question": question_column, "context": context_column, "id": id_column}
+    rows = predict_file(
+        model, input, output, columns={k: v for k, v in columns.items() if v is not None}, batch_size=batch_size
+    )
+    print(f"{rows} predictions written to {output}")
+
+
+@app.command()
+def export(
+    model: ModelOption,
+    output: Annotated[pathlib.Path, typer.Option(help="Hugging Face folder to write.")],
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+) -> None:
+    """Write a model as a Hugging Face folder (safetensors) that transformers loads."""
+    from r2d_jax.evaluation.apply import export_folder
+
+    print(f"{export_folder(model, output, dtype=dtype, overwrite=overwrite)} written to {output}")
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Hugging Face folder or hub name, or a T5X checkpoint file.")],
+    output: Annotated[pathlib.Path, typer.Option(help="Folder to write; use it as model.init or --model.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name of the tokenizer, where the source has none.")
+    ] = None,
+) -> None:
+    """Turn a T5 of another format into weights for `model.init`."""
+    from r2d_jax.evaluation.apply import import_model
+
+    print(f"{import_model(source, output, tokenizer)} written to {output}")
+
+
+def main() -> None:
+    """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except Preempted as stopped:
+        print(f"preempted: {stopped}", file=sys.stderr)
+        sys.exit(EXIT_PREEMPTED)
+
+
+if __name__ == "__main__":
+    main()

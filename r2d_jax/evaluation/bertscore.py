@@ -1,0 +1,164 @@
+"""BERTScore through the optional bert-score package; in: generated and gold texts, out: a dict of figures."""
+
+import csv
+import importlib
+import pathlib
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
+
+_UNLIMITED_TOKENS = 1_000_000
+# These count positions from the padding id on, so the first pad_token_id + 1 positions hold no token.
+_OFFSET_POSITIONS = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "roberta-prelayernorm"}
+)
+_DEFAULT_TOKENS = 512
+_INSTALL = "Install it with: pip install bert-score==0.3.13"
+
+
+def bertscore(
+    predicted: Sequence[str],
+    references: Sequence[str],
+    model: str | pathlib.Path,
+    num_layers: int | None = None,
+    *,
+    max_tokens: int | None = None,
+    rescale: bool = False,
+    baseline_path: pathlib.Path | None = None,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Mean BERTScore of generated texts against one reference each.
+
+    Args:
+        predicted: N generated texts.
+        references: N gold texts.
+        model: hub name or folder of the scoring model.
+        num_layers: layer whose output is compared; None: bert-score's choice, known for some hub names.
+        max_tokens: tokens, special ones included, beyond which texts are cut; None: what the model states.
+        rescale: linear rescaling against a baseline file (columns LAYER,P,R,F, a row per layer from 0).
+        baseline_path: that file; None: the one bert-score ships for the model and English.
+        batch_size: texts scored at once.
+
+    Returns:
+        precision, recall, f1: means over all N rows. A row with an empty text on either side never reaches
+            the model and counts as 0, rescaled or not.
+        empty_predictions, empty_references, truncated_predictions, truncated_references, rows: counts.
+        model, num_layers, max_tokens, rescaled, baseline, version: the settings behind the figures.
+
+    Raises:
+        UserError: bert-score is missing, row counts differ, no rows, a model that cannot be loaded, no layer
+            known for the model, a length beyond the model's, or rescaling without a baseline.
+    """
+    rows = check_same_rows(predictions=predicted, references=references)
+    try:
+        library = importlib.import_module("bert_score")
+    except ImportError as error:
+        raise UserError("bertscore", f"cannot import bert-score ({error})", _INSTALL) from error
+    name = str(model)
+    layer = _layer(name, num_layers)
+    baseline = _baseline(library, name, layer, baseline_path) if rescale else None
+
+    outputs = [fold_white_space(text) for text in predicted]
+    golds = [fold_white_space(text) for text in references]
+    pairs = [(o, g) for o, g in zip(outputs, golds, strict=True) if o and g]
+    scorer = _scorer(library, name, layer, baseline)
+    tokenizer = scorer._tokenizer
+    limit = _token_limit(tokenizer, scorer._model.config, name, max_tokens)
+    # The library cuts at the tokenizer's limit, which many tokenizers do not state.
+    tokenizer.model_max_length = limit
+    sums = [0.0, 0.0, 0.0]
+    if pairs:
+        scores = scorer.score([o for o, _ in pairs], [g for _, g in pairs], batch_size=batch_size)
+        sums = [float(values.double().sum()) for values in scores]
+    return {
+        "precision": sums[0] / rows,
+        "recall": sums[1] / rows,
+        "f1": sums[2] / rows,
+        "empty_predictions": outputs.count(""),
+        "empty_references": golds.count(""),
+        "truncated_predictions": _too_long(tokenizer, outputs, limit),
+        "truncated_references": _too_long(tokenizer, golds, limit),
+        "rows": rows,
+        "model": name,
+        "num_layers": layer,
+        "max_tokens": limit,
+        "rescaled": rescale,
+        "baseline": str(baseline) if baseline else None,
+        # Not the library's own hash: release 0.3.13 calls itself 0.3.12 in it.
+        "version": ", ".join(
+            f"{package} {metadata.version(package)}" for package in ("bert-score", "transformers")
+        ),
+    }
+
+
+def _layer(name: str, num_layers: int | None) -> int:
+    known = importlib.import_module("bert_score.utils").model2layers
+    layer = num_layers if num_layers is not None else known.get(name)
+    if layer is None:
+        raise UserError(
+            "num_layers", f"bert-score knows no layer for {name}", "Give the number of layers to use."
+        )
+    return int(layer)
+
+
+def _baseline(library: Any, name: str, layer: int, path: pathlib.Path | None) -> pathlib.Path:
+    shipped = pathlib.Path(library.__file__).parent / "rescale_baseline" / "en" / f"{name.lstrip('/')}.tsv"
+    file = path or shipped
+    if not file.is_file():
+        raise UserError(
+            "rescale",
+            f"there is no baseline file {file}",
+            "Give a baseline file for this model, or do not rescale.",
+        )
+    with file.open(encoding="utf-8", newline="") as lines:
+        layers = [row["LAYER"] for row in csv.DictReader(lines) if "LAYER" in row]
+    # The library takes the row by position, so a file that starts elsewhere would rescale by another layer.
+    if layer >= len(layers) or layers[layer].strip() != str(layer):
+        raise UserError(
+            str(file),
+            f"has no row for layer {layer} at its place",
+            "Columns LAYER,P,R,F, a row per layer from 0.",
+        )
+    return file
+
+
+def _scorer(library: Any, name: str, layer: int, baseline: pathlib.Path | None) -> Any:
+    try:
+        return library.BERTScorer(
+            model_type=name,
+            num_layers=layer,
+            lang="en",
+            rescale_with_baseline=baseline is not None,
+            baseline_path=str(baseline) if baseline else None,
+        )
+    except AssertionError as error:
+        raise UserError("num_layers", str(error), "Choose a layer the model has.") from error
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            name, f"the scoring model cannot be loaded ({reason})", "Check its name or folder."
+        ) from error
+
+
+def _token_limit(tokenizer: Any, config: Any, name: str, asked: int | None) -> int:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in _OFFSET_POSITIONS:
+        positions -= config.pad_token_id + 1
+    stated = tokenizer.model_max_length if tokenizer.model_max_length < _UNLIMITED_TOKENS else None
+    limits = [limit for limit in (stated, positions) if limit and limit > 0]
+    if asked is None:
+        return int(min(limits, default=_DEFAULT_TOKENS))
+    if limits and asked > min(limits):
+        raise UserError(
+            "max_tokens",
+            f"{asked} is more than the {min(limits)} of {name}",
+            "Lower it, or use another model.",
+        )
+    return asked
+
+
+def _too_long(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
+    return sum(len(tokenizer.encode(text, truncation=False, verbose=False)) > limit for text in texts if text)

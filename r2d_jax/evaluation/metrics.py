@@ -1,0 +1,172 @@
+"""Scores of labels and rationales; in: gold and predicted text, out: dicts of figures for metrics.json."""
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sacrebleu.metrics
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.bertscore import bertscore
+from r2d_jax.evaluation.mentions import (
+    check_same_rows,
+    evidence_fraction,
+    fold_white_space,
+    label_agreement,
+    rationale_names_label,
+)
+
+__all__ = [
+    "bertscore",
+    "bleu",
+    "evidence_fraction",
+    "label_agreement",
+    "label_metrics",
+    "normalise_label",
+    "rationale_names_label",
+]
+
+COLLAPSED_FRACTION = 0.95
+"""A label with this share of the predictions is reported as covering nearly all of them..."""
+BALANCED_GOLD_FRACTION = 0.9
+"""...unless the most common gold label itself has at least this share."""
+
+
+def normalise_label(text: str) -> str:
+    """The form in which labels are compared: ends stripped, inner white space folded; case is kept."""
+    return fold_white_space(text)
+
+
+def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequence[str]) -> dict[str, Any]:
+    """Scores of predicted labels.
+
+    A prediction that is not in the label set after `normalise_label` is invalid: wrong for its row's gold
+    label, and never a class of its own. A gold label outside the set keeps its support and can only be
+    missed.
+
+    Args:
+        gold: N gold labels.
+        predicted: N generated labels as written.
+        label_set: all labels the model may give; empty: the labels that occur in gold.
+
+    Returns:
+        accuracy: share of rows whose valid prediction equals gold.
+        macro_f1: mean F1 over the labels that occur in gold (a label without gold rows has no recall, so
+            rows of other labels would decide its 0); macro_f1_labels names them.
+        macro_f1_published: every distinct string in gold or predictions is a class (scikit-learn's default
+            and the definition behind published figures).
+        invalid_fraction, empty_fraction: shares of predictions; empty ones are invalid too.
+        per_class: label to precision, recall, f1, support (gold rows) and predicted (predictions of it).
+        confusion: labels; counts [labels, labels + 1], rows gold, columns predicted, the last one invalid.
+        majority_class: label, accuracy and macro_f1 of always giving these rows' most common gold label.
+        collapsed: the label with at least 95 % of predictions while no gold label has 90 %, or None.
+        labels_outside_set: gold labels that are not in the set.
+
+    Raises:
+        UserError: row counts differ, no rows, or an empty gold label.
+    """
+    rows = check_same_rows(gold_labels=gold, predicted_labels=predicted)
+    gold = [normalise_label(label) for label in gold]
+    predicted = [normalise_label(label) for label in predicted]
+    if "" in gold:
+        raise UserError(
+            f"row {gold.index('') + 1}", "has an empty gold label", "Give every row to score a label."
+        )
+    allowed = list(dict.fromkeys(label for label in map(normalise_label, label_set) if label)) or sorted(
+        set(gold)
+    )
+    outside = sorted(set(gold) - set(allowed))
+    labels = allowed + outside
+    index = {label: number for number, label in enumerate(labels)}
+    invalid, valid = len(labels), set(allowed)
+    gold_ids = np.array([index[label] for label in gold])
+    predicted_ids = np.array([index[label] if label in valid else invalid for label in predicted])
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        gold_ids, predicted_ids, labels=range(invalid), zero_division=0
+    )
+    predicted_counts = np.bincount(predicted_ids, minlength=invalid + 1)
+    majority = int(np.argmax(support))
+    return {
+        "accuracy": float(np.mean(gold_ids == predicted_ids)),
+        "macro_f1": float(f1[support > 0].mean()),
+        "macro_f1_labels": [label for label, count in zip(labels, support, strict=True) if count],
+        "macro_f1_published": float(f1_score(gold, predicted, average="macro", zero_division=0)),
+        "invalid_fraction": float(predicted_counts[invalid]) / rows,
+        "empty_fraction": predicted.count("") / rows,
+        "per_class": {
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+                "predicted": int(predicted_counts[i]),
+            }
+            for label, i in index.items()
+        },
+        "confusion": {
+            "labels": labels,
+            "counts": confusion_matrix(gold_ids, predicted_ids, labels=range(invalid + 1))[:invalid].tolist(),
+        },
+        "majority_class": {"label": labels[majority], **_majority_scores(gold)},
+        "collapsed": _collapsed_label(labels, predicted_counts[:invalid] / rows, support / rows),
+        "labels_outside_set": outside,
+    }
+
+
+def _majority_scores(gold: Sequence[str]) -> dict[str, float]:
+    counts = collections.Counter(gold)
+    share = max(counts.values()) / len(gold)
+    return {"accuracy": share, "macro_f1": 2 * share / (1 + share) / len(counts)}
+
+
+def _collapsed_label(
+    labels: Sequence[str], predicted_shares: np.ndarray, gold_shares: np.ndarray
+) -> str | None:
+    top = int(np.argmax(predicted_shares))
+    collapsed = predicted_shares[top] >= COLLAPSED_FRACTION and gold_shares.max() < BALANCED_GOLD_FRACTION
+    return labels[top] if collapsed else None
+
+
+def bleu(predicted: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """BLEU by sacrebleu, 0 to 100, of plain text with one reference per row.
+
+    White space, line breaks included, is folded on both sides first, so that it never changes a score.
+
+    Args:
+        predicted: N generated texts.
+        references: N gold texts.
+
+    Returns:
+        corpus: BLEU of the whole corpus, exponential smoothing; signature states the settings.
+        mean_sentence: mean of the rows' sentence BLEU; sentence_signature states the settings.
+        empty_predictions, empty_references: counts; such rows score 0 and stay in both figures.
+        rows: N.
+
+    Raises:
+        UserError: row counts differ, no rows, or an item is not a text (nested references).
+    """
+    rows = check_same_rows(predictions=predicted, references=references)
+    for name, column in (("predictions", predicted), ("references", references)):
+        if isinstance(column, str) or not all(isinstance(text, str) for text in column):
+            raise UserError(name, "must be a flat list of texts", "Give one text per row, without nesting.")
+    outputs = [fold_white_space(text) for text in predicted]
+    golds = [fold_white_space(text) for text in references]
+    # The library rejects "" as a reference; a space has no tokens either, and keeps the row in the corpus.
+    padded = [text or " " for text in golds]
+    corpus_scorer = sacrebleu.metrics.BLEU()
+    corpus = corpus_scorer.corpus_score(outputs, [padded]).score
+    # Without the effective order a text of fewer than four tokens scores 0 even when it is identical.
+    sentence_scorer = sacrebleu.metrics.BLEU(effective_order=True)
+    scores = [sentence_scorer.sentence_score(o, [r]).score for o, r in zip(outputs, padded, strict=True)]
+    return {
+        "corpus": float(corpus),
+        "signature": str(corpus_scorer.get_signature()),
+        "mean_sentence": float(np.mean(scores)),
+        "sentence_signature": str(sentence_scorer.get_signature()),
+        "empty_predictions": outputs.count(""),
+        "empty_references": golds.count(""),
+        "rows": rows,
+    }

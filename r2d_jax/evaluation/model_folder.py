@@ -1,0 +1,147 @@
+"""A model with all that is needed to use it; in: a run, exported or imported folder, out: weights, tokenizer, card."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from r2d_jax.config import ColumnsConfig, T5Config
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+from r2d_jax.model.hf_format import read_hf_folder
+from r2d_jax.model.parameters import Params, T5Factory
+from r2d_jax.runtime.checkpoint import best_step, restore_weights
+from r2d_jax.runtime.mesh import tree_shardings, with_shardings
+
+CARD_FILE = "r2d_model.json"
+WEIGHTS_FOLDER = "weights"
+TOKENIZER_FOLDER = "tokenizer"
+HF_WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a folder says about its model, stored as r2d_model.json.
+
+    Attributes:
+        shape: of the T5.
+        labels: label set of training; empty for an imported model.
+        label_tokens: label limit, end token included.
+        input_limit_tokens: longest prompt.
+        rationale_tokens: rationale limit, end token included.
+        compute_dtype: type of activations in training.
+        tokenizer_fingerprint: sha256 of the tokenizer, verified on load.
+        columns: names of the input columns.
+    """
+
+    shape: T5Config
+    labels: tuple[str, ...]
+    label_tokens: int
+    input_limit_tokens: int
+    rationale_tokens: int
+    compute_dtype: str
+    tokenizer_fingerprint: str
+    columns: ColumnsConfig
+
+    def to_json(self) -> str:
+        """The text of r2d_model.json."""
+        return json.dumps(TypeAdapter(ModelCard).dump_python(self, mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to use; `source` says which checkpoint it came from."""
+
+    card: ModelCard
+    factory: T5Factory
+    params: Params
+    tokenizer: Tokenizer
+    source: str
+
+
+def read_card(folder: pathlib.Path) -> ModelCard:
+    """The card of a folder.
+
+    Raises:
+        UserError: the card is not readable as one of this version.
+    """
+    path = folder / CARD_FILE
+    try:
+        # JSON has lists where the card has tuples.
+        return TypeAdapter(ModelCard).validate_json(path.read_text(encoding="utf-8"), strict=False)
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(str(path), f"not a readable model card ({reason})", "Export or import the model again.") from error
+
+
+def find_model_folder(path: pathlib.Path) -> pathlib.Path:
+    """The folder with the model card at `path` or up to three levels above it (a stage or step folder).
+
+    Raises:
+        UserError: there is none; says what was looked for.
+    """
+    start = path.absolute()
+    if not start.exists():
+        raise UserError(str(path), "no such folder", "Give a run's workdir, an exported or an imported folder.")
+    for folder in (start, *list(start.parents)[:3]):
+        if (folder / CARD_FILE).is_file():
+            return folder
+    below = sorted(start.glob(f"*/{CARD_FILE}")) if start.is_dir() else []
+    hint = f"Did you mean {below[0].parent}?" if below else "Give a run's workdir, an exported or an imported folder."
+    raise UserError(str(path), f"no {CARD_FILE} here or above", hint)
+
+
+def _weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
+    stage1, stage2 = folder / "stage1", folder / "stage2"
+    if (folder / WEIGHTS_FOLDER).is_dir():
+        return folder / WEIGHTS_FOLDER
+    for stage in (stage2, stage1):
+        if asked.absolute().is_relative_to(stage) or (stage == stage2 and asked.absolute() == folder):
+            step = best_step(stage)
+            if step is not None:
+                return stage / "best" / str(step)
+    raise UserError(
+        str(asked),
+        "no best checkpoint of stage 2 yet",
+        f"Finish training, or name {stage1} for the stage-1 model.",
+    )
+
+
+def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None) -> LoadedModel:
+    """Load a model from a run folder (best stage-2 checkpoint), an exported or an imported folder.
+
+    Args:
+        path: the folder, or a stage or step folder in it.
+        mesh: where the weights go.
+        compute_dtype: "float32" or "bfloat16"; None: that of the card.
+
+    Raises:
+        UserError: no model there, or its tokenizer is not the one it was trained with.
+    """
+    folder = find_model_folder(path)
+    card = read_card(folder)
+    is_hf = (folder / HF_WEIGHTS_FILE).is_file()
+    tokenizer = Tokenizer.load(folder if is_hf else folder / TOKENIZER_FOLDER)
+    if tokenizer.fingerprint != card.tokenizer_fingerprint:
+        raise UserError(
+            str(folder),
+            "the tokenizer is not the one that the model was trained with",
+            "Restore tokenizer.json, or export the model again.",
+        )
+    factory = T5Factory(card.shape, compute_dtype or card.compute_dtype)
+    if is_hf:
+        _, params = read_hf_folder(folder)
+        return LoadedModel(card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE))
+    source = _weights_source(folder, path)
+    params = restore_weights(source, with_shardings(factory.abstract_params, mesh))
+    return LoadedModel(card, factory, params, tokenizer, str(source))
+
+
+def place_params(params: Any, mesh: Mesh) -> Params:
+    """Host weights onto the devices, by the sharding rules."""
+    return jax.device_put(params, tree_shardings(params, mesh))

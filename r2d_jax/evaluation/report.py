@@ -1,0 +1,248 @@
+"""What a user sees of an evaluation; in: metrics, cases and rows, out: console tables and files."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.mentions import fold_white_space
+
+_MOST_CLASSES = 30
+# Characters at which str.splitlines() ends a line but JSON does not escape; one row must stay one line.
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+# An escape sequence in a case text must not move the cursor or recolour the user's terminal.
+_CONTROL = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkedCase:
+    """One row with its text, for a user who asked to see it.
+
+    Attributes:
+        text: the input as the user wrote it.
+        gold_label: "" where the row has none; then nothing is marked right or wrong.
+        predicted_label: as generated.
+        rationale: as generated.
+        gold_rationale: "" where the row has none.
+    """
+
+    text: str
+    gold_label: str
+    predicted_label: str
+    rationale: str
+    gold_rationale: str
+
+
+def _text(text: str, style: str = "") -> Text:
+    # A Text is never read as markup or emoji codes, which a plain string would be.
+    return Text(text.translate(_CONTROL), style=style, overflow="fold")
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, value and the majority class's value; figures that were not computed have no line."""
+    if "accuracy" in metrics:
+        majority = metrics["majority_class"]
+        yield "accuracy", f"{metrics['accuracy']:.3f}", f"{majority['accuracy']:.3f}"
+        yield "macro-F1", f"{metrics['macro_f1']:.3f}", f"{majority['macro_f1']:.3f}"
+        yield "macro-F1, published definition", f"{metrics['macro_f1_published']:.3f}", ""
+        yield "outputs that are no label", _percent(metrics["invalid_fraction"]), ""
+        if empty := metrics["empty_fraction"]:
+            yield "outputs that are empty", _percent(empty), ""
+    if bleu := metrics.get("bleu"):
+        yield "BLEU of the corpus", f"{bleu['corpus']:.1f}", ""
+        yield "BLEU, mean of rows", f"{bleu['mean_sentence']:.1f}", ""
+    if score := metrics.get("bertscore"):
+        yield "BERTScore F1" + (", rescaled" if score["rescaled"] else ""), f"{score['f1']:.3f}", ""
+    if (evidence := metrics.get("evidence_fraction")) is not None:
+        yield "rationales that name the evidence", _percent(evidence), ""
+    if agreement := metrics.get("label_agreement"):
+        yield "rationales that name their label", _percent(agreement["names_label_fraction"]), ""
+        yield "rationales that name only another", _percent(agreement["names_other_only_fraction"]), ""
+    for part in ("label", "rationale"):
+        if (cut := metrics.get(f"{part}_limit_fraction")) is not None:
+            yield f"{part}s cut at the length limit", _percent(cut), ""
+
+
+def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
+    if label := metrics.get("collapsed"):
+        share = metrics["per_class"][label]["predicted"] / _scored_rows(metrics)
+        yield f"the model gives nearly one label only: {label!r} in {_percent(share)} of rows"
+    if outside := metrics.get("labels_outside_set"):
+        # Not named here: with a wrong label column they would be case text.
+        yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong"
+    if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
+        yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
+    if score := metrics.get("bertscore"):
+        cut = score["truncated_predictions"], score["truncated_references"]
+        if any(cut):
+            yield f"BERTScore cut {cut[0]} rationales and {cut[1]} references at {score['max_tokens']} tokens"
+
+
+def _scored_rows(metrics: Mapping[str, Any]) -> int:
+    return int(sum(row["support"] for row in metrics["per_class"].values()))
+
+
+def _table(title: str, *numbers: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("", overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _class_table(metrics: Mapping[str, Any]) -> Table:
+    per_class = metrics["per_class"]
+    shown = sorted(per_class, key=lambda label: -per_class[label]["support"])[:_MOST_CLASSES]
+    title = (
+        "By label"
+        if len(shown) == len(per_class)
+        else f"The {len(shown)} most common of {len(per_class)} labels"
+    )
+    table = _table(title, "gold rows", "predicted", "precision", "recall", "F1")
+    for label in (label for label in per_class if label in set(shown)):
+        row = per_class[label]
+        scores = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
+        table.add_row(_text(label), str(row["support"]), str(row["predicted"]), *scores)
+    if invalid := _scored_rows(metrics) - sum(row["predicted"] for row in per_class.values()):
+        table.add_row("(no label)", "", str(invalid))
+    return table
+
+
+def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The settings without which the figures could not be compared."""
+    if model := metrics.get("model"):
+        yield f"model: {model}"
+    if "majority_class" in metrics:
+        yield f"majority class: {metrics['majority_class']['label']}"
+        labels = len(metrics["macro_f1_labels"])
+        yield f"macro-F1: over {labels} labels with gold rows; an output that is no label is wrong"
+    if bleu := metrics.get("bleu"):
+        yield f"BLEU: sacrebleu {bleu['signature']}"
+    if score := metrics.get("bertscore"):
+        yield f"BERTScore: {score['model']}, layer {score['num_layers']}, {score['version']}"
+
+
+def print_results(metrics: Mapping[str, Any], console: Console) -> None:
+    """Print the figures of one evaluation, the labels one by one, and what deserves a warning.
+
+    Args:
+        metrics: what `label_metrics` returns, with any of rows, model, bleu, bertscore, evidence_fraction,
+            label_agreement, label_limit_fraction and rationale_limit_fraction beside it.
+        console: where to print; labels are printed, case text never is.
+    """
+    rows = metrics["rows"] if "rows" in metrics else _scored_rows(metrics)
+    table = _table(f"Results on {rows} rows", "model", "majority class")
+    for line in _result_lines(metrics):
+        table.add_row(*line)
+    console.print(table, "")
+    for note in _notes(metrics):
+        console.print(_text(note, "dim"))
+    if "per_class" in metrics:
+        console.print("", _class_table(metrics), "", sep="\n")
+    for warning in _warnings(metrics):
+        console.print(_text(f"warning: {warning}", "yellow"))
+
+
+def print_worked_examples(cases: Sequence[WorkedCase], console: Console) -> None:
+    """Print cases WITH THEIR TEXT, whole: input, gold and predicted label, generated and gold rationale.
+
+    Args:
+        cases: what to show, in order.
+        console: where to print.
+    """
+    arrow = "->" if console.options.ascii_only else "\N{RIGHTWARDS ARROW}"
+    for number, case in enumerate(cases, 1):
+        title = f"Case {number} of {len(cases)}"
+        grid = Table.grid(padding=(0, 2), expand=False)
+        grid.add_column(no_wrap=True, style="bold")
+        grid.add_column(overflow="fold")
+        grid.add_row("input", _text(case.text))
+        grid.add_row("label", _label_line(case, arrow))
+        grid.add_row("rationale", _text(case.rationale or "(empty)"))
+        if case.gold_rationale:
+            grid.add_row("gold rationale", _text(case.gold_rationale))
+        console.print(Text(title, style="bold underline"))
+        console.print(Padding(grid, (0, 0, 1, 0)))
+
+
+def _label_line(case: WorkedCase, arrow: str) -> Text:
+    predicted = case.predicted_label or "(empty)"
+    if not case.gold_label:
+        return _text(predicted)
+    right = fold_white_space(case.gold_label) == fold_white_space(case.predicted_label)
+    line = _text(f"{case.gold_label} {arrow} {predicted}  ")
+    return line.append("right" if right else "wrong", style="green" if right else "red")
+
+
+@contextlib.contextmanager
+def _whole_file(path: pathlib.Path) -> Iterator[TextIO]:
+    """A text file that appears at `path` complete, or not at all."""
+    # A fixed name: what a killed process leaves behind is replaced by the next one, and never piles up.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        file = partial.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(
+            str(path), f"cannot be written ({error.strerror})", "Choose another place."
+        ) from error
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and JAX as Python numbers, paths as text, for json."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    r"""Write one JSON object per line, UTF-8, "\n" after each; the file appears whole or not at all.
+
+    Text is written as it is, also "=1+1": JSON is no spreadsheet, so nothing needs to be neutralised.
+
+    Args:
+        path: the file; an old one is replaced only once all rows are written.
+        rows: taken one by one.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    with _whole_file(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=_plain).translate(_LINE_ENDS) + "\n")
+
+
+def write_json(path: pathlib.Path, obj: Any) -> None:
+    """Write one JSON value, indented, UTF-8; the file appears whole or not at all.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    with _whole_file(path) as file:
+        file.write(json.dumps(obj, ensure_ascii=False, indent=2, default=_plain) + "\n")

@@ -1,0 +1,65 @@
+"""Weights as a plain nested dict; in: a T5Config or a dict of arrays, out: abstract or real weights, or a T5."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+
+from r2d_jax.config import T5Config
+from r2d_jax.model.t5 import T5
+
+Params = dict[str, Any]
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Nested dict to {"encoder/blocks/0/attention/q/kernel": leaf}, in a fixed (sorted) order."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {name: flat[name] for name in sorted(flat)}
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """Inverse of `flatten`."""
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Factory:
+    """Makes weights of a shape and turns weights back into a callable T5.
+
+    Every weight, the tied embedding and the two bias tables included, stands once in the dict, so
+    gradients are never split and buffers can be donated.
+    """
+
+    config: T5Config
+    compute_dtype: str = "float32"
+
+    def _build(self, rngs: nnx.Rngs) -> T5:
+        return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype))
+
+    @functools.cached_property
+    def _abstract(self) -> tuple[Any, Any]:
+        return nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))), nnx.Param)
+
+    def init(self, key: jax.Array) -> Params:
+        """Random float32 weights from a typed key; a pure function, may be jitted with out_shardings."""
+        state = nnx.state(self._build(nnx.Rngs(key)), nnx.Param)
+        return unflatten({"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)})
+
+    @functools.cached_property
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of the weights, as jax.ShapeDtypeStruct."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def merge(self, params: Params) -> T5:
+        """A T5 that computes with these weights."""
+        graphdef, state = self._abstract
+        flat = flatten(params)
+        return nnx.merge(
+            graphdef,
+            nnx.from_flat_state(
+                [(path, leaf.replace(flat["/".join(map(str, path))])) for path, leaf in nnx.to_flat_state(state)]
+            ),
+        )

@@ -1,0 +1,225 @@
+"""T5 encoder-decoder in Flax NNX; in: token ids and masks, out: encodings, logits, or one cached decode step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from r2d_jax.config import T5Config
+from r2d_jax.model.layers import Attention, FeedForward, RelativeBias, RMSNorm, RowDropout, precision_of
+
+# Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
+MASKED = jnp.finfo(jnp.float32).min / 2
+
+
+class LayerCache(NamedTuple):
+    """One decoder layer's keys and values while decoding: self [B, H, T, K], cross [B, H, S, K]."""
+
+    self_keys: jax.Array
+    self_values: jax.Array
+    cross_keys: jax.Array
+    cross_values: jax.Array
+
+
+class DecodeCache(NamedTuple):
+    """All that a decode step needs besides the token: layers, and biases [1, H, T, T], [B, 1, 1, S]."""
+
+    layers: tuple[LayerCache, ...]
+    self_bias: jax.Array
+    cross_bias: jax.Array
+
+
+def _key_bias(mask: jax.Array) -> jax.Array:
+    return jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED).astype(jnp.float32)
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then feed-forward, each with pre-norm and residual."""
+
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config, dtype=dtype)
+        self.attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = RMSNorm(config, dtype=dtype)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, bias: jax.Array, dropout: RowDropout) -> jax.Array:
+        """[B, S, D] to [B, S, D]; bias float32 [B, H, S, S]."""
+        normed = self.attention_norm(x)
+        keys, values = self.attention.keys_values(normed)
+        x = x + dropout.at(0)(self.attention(normed, keys, values, bias, dropout.at(1)))
+        return x + dropout.at(2)(self.feed_forward(self.feed_forward_norm(x), dropout.at(3)))
+
+
+class DecoderBlock(nnx.Module):
+    """Causal self-attention, cross-attention, feed-forward, each with pre-norm and residual."""
+
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.self_norm = RMSNorm(config, dtype=dtype)
+        self.self_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.cross_norm = RMSNorm(config, dtype=dtype)
+        self.cross_attention = Attention(config, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = RMSNorm(config, dtype=dtype)
+        self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        self_keys_values: tuple[jax.Array, jax.Array],
+        self_bias: jax.Array,
+        cross_keys_values: tuple[jax.Array, jax.Array],
+        cross_bias: jax.Array,
+        dropout: RowDropout,
+    ) -> jax.Array:
+        """[B, T, D] to [B, T, D]; the keys and values of both attentions are given."""
+        attended = self.self_attention(self.self_norm(x), *self_keys_values, self_bias, dropout.at(1))
+        x = x + dropout.at(0)(attended)
+        crossed = self.cross_attention(self.cross_norm(x), *cross_keys_values, cross_bias, dropout.at(3))
+        x = x + dropout.at(2)(crossed)
+        return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
+
+
+class Encoder(nnx.Module):
+    """The encoder stack."""
+
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.relative_bias = RelativeBias(config, bidirectional=True, rngs=rngs)
+        self.blocks = nnx.List([EncoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.final_norm = RMSNorm(config, dtype=dtype)
+
+    def __call__(self, embedded: jax.Array, mask: jax.Array, dropout: RowDropout) -> jax.Array:
+        """Encode embedded [B, S, D] under mask [B, S]."""
+        length = embedded.shape[1]
+        bias = self.relative_bias(length, length) + _key_bias(mask)
+        x = dropout.at(0)(embedded)
+        for index, block in enumerate(self.blocks):
+            x = block(x, bias, dropout.at(index + 2))
+        return dropout.at(1)(self.final_norm(x))
+
+
+class Decoder(nnx.Module):
+    """The decoder stack, for whole targets and for one cached step."""
+
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.relative_bias = RelativeBias(config, bidirectional=False, rngs=rngs)
+        self.blocks = nnx.List([DecoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)])
+        self.final_norm = RMSNorm(config, dtype=dtype)
+
+    def causal_bias(self, length: int) -> jax.Array:
+        """Position bias plus causal mask, float32 [1, H, length, length]."""
+        allowed = jnp.tril(jnp.ones((length, length), bool))
+        return self.relative_bias(length, length) + jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)[None, None]
+
+    def __call__(
+        self, embedded: jax.Array, encoded: jax.Array, input_mask: jax.Array, dropout: RowDropout
+    ) -> jax.Array:
+        """Decode embedded targets [B, T, D] against encoded [B, S, D]."""
+        self_bias = self.causal_bias(embedded.shape[1])
+        cross_bias = _key_bias(input_mask)
+        x = dropout.at(0)(embedded)
+        for index, block in enumerate(self.blocks):
+            self_keys_values = block.self_attention.keys_values(block.self_norm(x))
+            cross_keys_values = block.cross_attention.keys_values(encoded)
+            x = block(x, self_keys_values, self_bias, cross_keys_values, cross_bias, dropout.at(index + 2))
+        return dropout.at(1)(self.final_norm(x))
+
+    def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
+        """Empty self-attention cache for max_tokens, and the cross keys and values, computed once."""
+        layers = []
+        for block in self.blocks:
+            cross_keys, cross_values = block.cross_attention.keys_values(encoded)
+            batch, heads, _, head_size = cross_keys.shape
+            empty = jnp.zeros((batch, heads, max_tokens, head_size), cross_keys.dtype)
+            layers.append(LayerCache(empty, empty, cross_keys, cross_values))
+        return DecodeCache(tuple(layers), self.causal_bias(max_tokens), _key_bias(input_mask))
+
+    def step(
+        self, embedded: jax.Array, position: jax.Array, cache: DecodeCache, dropout: RowDropout
+    ) -> tuple[jax.Array, DecodeCache]:
+        """One position: embedded [B, 1, D] at scalar int32 `position`; returns ([B, 1, D], new cache)."""
+        self_bias = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
+        x, layers = dropout.at(0)(embedded), []
+        for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            new_key, new_value = block.self_attention.keys_values(block.self_norm(x))
+            keys = jax.lax.dynamic_update_slice_in_dim(layer.self_keys, new_key, position, axis=2)
+            values = jax.lax.dynamic_update_slice_in_dim(layer.self_values, new_value, position, axis=2)
+            cross = (layer.cross_keys, layer.cross_values)
+            x = block(x, (keys, values), self_bias, cross, cache.cross_bias, dropout.at(index + 2))
+            layers.append(LayerCache(keys, values, *cross))
+        return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
+
+
+class T5(nnx.Module):
+    """T5 1.0, 1.1 or Flan (Raffel et al., 2020; Shazeer, 2020), weights float32, computing in `dtype`."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+        self.embedding = nnx.Param(
+            nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
+        )
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        if not config.tie_word_embeddings:
+            init = nnx.initializers.normal(config.d_model**-0.5)
+            self.head = nnx.Param(init(rngs.params(), (config.vocab_size, config.d_model), jnp.float32))
+        self.config = config
+        self.dtype = dtype
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""
+        return self.embedding[...][ids].astype(self.dtype)
+
+    def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
+        return RowDropout(row_keys, self.config.dropout_rate)
+
+    def encode(self, input_ids: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None) -> jax.Array:
+        """Encode int32 input_ids [B, S] under input_mask [B, S] (1 = real); row_keys [B] turn dropout on.
+
+        Returns:
+            [B, S, D] in the compute dtype.
+        """
+        return self.encoder(self.embed(input_ids), input_mask, self._dropout(row_keys))
+
+    def decode(
+        self,
+        decoder_input_ids: jax.Array,
+        encoded: jax.Array,
+        input_mask: jax.Array,
+        row_keys: jax.Array | None = None,
+    ) -> jax.Array:
+        """Teacher-forced logits, float32 [B, T, V], of int32 decoder_input_ids [B, T]."""
+        embedded = self.embed(decoder_input_ids)
+        return self.logits(self.decoder(embedded, encoded, input_mask, self._dropout(row_keys)))
+
+    def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
+        """Cache for decoding at most max_tokens tokens from encoded [B, S, D]."""
+        return self.decoder.start_cache(encoded, input_mask, max_tokens)
+
+    def decode_step(
+        self, token_ids: jax.Array, position: jax.Array, cache: DecodeCache, row_keys: jax.Array | None = None
+    ) -> tuple[jax.Array, DecodeCache]:
+        """Float32 logits [B, V] after int32 token_ids [B] at scalar `position`, and the new cache.
+
+        row_keys [B] turn dropout on, with masks of their own at every position.
+        """
+        dropout = self._dropout(row_keys).at(position)
+        x, cache = self.decoder.step(self.embed(token_ids[:, None]), position, cache, dropout)
+        return self.logits(x)[:, 0], cache
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Float32 logits [B, T, V] of x [B, T, D]; only a tied head is scaled by d_model**-0.5."""
+        if self.config.tie_word_embeddings:
+            x, table = x * (self.config.d_model**-0.5), self.embedding[...]
+        else:
+            table = self.head[...]
+        return jnp.einsum(
+            "btd,vd->btv",
+            x,
+            table.astype(self.dtype),
+            precision=precision_of(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+
+def shift_right(target_ids: jax.Array) -> jax.Array:
+    """Decoder inputs [pad, t1, ..., t(n-1)] for int32 targets [B, T]; the only shift in the project."""
+    return jnp.pad(target_ids[:, :-1], ((0, 0), (1, 0)))

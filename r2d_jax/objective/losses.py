@@ -1,0 +1,30 @@
+"""Token-weighted cross-entropy; in: logits and targets, out: a loss sum and the weight to divide it by."""
+
+import jax
+import jax.numpy as jnp
+
+
+def target_mask(length: jax.Array, width: int) -> jax.Array:
+    """Mask bool [B, T] of the first `length` int32 [B] positions."""
+    return jnp.arange(width, dtype=jnp.int32)[None, :] < length[:, None]
+
+
+def token_cross_entropy(logits: jax.Array, target_ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Summed negative log-likelihood of the target tokens.
+
+    Sums are returned, not means, so that devices and micro-batches can be added before the one
+    division by the tokens of the global batch.
+
+    Args:
+        logits: float32 [B, T, V].
+        target_ids: int32 [B, T]; where the mask is False any value is allowed.
+        mask: bool [B, T].
+
+    Returns:
+        (loss_sum, weight), float32 scalars; weight is the number of target tokens.
+    """
+    # Selecting before the gather and after the log keeps ids such as -100 out of the index and NaN out of the sum.
+    safe_ids = jnp.where(mask, target_ids, 0)
+    gold = jnp.take_along_axis(logits, safe_ids[:, :, None], axis=-1)[:, :, 0]
+    loss = jax.nn.logsumexp(logits, axis=-1) - gold
+    return jnp.sum(jnp.where(mask, loss, 0.0)), jnp.sum(mask.astype(jnp.float32))

@@ -1,0 +1,42 @@
+"""Task-level scheduled sampling; in: row keys, gold and predicted labels, out: the label of each rationale prompt."""
+
+import jax
+import jax.numpy as jnp
+
+
+def draw_coins(row_keys: jax.Array, probability: jax.Array) -> jax.Array:
+    """Whether each row is to be given its predicted label.
+
+    Args:
+        row_keys: typed PRNG keys [B], one per row of the global batch.
+        probability: pi, float32 scalar; 0 gives only False, 1 only True.
+
+    Returns:
+        bool [B].
+    """
+    return jax.vmap(jax.random.uniform)(row_keys) < probability
+
+
+def mix_labels(
+    coins: jax.Array,
+    gold_ids: jax.Array,
+    gold_length: jax.Array,
+    predicted_ids: jax.Array,
+    predicted_length: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Predicted label where the coin says so, gold elsewhere, per row.
+
+    Args:
+        coins: bool [B].
+        gold_ids: int32 [B, L].
+        gold_length: int32 [B], without the end token.
+        predicted_ids: int32 [B, L].
+        predicted_length: int32 [B], without the end token.
+
+    Returns:
+        mixed ids int32 [B, L] and lengths int32 [B].
+    """
+    return (
+        jnp.where(coins[:, None], predicted_ids, gold_ids),
+        jnp.where(coins, predicted_length, gold_length),
+    )

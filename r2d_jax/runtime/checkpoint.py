@@ -1,0 +1,147 @@
+"""Orbax checkpoints of one stage; in: weights, optimiser state and progress, out: the same, restored or by step."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from r2d_jax.errors import UserError
+
+LATEST, BEST = "latest", "best"
+WEIGHTS, OPTIMIZER = "params", "opt_state"
+
+
+def _open(folder: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
+    return ocp.training.Checkpointer(
+        folder.absolute(),
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        cleanup_tmp_directories=True,
+    )
+
+
+def complete_steps(folder: pathlib.Path) -> list[int]:
+    """Steps of `folder` that were written whole, oldest first; half-written and foreign folders are left out."""
+    if not folder.is_dir():
+        return []
+    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit())
+    return [step for step in steps if _is_complete(folder / str(step))]
+
+
+def _is_complete(folder: pathlib.Path) -> bool:
+    # Orbax takes any folder named by a number for a checkpoint, an empty one too.
+    try:
+        return WEIGHTS in ocp.checkpointables_metadata(folder.absolute()).metadata
+    except Exception:
+        return False
+
+
+class StageCheckpoints:
+    """Two stores of one stage: `latest` to go on from (weights, optimiser, progress), `best` (weights).
+
+    Checkpoint N holds the state after N updates. Weights, optimiser and progress are separate items,
+    so weights are read without the optimiser.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._latest = _open(folder / LATEST, keep=2)
+        self._best = _open(folder / BEST, keep=1)
+
+    def save_latest(self, step: int, params: Any, opt_state: Any, progress: dict[str, Any]) -> None:
+        """Start writing the state after `step` updates; returns before it is on disk."""
+        if complete_steps(self.folder / LATEST)[-1:] == [step]:
+            return
+        self._latest.wait()
+        self._latest.save_checkpointables_async(
+            step, {WEIGHTS: params, OPTIMIZER: opt_state}, force=True, overwrite=True, custom_metadata=progress
+        )
+
+    def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
+        """Write the weights of the best evaluation so far; the previous best goes when this one is whole."""
+        self._best.save_checkpointables(
+            step, {WEIGHTS: params}, force=True, overwrite=True, custom_metadata=progress
+        )
+
+    def latest_step(self) -> int | None:
+        """Newest complete step, or None."""
+        steps = complete_steps(self.folder / LATEST)
+        return steps[-1] if steps else None
+
+    def restore_latest(self, abstract_params: Any, abstract_opt_state: Any) -> tuple[int, Any, Any, dict[str, Any]]:
+        """The newest complete (step, params, opt_state, progress), in the layout of the abstract trees."""
+        step = self.latest_step()
+        assert step is not None
+        loaded = ocp.load_checkpointables(
+            (self.folder / LATEST / str(step)).absolute(),
+            {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state},
+        )
+        progress = ocp.checkpointables_metadata((self.folder / LATEST / str(step)).absolute()).custom_metadata
+        return step, loaded[WEIGHTS], loaded[OPTIMIZER], dict(progress)
+
+    def wait(self) -> None:
+        """Block until everything is on disk; a background save that failed raises here."""
+        self._latest.wait()
+        self._best.wait()
+
+    def close(self) -> None:
+        """Wait and release."""
+        self._latest.close()
+        self._best.close()
+
+
+def best_step(folder: pathlib.Path) -> int | None:
+    """Step of the best checkpoint of the stage in `folder`, or None."""
+    steps = complete_steps(folder / BEST)
+    return steps[-1] if steps else None
+
+
+def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
+    """Weights only, from one step folder, in the layout of `abstract_params`; reads no optimiser state.
+
+    Raises:
+        UserError: the checkpoint's weights have other names or shapes; each is named.
+    """
+    found = ocp.checkpointables_metadata(folder.absolute()).metadata[WEIGHTS]
+    _compare(folder, _shapes(found), _shapes(abstract_params))
+    return ocp.load_checkpointables(folder.absolute(), {WEIGHTS: abstract_params})[WEIGHTS]
+
+
+def save_weights(folder: pathlib.Path, params: Any) -> None:
+    """Write weights alone into `folder`, as `restore_weights` reads them."""
+    ocp.save_checkpointables(folder.absolute(), {WEIGHTS: params}, overwrite=True)
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _compare(folder: pathlib.Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+    faults = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
+    faults += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
+    faults += [
+        f"{name} is {found[name]}, not {wanted[name]}"
+        for name in sorted(wanted.keys() & found.keys())
+        if found[name] != wanted[name]
+    ]
+    if faults:
+        raise UserError(
+            str(folder),
+            "the checkpoint does not fit the model: " + "; ".join(faults),
+            "Use the config that it was trained with.",
+        )
+
+
+def checksum(params: Any) -> str:
+    """Short checksum of the weights that does not depend on how they are sharded; for logs."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,99 @@
+"""The device mesh and who holds what; in: MeshConfig and shapes, out: shardings. The only file naming axes."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from r2d_jax.config import MeshConfig
+from r2d_jax.errors import UserError
+
+DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
+
+# First match wins. Optimiser moments carry the path of their weight, so the same rules place them.
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"(embedding|head)$", PartitionSpec(TENSOR, FSDP)),
+    (r"(q|k|v|wi|wi_gate)/kernel$", PartitionSpec(FSDP, TENSOR)),
+    (r"(o|wo)/kernel$", PartitionSpec(TENSOR, FSDP)),
+    (r"relative_bias/table$", PartitionSpec(None, TENSOR)),
+    (r".*", PartitionSpec()),
+)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """Lay out all devices as data x fsdp x tensor; an axis of -1 takes what is left.
+
+    Raises:
+        UserError: the axes do not fit the number of devices.
+    """
+    count = jax.device_count()
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) == 1 and known > 0 and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if -1 in sizes or int(np.prod(sizes)) != count:
+        raise UserError(
+            "mesh",
+            f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {count} device(s)",
+            f"Choose axes whose product is {count}; one of them may be -1.",
+        )
+    return jax.make_mesh(tuple(sizes), (DATA, FSDP, TENSOR), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def check_batch_size(name: str, batch_size: int, micro_batches: int, mesh: Mesh) -> None:
+    """Refuse a global batch that does not divide over devices and micro-batches.
+
+    Raises:
+        UserError: names the two nearest sizes that fit.
+    """
+    unit = mesh.shape[DATA] * mesh.shape[FSDP] * micro_batches
+    if batch_size % unit:
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
+        nearest = f"{below} or {above}" if below else f"{above}"
+        raise UserError(name, f"{batch_size} rows do not divide by {unit}", f"Set {nearest}.")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def _spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
+    padded = (*spec, *[None] * (len(shape) - len(spec)))[: len(shape)]
+    # A dimension that does not divide stays whole: correct everywhere, only less sharded.
+    return PartitionSpec(
+        *[axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(padded, shape, strict=True)]
+    )
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """NamedSharding for every leaf of a tree of arrays or shapes, by the rules above."""
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, _spec_for(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def with_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Shapes with their shardings, as a restore target."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree,
+        tree_shardings(tree, mesh),
+    )
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Put host arrays [B, ...] on the devices, rows sharded; each process gives its own rows."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

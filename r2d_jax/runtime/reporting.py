@@ -1,0 +1,110 @@
+"""What a run tells its user; in: scalars by step, out: progress bar or lines, metrics.jsonl, TensorBoard."""
+
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Reporter:
+    """Reports one stage. Only numbers and names pass through here, never case text."""
+
+    def __init__(
+        self, folder: pathlib.Path, stage: str, *, console: Console, total_steps: int, start_step: int, tensorboard: bool
+    ):
+        """Open the files of a stage; rows of steps after start_step are from a lost run and are removed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.console, self.stage = console, stage
+        self._total, self._start_time, self._start_step = total_steps, time.monotonic(), start_step
+        self._file = _reopened(folder / METRICS_FILE, start_step)
+        self._writer = _tensorboard(folder) if tensorboard else None
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task(stage, total=total_steps, completed=start_step, numbers="")
+            self._bar.start()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values to metrics.jsonl and TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def progress(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a training step: on a terminal in the bar, elsewhere as a line."""
+        numbers = " ".join(f"{_short(name)} {_number(value)}" for name, value in values.items() if _short(name))
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, numbers=numbers)
+        else:
+            self.say(f"step {step}/{self._total}  {numbers}  left {_clock(self.seconds_left(step))}")
+
+    def seconds_left(self, step: int) -> float:
+        """Estimate from the mean speed since the start, evaluations included."""
+        done = max(step - self._start_step, 1)
+        return (time.monotonic() - self._start_time) / done * (self._total - step)
+
+    def say(self, text: str) -> None:
+        """One line about the stage."""
+        self.console.print(f"{self.stage}: {text}", highlight=False, soft_wrap=True, markup=False)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+_SHOWN = {
+    "train/loss": "loss",
+    "train/label_weight": "α",
+    "train/sampling_probability": "π",
+    "train/sampled_fraction": "sampled",
+    "perf/examples_per_sec": "examples/s",
+}
+
+
+def _short(name: str) -> str:
+    return _SHOWN.get(name, "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _reopened(path: pathlib.Path, start_step: int):  # noqa: ANN202
+    kept = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            # A line cut off by a kill is of a step that will be done again.
+            if line.endswith("}") and json.loads(line)["step"] <= start_step:
+                kept.append(line + "\n")
+    path.write_text("".join(kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def _tensorboard(folder: pathlib.Path):  # noqa: ANN202
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(logdir=str(folder / "tensorboard"))

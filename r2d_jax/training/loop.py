@@ -1,0 +1,181 @@
+"""The one training loop of every stage; in: a step, batches and an evaluation, out: best and latest checkpoints."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r2d_jax.config import StageConfig
+from r2d_jax.errors import Preempted, UserError
+from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.reporting import Reporter
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training.state import TrainState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What selection and early stopping must remember; saved with every checkpoint.
+
+    Attributes:
+        best_score: best eligible score so far, None before the first; higher is better.
+        best_step: its step.
+        stale_evals: evaluations in a row without a better score.
+        last_eval_step: step of the last evaluation that was taken into account.
+        stopped_early: patience ran out.
+    """
+
+    best_score: float | None = None
+    best_step: int | None = None
+    stale_evals: int = 0
+    last_eval_step: int = 0
+    stopped_early: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """How the best checkpoint is chosen.
+
+    Attributes:
+        metric: name among the values that the evaluation returns.
+        higher_is_better: direction.
+        eligible_from_step: earlier evaluations can neither become best nor use up patience.
+        patience_from_step: earlier evaluations do not use up patience.
+    """
+
+    metric: str
+    higher_is_better: bool
+    eligible_from_step: int = 0
+    patience_from_step: int = 0
+
+    def update(self, progress: Progress, step: int, values: Mapping[str, float], patience: int) -> bool:
+        """Take an evaluation into account; True where it is the new best (ties go to the later one).
+
+        A tie moves the best checkpoint but is no improvement, so patience goes on running; a score
+        that is not finite is never best.
+        """
+        progress.last_eval_step = step
+        score = values[self.metric] if self.higher_is_better else -values[self.metric]
+        eligible = step >= self.eligible_from_step and math.isfinite(score)
+        first = progress.best_score is None
+        better = eligible and (first or score > progress.best_score)  # type: ignore[operator]
+        tie = eligible and not first and score == progress.best_score
+        if better:
+            progress.stale_evals = 0
+        elif step > self.patience_from_step:
+            progress.stale_evals += 1
+            progress.stopped_early = progress.stale_evals >= patience
+        if better or tie:
+            progress.best_score, progress.best_step = score, step
+        return better or tie
+
+
+EvaluateFn = Callable[[Any, int, Callable[[], None]], dict[str, float]]
+
+
+def train(
+    config: StageConfig,
+    *,
+    step_fn: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+    evaluate: EvaluateFn,
+    selection: Selection,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: StageCheckpoints,
+    reporter: Reporter,
+    mesh: Mesh,
+    stop: StopSignal,
+) -> tuple[TrainState, Progress]:
+    """Train until max_steps or until patience runs out.
+
+    Args:
+        config: lengths and intervals of the stage.
+        step_fn: from `make_train_step`; the state given to it is donated.
+        batches: start step to an endless iterator of host batches.
+        evaluate: (params, step, check_stop) to metrics; calls check_stop between batches.
+        selection: which evaluation is best.
+        state: to start or go on from.
+        progress: of the same checkpoint.
+        checkpoints: where latest and best go.
+        reporter: where numbers go.
+        mesh: devices.
+        stop: request to stop.
+
+    Raises:
+        Preempted: a stop was requested; the state is saved.
+        UserError: the loss is no longer finite; the last checkpoint before it is intact.
+    """
+    step = int(state.step)
+    iterator = batches(step)
+    window: list[dict[str, jax.Array]] = []
+    window_start = time.monotonic()
+
+    def save() -> None:
+        checkpoints.save_latest(step, state.params, state.opt_state, dataclasses.asdict(progress))
+
+    def check_stop() -> None:
+        if stop.requested:
+            save()
+            checkpoints.wait()
+            raise Preempted(f"stopped at step {step}; the same command goes on from there")
+
+    while True:
+        finished = step >= config.max_steps or progress.stopped_early
+        due = step > 0 and (step % config.eval_every_steps == 0 or step >= config.max_steps)
+        if due and progress.last_eval_step < step:
+            values = evaluate(state.params, step, check_stop)
+            if selection.update(progress, step, values, config.patience_evals):
+                checkpoints.save_best(step, state.params, {"step": step, **values})
+            reporter.scalars(step, values)
+            _say_evaluation(reporter, step, values, progress, selection)
+            finished = step >= config.max_steps or progress.stopped_early
+            window_start, window = time.monotonic(), []
+        if finished or (step > 0 and step % config.save_every_steps == 0):
+            save()
+        if finished:
+            break
+        check_stop()
+        state, metrics = step_fn(state, place_batch(next(iterator), mesh))
+        step += 1
+        window.append(metrics)
+        if step % config.log_every_steps == 0 or step >= config.max_steps:
+            values = _window_values(window, config.batch_size, time.monotonic() - window_start)
+            if not math.isfinite(values["train/loss"]):
+                raise UserError(
+                    f"{reporter.stage} step {step - len(window) + 1} to {step}",
+                    "the loss is not finite",
+                    "Lower the learning rate or use compute_dtype float32; the checkpoints are intact.",
+                )
+            reporter.scalars(step, values)
+            reporter.progress(step, values)
+            window_start, window = time.monotonic(), []
+    checkpoints.wait()
+    return state, progress
+
+
+def _window_values(window: list[dict[str, jax.Array]], batch_size: int, seconds: float) -> dict[str, float]:
+    # Fetched once per window, so that the host does not wait for every step.
+    fetched = jax.device_get(window)
+    values = {f"train/{name}": float(np.mean([step[name] for step in fetched])) for name in fetched[-1]}
+    for name in ("learning_rate", "label_weight", "sampling_probability"):
+        if name in fetched[-1]:
+            values[f"train/{name}"] = float(fetched[-1][name])
+    values["perf/examples_per_sec"] = batch_size * len(window) / max(seconds, 1e-9)
+    return values
+
+
+def _say_evaluation(
+    reporter: Reporter, step: int, values: Mapping[str, float], progress: Progress, selection: Selection
+) -> None:
+    shown = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
+    best = "none eligible yet" if progress.best_step is None else f"step {progress.best_step}"
+    reporter.say(f"evaluation at step {step}: {shown}  (best by {selection.metric.removeprefix('eval/')}: {best})")
+    if progress.stopped_early:
+        reporter.say(f"stopping early: {progress.stale_evals} evaluations without a better score")

@@ -1,0 +1,120 @@
+"""The main job; in: a Config and a workdir, out: both stages trained, test set evaluated, model exported."""
+
+import json
+import pathlib
+from typing import Any
+
+from rich.console import Console
+
+from r2d_jax.config import Config
+from r2d_jax.config_file import check_config
+from r2d_jax.data.splits import describe
+from r2d_jax.errors import Preempted
+from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
+from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.model_folder import load_model
+from r2d_jax.evaluation.report import print_results, print_worked_examples
+from r2d_jax.runtime.devices import check_platform, enable_compile_cache
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training.prepare import Prepared, prepare
+from r2d_jax.training.stages import run_stage
+from r2d_jax.training.workdir import Workdir
+
+
+def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepared, Workdir]:
+    """Check config, devices, workdir and data, in this order, before anything costly.
+
+    Raises:
+        UserError: whatever is wrong, in one line.
+    """
+    check_config(config)
+    cache = enable_compile_cache()
+    say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)  # noqa: E731
+    say(f"devices: {check_platform(config.platform)}")
+    workdir = Workdir(folder)
+    prepared = prepare(config, workdir, make_mesh(config.mesh))
+    say(f"workdir: {workdir.path}")
+    say(f"compile cache: {cache}")
+    say(describe(prepared.splits))
+    _say_limits(prepared, console)
+    return prepared, workdir
+
+
+def _say_limits(prepared: Prepared, console: Console) -> None:
+    shapes = prepared.shapes
+    console.print(
+        f"tokens: question {shapes.question}, label {shapes.label}, rationale {shapes.rationale}, "
+        f"prompt {prepared.context.prompts.width}; vocabulary {prepared.tokenizer.size}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    named = {"train": prepared.stages[2].train, "validation": prepared.stages[2].validation, "test": prepared.test}
+    for name, features in named.items():
+        if features.cut_questions or features.cut_rationales:
+            console.print(
+                f"warning: {name}: {features.cut_questions} of {len(features)} questions/contexts and "
+                f"{features.cut_rationales} rationales are longer than their limit and were cut at the end",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def train_stage(config: Config, folder: pathlib.Path, number: int, console: Console) -> None:
+    """Stage 1 or 2 alone."""
+    prepared, workdir = start(config, folder, console)
+    with StopSignal() as stop:
+        run_stage(prepared, workdir, number, console, stop)
+
+
+def run(config: Config, folder: pathlib.Path, console: Console) -> None:
+    """Stage 1, stage 2, test-set evaluation, predictions and export; goes on where it stopped."""
+    prepared, workdir = start(config, folder, console)
+    if workdir.state.get("run_done"):
+        console.print("this run is finished; nothing to do", highlight=False)
+        _say_where(workdir, console)
+        return
+    with StopSignal() as stop:
+        for number in (1, 2):
+            run_stage(prepared, workdir, number, console, stop)
+        model = load_model(workdir.path, prepared.mesh)
+        console.print(f"evaluating {model.source} on {len(prepared.splits.test)} test rows", highlight=False)
+
+        def check_stop() -> None:
+            if stop.requested:
+                raise Preempted("stopped during the test evaluation; the same command does it again")
+
+        result = evaluate_rows(
+            model,
+            prepared.predictor(),
+            prepared.splits.test,
+            prepared.test,
+            prepared.sources[2],
+            batch_size=config.evaluation.batch_size,
+            folder=workdir.evaluation,
+            check_stop=check_stop,
+        )
+    export_model(model, workdir.export, overwrite=True)
+    workdir.mark("run_done", True)
+    _say_results(prepared, workdir, result.metrics, console)
+
+
+def _say_results(prepared: Prepared, workdir: Workdir, metrics: dict[str, Any], console: Console) -> None:
+    print_results(metrics, console)
+    count = prepared.config.evaluation.worked_examples
+    if count:
+        lines = (workdir.evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        rows = [json.loads(line) for line in lines]
+        print_worked_examples(worked_cases(prepared.splits.test, rows, prepared.sources[2], count), console)
+    _say_where(workdir, console)
+
+
+def _say_where(workdir: Workdir, console: Console) -> None:
+    for what, path in (
+        ("predictions", workdir.evaluation / "predictions.jsonl"),
+        ("metrics", workdir.evaluation / "metrics.json"),
+        ("Hugging Face folder", workdir.export),
+        ("checkpoints", workdir.stage(2)),
+        ("effective config", workdir.path / "config.yaml"),
+    ):
+        console.print(f"{what}: {path}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,186 @@
+"""Stage 1 and stage 2 as one step and one evaluation each; in: Prepared and Workdir, out: a trained stage."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from r2d_jax.config import StageConfig
+from r2d_jax.data.pipeline import evaluation_batches, train_batches
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.evaluate import label_scores
+from r2d_jax.objective.schedules import transition_end_step
+from r2d_jax.runtime.checkpoint import StageCheckpoints, best_step, checksum, restore_weights
+from r2d_jax.runtime.mesh import place_batch, with_shardings
+from r2d_jax.runtime.reporting import Reporter
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.prepare import Prepared
+from r2d_jax.training.state import TrainState, abstract_state, fresh_state
+from r2d_jax.training.steps import Objective, make_loss_sums, make_train_step, stage1_objective, stage2_objective
+from r2d_jax.training.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What tells one stage from another; the loop is the same.
+
+    Attributes:
+        number: 1 or 2.
+        config: lengths and optimiser.
+        objective: what is minimised.
+        evaluate: how it is judged.
+        selection: which evaluation is best.
+    """
+
+    number: int
+    config: StageConfig
+    objective: Objective
+    evaluate: EvaluateFn
+    selection: Selection
+
+
+def stage1(prepared: Prepared) -> Stage:
+    """Rationale only; best is the lowest validation loss."""
+    objective = stage1_objective(prepared.context)
+    losses = _validation_losses(prepared, 1, objective)
+
+    def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
+        return {"eval/rationale_loss": losses(params, check_stop)["rationale_loss"]}
+
+    return Stage(1, prepared.config.stage1, objective, evaluate, Selection("eval/rationale_loss", False))
+
+
+def stage2(prepared: Prepared) -> Stage:
+    """Label and rationale; best is the highest validation macro-F1 of generated labels."""
+    config = prepared.config.stage2
+    objective = stage2_objective(prepared.context, config)
+    losses = _validation_losses(prepared, 2, objective)
+    predictor = prepared.predictor()
+    gold = [example.label for example in prepared.splits.validation]
+    batch_size = prepared.config.evaluation.batch_size
+
+    def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
+        predicted: list[str] = []
+        for batch in predictor.predict(params, prepared.stages[2].validation, batch_size, rationales=False):
+            check_stop()
+            predicted += [row.label for row in batch]
+        scores = label_scores(gold, predicted, prepared.labels)
+        return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
+
+    settled = transition_end_step(config)
+    eligible = 0 if config.select_before_transition else settled
+    return Stage(2, config, objective, evaluate, Selection("eval/macro_f1", True, eligible, settled))
+
+
+STAGES: dict[int, Callable[[Prepared], Stage]] = {1: stage1, 2: stage2}
+
+
+def _validation_losses(
+    prepared: Prepared, number: int, objective: Objective
+) -> Callable[[Any, Callable[[], None]], dict[str, float]]:
+    sums_of = make_loss_sums(prepared.context, objective, prepared.mesh)
+    features = prepared.stages[number].validation
+
+    def losses(params: Any, check_stop: Callable[[], None]) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for batch in evaluation_batches(features, prepared.config.evaluation.batch_size):
+            check_stop()
+            sums, counts = jax.device_get(sums_of(params, place_batch(batch, prepared.mesh)))
+            for name, count in counts.items():
+                if f"{name}_loss_sum" in sums:
+                    totals[f"{name}_loss"] = totals.get(f"{name}_loss", 0.0) + float(sums[f"{name}_loss_sum"])
+                    totals[name] = totals.get(name, 0.0) + float(count)
+        return {
+            name: value / max(totals[name.removesuffix("_loss")], 1.0)
+            for name, value in totals.items()
+            if name.endswith("_loss")
+        }
+
+    return losses
+
+
+def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Console, stop: StopSignal) -> None:
+    """Train a stage to its end, going on from where it stopped; does nothing where it is done.
+
+    The order of restoring, the only one there is: 1. done mark, 2. newest complete checkpoint of this
+    stage, 3. (stage 2) best weights of stage 1, 4. (stage 1) model.init or random weights.
+
+    Raises:
+        UserError: stage 2 without a finished stage 1, or a loss that is not finite.
+        Preempted: a stop was requested; the state is saved.
+    """
+    name = f"stage {number}"
+    if workdir.state.get(f"stage{number}_done"):
+        console.print(f"{name}: done before, nothing to do", highlight=False)
+        return
+    stage = STAGES[number](prepared)
+    optimizer = make_optimizer(stage.config.optimizer, stage.config.max_steps)
+    checkpoints = StageCheckpoints(workdir.stage(number))
+    say = lambda text: console.print(f"{name}: {text}", highlight=False, soft_wrap=True, markup=False)  # noqa: E731
+    state, progress = _starting_point(prepared, workdir, number, optimizer, checkpoints, say)
+    reporter = Reporter(
+        workdir.stage(number),
+        name,
+        console=console,
+        total_steps=stage.config.max_steps,
+        start_step=int(state.step),
+        tensorboard=prepared.config.tensorboard,
+    )
+    features = prepared.stages[number].train
+    seed = prepared.config.seed
+    try:
+        _, progress = train(
+            stage.config,
+            step_fn=make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh),
+            batches=lambda step: train_batches(features, stage.config.batch_size, seed=seed, start_step=step),
+            evaluate=stage.evaluate,
+            selection=stage.selection,
+            state=state,
+            progress=progress,
+            checkpoints=checkpoints,
+            reporter=reporter,
+            mesh=prepared.mesh,
+            stop=stop,
+        )
+    finally:
+        reporter.close()
+        checkpoints.close()
+    say(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
+    workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
+
+
+def _starting_point(
+    prepared: Prepared,
+    workdir: Workdir,
+    number: int,
+    optimizer: Any,
+    checkpoints: StageCheckpoints,
+    say: Callable[[str], None],
+) -> tuple[TrainState, Progress]:
+    abstract = with_shardings(prepared.factory.abstract_params, prepared.mesh)
+    if checkpoints.latest_step() is not None:
+        target = abstract_state(prepared.factory.abstract_params, optimizer)
+        opt_target = with_shardings(target.opt_state, prepared.mesh)
+        step, params, opt_state, saved = checkpoints.restore_latest(abstract, opt_target)
+        say(f"going on from step {step} of {workdir.stage(number) / 'latest'}")
+        state = fresh_state(params, optimizer, prepared.mesh)
+        step_array = jax.device_put(state.step + step, state.step.sharding)
+        return TrainState(step_array, params, opt_state), Progress(**saved)
+    if number == 1:
+        params = prepared.initial_params()
+        source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
+        say(f"starting from {source}, checksum {checksum(params)}")
+        return fresh_state(params, optimizer, prepared.mesh), Progress()
+    step = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
+    if step is None:
+        raise UserError(
+            str(workdir.stage(1)), "stage 1 is not finished here", "Run `r2d train --stage 1` with this --workdir first."
+        )
+    folder = workdir.stage(1) / "best" / str(step)
+    params = restore_weights(folder, abstract)
+    say(f"starting from the best of stage 1: {folder}, step {step}, checksum {checksum(params)}")
+    return fresh_state(params, optimizer, prepared.mesh), Progress()

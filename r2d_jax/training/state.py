@@ -1,0 +1,40 @@
+"""What a training step changes; in: weights and optimiser, out: TrainState, a plain pytree with shardings."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from r2d_jax.runtime.mesh import replicated, tree_shardings
+
+
+class TrainState(NamedTuple):
+    """step: int32 scalar, updates already applied; params: float32 dict; opt_state: of optax."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def abstract_state(abstract_params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes of a state, without making an array."""
+    return TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32), abstract_params, jax.eval_shape(optimizer.init, abstract_params)
+    )
+
+
+def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
+    """A NamedSharding for every leaf."""
+    step: NamedSharding = replicated(mesh)
+    return TrainState(step, tree_shardings(abstract.params, mesh), tree_shardings(abstract.opt_state, mesh))
+
+
+def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Step 0 with these weights: optimiser, step count and schedules start anew (stage hand-over)."""
+    shardings = state_shardings(abstract_state(params, optimizer), mesh)
+    # An array that lies elsewhere would cost a second compile at the second step.
+    params = jax.device_put(params, shardings.params)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)

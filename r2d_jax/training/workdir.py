@@ -1,0 +1,116 @@
+"""The folder of one run; in: a path and a Config, out: checked paths, stored config and done marks."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from r2d_jax.config import Config
+from r2d_jax.config_file import config_hash, dump_config
+from r2d_jax.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+STATE_FILE = "run.json"
+
+
+class Workdir:
+    """Paths and marks of a run. A mark is written only after what it stands for is on disk."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path.absolute()
+
+    def stage(self, number: int) -> pathlib.Path:
+        """Folder of stage 1 or 2."""
+        return self.path / f"stage{number}"
+
+    @property
+    def tokenizer(self) -> pathlib.Path:
+        """Tokenizer folder."""
+        return self.path / "tokenizer"
+
+    @property
+    def evaluation(self) -> pathlib.Path:
+        """Predictions and metrics of the test split."""
+        return self.path / "evaluation"
+
+    @property
+    def export(self) -> pathlib.Path:
+        """Hugging Face folder."""
+        return self.path / "export"
+
+    @property
+    def started(self) -> bool:
+        """Whether a run lives here."""
+        return (self.path / STATE_FILE).is_file()
+
+    def check(self, config: Config) -> None:
+        """Refuse a folder that this run must not touch; writes nothing that stays.
+
+        Raises:
+            UserError: it holds a run of another config, other files, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".write_probe"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                str(self.path), f"cannot be written ({error.strerror})", "Choose another --workdir."
+            ) from error
+        if not self.started:
+            strangers = sorted(entry.name for entry in self.path.iterdir())
+            if strangers:
+                raise UserError(
+                    str(self.path),
+                    f"not empty and not a run folder (holds {', '.join(strangers[:3])})",
+                    "Choose a new --workdir; nothing was changed.",
+                )
+        elif self.state.get("config_hash") != config_hash(config):
+            raise UserError(
+                str(self.path),
+                f"holds a run of another config (see {self.path / CONFIG_FILE})",
+                "Choose a new --workdir, or the config it was started with; nothing was changed.",
+            )
+
+    def start(self, config: Config, data_hash: str) -> None:
+        """Claim the folder for this run, or check that the rows are still those it began with.
+
+        Raises:
+            UserError: the rows changed since the run began.
+        """
+        if not self.started:
+            self._write_state({"config_hash": config_hash(config), "data_hash": data_hash})
+            write_text(self.path / CONFIG_FILE, dump_config(config))
+        elif self.state.get("data_hash") != data_hash:
+            raise UserError(
+                str(self.path),
+                f"its run began with other rows (content hash {self.state.get('data_hash')}, now {data_hash})",
+                "Restore the data, or choose a new --workdir; nothing was changed.",
+            )
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Marks by name.
+
+        Raises:
+            UserError: there is no run in this folder.
+        """
+        path = self.path / STATE_FILE
+        if not path.is_file():
+            raise UserError(str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run.")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def mark(self, name: str, value: Any) -> None:
+        """Store a mark, atomically."""
+        self._write_state(self.state | {name: value})
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

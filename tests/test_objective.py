@@ -1,0 +1,108 @@
+"""Schedules, losses and sampling against METHOD's check values and hand-worked numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2d_jax.config import Stage2Config
+from r2d_jax.objective.losses import target_mask, token_cross_entropy
+from r2d_jax.objective.scheduled_sampling import draw_coins, mix_labels
+from r2d_jax.objective.schedules import label_weight, sampling_probability, transition_end_step
+
+PUBLISHED = Stage2Config(max_steps=30000)
+
+
+@pytest.mark.parametrize(
+    ("step", "alpha", "pi"),
+    [
+        (0, 0.0, 0.0),
+        (750, 0.35, 0.0),
+        (1500, 0.7, 0.0),
+        (1501, 0.7, 5.6e-5),
+        (9000, 0.7, 0.41667),
+        (17700, 0.7, 0.9),
+        (25000, 0.7, 0.9),
+    ],
+)
+def test_schedules_have_the_published_values(step, alpha, pi):
+    assert float(label_weight(jnp.int32(step), PUBLISHED)) == pytest.approx(alpha, abs=1e-6)
+    assert float(sampling_probability(jnp.int32(step), PUBLISHED)) == pytest.approx(pi, rel=8e-3, abs=1e-9)
+    if step == 9000:
+        assert float(sampling_probability(jnp.int32(step), PUBLISHED)) == pytest.approx(7500 / 18000, rel=1e-6)
+
+
+def test_selection_starts_after_warmup_and_transition():
+    assert transition_end_step(PUBLISHED) == 19500
+    assert transition_end_step(Stage2Config(max_steps=7)) == 5
+
+
+def test_no_warmup_means_full_label_weight_from_the_start():
+    config = Stage2Config(max_steps=100, warmup_fraction=0.0)
+    assert float(label_weight(jnp.int32(0), config)) == pytest.approx(0.7)
+    assert float(sampling_probability(jnp.int32(0), config)) == 0.0
+
+
+def test_cross_entropy_is_hand_worked():
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]], jnp.float32))
+    loss, weight = token_cross_entropy(logits, jnp.array([[0, 2]]), jnp.ones((1, 2), bool))
+    assert float(loss) == pytest.approx(-np.log(0.5) - np.log(0.8), rel=1e-6)
+    assert float(weight) == 2.0
+
+
+@pytest.mark.parametrize("padding", [-100, -1, 0, 7])
+def test_padding_ids_of_any_value_do_not_matter(padding):
+    """B035: -100 gave NaN and -1 silently scored the last class."""
+    logits = jax.random.normal(jax.random.key(0), (2, 3, 5))
+    mask = target_mask(jnp.array([2, 0]), 3)
+    targets = jnp.array([[1, 4, padding], [padding] * 3])
+    loss, weight = token_cross_entropy(logits, targets, mask)
+    by_hand = -jax.nn.log_softmax(logits)[0, jnp.arange(2), jnp.array([1, 4])].sum()
+    assert float(loss) == pytest.approx(float(by_hand), rel=1e-6)
+    assert float(weight) == 2.0
+
+
+def test_a_batch_without_targets_has_loss_zero_and_no_nan_gradient():
+    def loss_of(logits):
+        loss, weight = token_cross_entropy(logits, jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), bool))
+        return loss / jnp.maximum(weight, 1.0)
+
+    value, gradient = jax.value_and_grad(loss_of)(jnp.full((1, 2, 4), jnp.inf))
+    assert float(value) == 0.0
+    finite_value, finite_gradient = jax.value_and_grad(loss_of)(jnp.zeros((1, 2, 4)))
+    assert float(finite_value) == 0.0
+    assert np.all(np.asarray(finite_gradient) == 0.0)
+    del gradient
+
+
+def _keys(seed, rows):
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.asarray(rows))
+
+
+def test_every_row_draws_its_own_coin():
+    rows = np.arange(4000)
+    coins = np.asarray(draw_coins(_keys(0, rows), jnp.float32(0.3)))
+    assert abs(coins.mean() - 0.3) < 0.03
+    shuffled = np.random.default_rng(0).permutation(rows)
+    np.testing.assert_array_equal(coins[shuffled], draw_coins(_keys(0, shuffled), jnp.float32(0.3)))
+    alone = [bool(draw_coins(_keys(0, [row]), jnp.float32(0.3))[0]) for row in range(20)]
+    np.testing.assert_array_equal(coins[:20], alone)
+    assert not np.array_equal(coins, np.asarray(draw_coins(_keys(1, rows), jnp.float32(0.3))))
+
+
+def test_probability_zero_is_never_and_one_is_always():
+    keys = _keys(3, np.arange(2000))
+    assert not np.asarray(draw_coins(keys, jnp.float32(0.0))).any()
+    assert np.asarray(draw_coins(keys, jnp.float32(1.0))).all()
+
+
+def test_labels_are_mixed_row_by_row():
+    ids, lengths = mix_labels(
+        jnp.array([True, False]),
+        jnp.array([[5, 6, 1], [7, 1, 0]]),
+        jnp.array([2, 1]),
+        jnp.array([[9, 1, 0], [8, 8, 8]]),
+        jnp.array([1, 3]),
+    )
+    np.testing.assert_array_equal(ids, [[9, 1, 0], [7, 1, 0]])
+    np.testing.assert_array_equal(lengths, [1, 1])

@@ -1,0 +1,59 @@
+"""Batches: order, passes, resume and padding."""
+
+import numpy as np
+import pytest
+
+from r2d_jax.data.features import Features
+from r2d_jax.data.pipeline import evaluation_batches, train_batches
+
+
+def features(rows):
+    column = np.arange(rows, dtype=np.int32)
+    wide = np.repeat(column[:, None], 3, axis=1)
+    return Features(wide, column, wide, column, wide, column, 0, 0)
+
+
+def first(iterator, count):
+    return [next(iterator)["question_length"].tolist() for _ in range(count)]
+
+
+def test_each_pass_holds_every_row_once_in_an_order_of_its_own():
+    order = np.array(first(train_batches(features(10), 5, seed=1), 6)).reshape(3, 10)
+    assert [sorted(one) for one in order.tolist()] == [list(range(10))] * 3
+    assert len({tuple(one) for one in order.tolist()}) == 3
+
+
+def test_a_batch_may_span_two_passes_and_loses_no_row():
+    rows = np.array(first(train_batches(features(10), 4, seed=1), 5)).ravel()
+    assert sorted(rows[:10]) == list(range(10))
+    assert sorted(rows[10:]) == list(range(10))
+
+
+def test_the_batch_may_be_larger_than_the_data():
+    rows = np.array(first(train_batches(features(3), 8, seed=0), 3)).ravel()
+    assert np.bincount(rows).tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("start", [1, 2, 7])
+def test_going_on_gives_the_same_rows(start):
+    """B064, B066: also mid-pass and at the end of a pass."""
+    whole = first(train_batches(features(10), 5, seed=4), 9)
+    assert first(train_batches(features(10), 5, seed=4, start_step=start), 9 - start) == whole[start:]
+
+
+def test_seeds_differ():
+    assert first(train_batches(features(50), 8, seed=1), 3) != first(train_batches(features(50), 8, seed=2), 3)
+
+
+def test_arrays_of_a_row_stay_together_and_are_int32():
+    batch = next(train_batches(features(10), 4, seed=0))
+    np.testing.assert_array_equal(batch["rationale_ids"][:, 0], batch["question_length"])
+    assert {array.dtype for name, array in batch.items() if name != "row_weight"} == {np.dtype(np.int32)}
+
+
+def test_evaluation_sees_every_row_once_and_fills_the_last_batch_with_weight_zero():
+    """B069: 10 rows in batches of 4."""
+    batches = list(evaluation_batches(features(10), 4))
+    assert [batch["row_weight"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    rows = np.concatenate([batch["question_length"][batch["row_weight"] > 0] for batch in batches])
+    np.testing.assert_array_equal(rows, np.arange(10))

@@ -1,0 +1,308 @@
+"""The jitted steps against plain torch, and what must not change their result."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_oracle as oracle
+
+from r2d_jax.config import MeshConfig, OptimizerConfig, Stage1Config, Stage2Config
+from r2d_jax.data.prompts import PromptBuilder, PromptTokens
+from r2d_jax.model.hf_format import read_hf_folder
+from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.runtime.mesh import make_mesh, place_batch
+from r2d_jax.training import steps
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.state import TrainState, fresh_state
+
+ROWS, QUESTION, LABEL, RATIONALE = 8, 16, 5, 12
+TOKENS = PromptTokens(oracle.PREDICT, oracle.EXPLAIN, oracle.GIVEN, oracle.THEN_EXPLAIN)
+OPTIMIZER = OptimizerConfig(learning_rate=3e-4)
+VARIANTS = {"t5-1.0": {"tied": True, "gated": False}, "flan": {"tied": False, "gated": True}}
+
+
+def random_rows(seed, rows=ROWS):
+    rng = np.random.default_rng(seed)
+
+    def ids(low, high):
+        return rng.integers(11, 96, rng.integers(low, high + 1)).tolist()
+
+    return [(ids(6, QUESTION), [*ids(1, LABEL - 1), 1], [*ids(4, RATIONALE - 1), 1]) for _ in range(rows)]
+
+
+def batch_of(rows, question=QUESTION, label=LABEL, rationale=RATIONALE):
+    def pad(values, width):
+        return np.array([row + [0] * (width - len(row)) for row in values], np.int32)
+
+    columns = list(zip(*rows, strict=True))
+    arrays = {"row_weight": np.ones(len(rows), np.float32)}
+    for name, values, width in zip(("question", "label", "rationale"), columns, (question, label, rationale), strict=True):
+        arrays |= {f"{name}_ids": pad(values, width), f"{name}_length": np.array(list(map(len, values)), np.int32)}
+    return arrays
+
+
+def factory_and_params(tmp_path, model, dropout=0.0):
+    model.save_pretrained(tmp_path)
+    config, params = read_hf_folder(tmp_path)
+    return T5Factory(dataclasses.replace(config, dropout_rate=dropout)), params
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return jax.make_mesh(
+        (1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
+    )
+
+
+def context_of(factory, width=40):
+    return steps.StepContext(factory, PromptBuilder(TOKENS, width), factory.config.vocab_size, 7)
+
+
+def start(params, config, mesh, step=0):
+    state = fresh_state(jax.tree.map(jnp.asarray, params), make_optimizer(config.optimizer, config.max_steps), mesh)
+    step = jax.device_put(state.step + step, state.step.sharding)
+    return TrainState(step, state.params, state.opt_state)
+
+
+def weights_of(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    return flatten(read_hf_folder(tmp_path)[1])
+
+
+def assert_same_weights(ours, reference, limit):
+    ours = flatten(jax.device_get(ours))
+    assert ours.keys() == reference.keys()
+    worst = max(float(np.abs(ours[name] - reference[name]).max()) for name in ours)
+    assert worst <= limit, worst
+    return worst
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["stage 1", "gold labels", "predicted labels"])
+def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
+    model = oracle.random_t5(3, **VARIANTS[variant])
+    factory, params = factory_and_params(tmp_path / "start", model)
+    trainer = oracle.Trainer(model, OPTIMIZER.learning_rate, 20)
+    context = context_of(factory)
+    first_step = 0
+    if kind == "stage 1":
+        config = Stage1Config(max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER)
+        objective = steps.stage1_objective(context)
+    elif kind == "gold labels":
+        config = Stage2Config(
+            max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER, warmup_fraction=0.2, max_sampling_probability=0.0
+        )
+        objective = steps.stage2_objective(context, config)
+    else:
+        # pi is 1 from step 2 on.
+        config = Stage2Config(
+            max_steps=20,
+            batch_size=ROWS,
+            optimizer=OPTIMIZER,
+            warmup_fraction=0.05,
+            transition_fraction=0.05,
+            max_sampling_probability=1.0,
+        )
+        objective, first_step = steps.stage2_objective(context, config), 2
+    state = start(params, config, one_device, first_step)
+    step_fn = steps.make_train_step(context, objective, config, one_device)
+    differing_labels = 0
+    for index in range(5):
+        rows = random_rows(index)
+        state, metrics = step_fn(state, place_batch(batch_of(rows), one_device))
+        if kind == "stage 1":
+            loss, norm = trainer.stage1(rows)
+        else:
+            weight = oracle.alpha(index + first_step, 20, warmup_fraction=config.warmup_fraction)
+            loss, norm, labels = trainer.stage2(rows, weight, LABEL, predicted=kind == "predicted labels")
+            differing_labels += len({tuple(label) for label in labels})
+            assert float(metrics["sampled_fraction"]) == (1.0 if kind == "predicted labels" else 0.0)
+        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert kind == "stage 1" or differing_labels > 10
+    assert_same_weights(state.params, weights_of(model, tmp_path / "end"), 1e-5)
+    assert step_fn._cache_size() == 1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return factory_and_params(tmp_path_factory.mktemp("small"), oracle.random_t5(5))
+
+
+SAMPLING = Stage2Config(
+    max_steps=20,
+    batch_size=ROWS,
+    optimizer=OPTIMIZER,
+    warmup_fraction=0.05,
+    transition_fraction=0.05,
+    max_sampling_probability=1.0,
+)
+
+
+def gradient(factory, params, config, batch, step):
+    context = context_of(factory)
+    objective = steps.stage2_objective(context, config)
+    batch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
+    weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
+
+    def loss_of(params):
+        return objective.combine(objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, step)[0]
+
+    return jax.jit(jax.grad(loss_of))(params)
+
+
+def test_no_gradient_flows_through_the_label_decode(small):
+    """B041: the gradient equals that with the predicted labels given as data."""
+    factory, params = small
+    rows = random_rows(11)
+    model = factory.merge(params)
+    batch = batch_of(rows)
+    ids, mask = PromptBuilder(TOKENS, 40).predict(jnp.asarray(batch["question_ids"]), jnp.asarray(batch["question_length"]))
+    decoded = steps.greedy_decode(model, model.encode(ids, mask), mask, max_tokens=LABEL, vocab_limit=96)
+
+    def with_given(prompts, given):
+        """A context whose rationale prompt always gets these labels."""
+
+        class Forced(PromptBuilder):
+            def explain_given_label(self, question_ids, question_length, label_ids, label_length):
+                return super().explain_given_label(question_ids, question_length, *given)
+
+        return Forced(TOKENS, prompts.width)
+
+    sampled = gradient(factory, params, SAMPLING, batch, 10)
+    never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
+    context = context_of(factory)
+    forced = dataclasses.replace(context, prompts=with_given(context.prompts, (decoded.token_ids, decoded.lengths)))
+    objective = steps.stage2_objective(forced, never)
+    jbatch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
+    weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
+    expected = jax.jit(
+        jax.grad(
+            lambda p: objective.combine(objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, 10)[0]
+        )
+    )(params)
+    teacher_forced = gradient(factory, params, never, batch, 10)
+    for name, value in flatten(sampled).items():
+        np.testing.assert_allclose(value, flatten(expected)[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert any(
+        not np.allclose(value, flatten(teacher_forced)[name], atol=1e-4) for name, value in flatten(sampled).items()
+    )
+
+
+def run_steps(factory, params, config, mesh, count=3, first_step=5, **widths):
+    context = context_of(factory, width=widths.pop("width", 40))
+    objective = (
+        steps.stage2_objective(context, config)
+        if isinstance(config, Stage2Config)
+        else steps.stage1_objective(context)
+    )
+    step_fn = steps.make_train_step(context, objective, config, mesh)
+    state = start(params, config, mesh, first_step)
+    history = []
+    for index in range(count):
+        state, metrics = step_fn(state, place_batch(batch_of(random_rows(index), **widths), mesh))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history, step_fn
+
+
+@pytest.fixture(scope="module")
+def with_dropout(small):
+    factory, params = small
+    return T5Factory(dataclasses.replace(factory.config, dropout_rate=0.1)), params
+
+
+HALF = dataclasses.replace(SAMPLING, max_sampling_probability=0.5)
+
+
+@pytest.fixture(scope="module")
+def reference(with_dropout, one_device):
+    return run_steps(*with_dropout, HALF, one_device)
+
+
+def test_the_same_seed_gives_the_same_bits(with_dropout, one_device, reference):
+    again, history, _ = run_steps(*with_dropout, HALF, one_device)
+    assert history == reference[1]
+    for name, value in flatten(jax.device_get(again.params)).items():
+        np.testing.assert_array_equal(value, flatten(jax.device_get(reference[0].params))[name])
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_do_not_matter_with_dropout_and_sampling(with_dropout, one_device, reference, parts):
+    """Coins and masks belong to rows of the global batch; one token-weighted mean (METHOD 9)."""
+    config = dataclasses.replace(HALF, micro_batches=parts)
+    state, history, _ = run_steps(*with_dropout, config, one_device)
+    assert [row["sampled_fraction"] for row in history] == [row["sampled_fraction"] for row in reference[1]]
+    assert 0 < history[0]["sampled_fraction"] < 1
+    for ours, theirs in zip(history, reference[1], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_device_layouts_do_not_matter(with_dropout, reference, axes):
+    mesh = make_mesh(MeshConfig(*axes))
+    state, history, _ = run_steps(*with_dropout, HALF, mesh)
+    for ours, theirs in zip(history, reference[1], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["sampled_fraction"] == theirs["sampled_fraction"]
+    assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+
+
+def test_extra_padding_does_not_matter(small, one_device):
+    """B037."""
+    plain = run_steps(*small, SAMPLING, one_device)
+    wide = run_steps(*small, SAMPLING, one_device, width=64, question=32, rationale=40)
+    for ours, theirs in zip(wide[1], plain[1], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    assert_same_weights(wide[0].params, flatten(jax.device_get(plain[0].params)), 1e-5)
+
+
+def test_probability_zero_is_teacher_forcing_bit_for_bit(with_dropout, one_device):
+    """B039: at step 0 pi is 0 although sampling is on."""
+    sampling = run_steps(*with_dropout, HALF, one_device, count=1, first_step=0)
+    gold_only = dataclasses.replace(HALF, max_sampling_probability=0.0)
+    gold = run_steps(*with_dropout, gold_only, one_device, count=1, first_step=0)
+    assert sampling[1][0]["sampled_fraction"] == 0.0
+    for name, value in flatten(jax.device_get(sampling[0].params)).items():
+        np.testing.assert_array_equal(value, flatten(jax.device_get(gold[0].params))[name], err_msg=name)
+
+
+def test_no_label_is_decoded_while_no_coin_asks_for_it(with_dropout, one_device, monkeypatch):
+    """METHOD 10. One program serves both phases."""
+    calls = []
+    decode = steps.greedy_decode
+
+    def counted(*args, **kwargs):
+        jax.debug.callback(lambda: calls.append(1))
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(steps, "greedy_decode", counted)
+    *_, step_fn = run_steps(*with_dropout, SAMPLING, one_device, count=1, first_step=0)
+    jax.effects_barrier()
+    assert calls == []
+    *_, step_fn = run_steps(*with_dropout, SAMPLING, one_device, count=3, first_step=0)
+    jax.effects_barrier()
+    # pi is 0 at steps 0 and 1, and 1 at step 2.
+    assert len(calls) == 1
+    assert step_fn._cache_size() == 1
+
+
+def test_published_decode_keeps_dropout_on(with_dropout, one_device):
+    factory = T5Factory(dataclasses.replace(with_dropout[0].config, dropout_rate=0.4))
+    published = dataclasses.replace(SAMPLING, label_decode_dropout=True)
+    ours = run_steps(factory, with_dropout[1], SAMPLING, one_device)
+    theirs = run_steps(factory, with_dropout[1], published, one_device)
+    assert [row["label_loss"] for row in ours[1]][0] == [row["label_loss"] for row in theirs[1]][0]
+    assert [row["rationale_loss"] for row in ours[1]] != [row["rationale_loss"] for row in theirs[1]]
+
+
+def test_row_keys_depend_on_everything_they_should():
+    def key(seed=0, stage=1, step=0, row=0, purpose=0):
+        return tuple(jax.random.key_data(steps.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[0].tolist())
+
+    keys = [key(), key(seed=1), key(stage=2), key(step=1), key(row=1), key(purpose=1)]
+    assert len(set(keys)) == len(keys)
+    assert key() == key()
