@@ -1,13 +1,11 @@
-"""Label scores, BLEU, mentions and BERTScore against hand-worked values and independent programs."""
+"""Label scores, BLEU and mentions against hand-worked values and independent programs."""
 
-import importlib
 import json
 import pathlib
 import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import sklearn.metrics
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.metrics import (
-    bertscore,
     bleu,
     evidence_fraction,
     label_agreement,
@@ -353,118 +350,3 @@ def test_label_agreement_shares_sum_to_one_and_labels_stay() -> None:
     }
     assert labels == ["urgent", "urgent", "urgent", "non-urgent"]
     assert label_agreement(["text"], ["a"], []) is None
-
-
-@pytest.fixture(scope="module")
-def scoring_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A random BERT of two layers and 32 positions; its tokenizer states no maximum length."""
-    pytest.importorskip(
-        "bert_score", reason="BERTSCORE NOT CHECKED: the optional package bert-score is absent"
-    )
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    folder = tmp_path_factory.mktemp("scorer")
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
-    pieces += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + [
-        "fever",
-        "cough",
-        "chest",
-        "pain",
-        "no",
-    ]
-    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
-    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    config = BertConfig(vocab_size=len(pieces), max_position_embeddings=32, **shape)
-    BertModel(config).save_pretrained(folder)
-    return folder
-
-
-SCORED = (["fever no cough", "chest pain", "pain"], ["fever cough", "no chest pain fever", "cough"])
-
-
-def library_scores(model: pathlib.Path, outputs: list[str], golds: list[str]) -> list[float]:
-    library = importlib.import_module("bert_score")
-    scorer = library.BERTScorer(model_type=str(model), num_layers=2, device="cpu")
-    # Without it the library fails: this tokenizer states no length, as many do not.
-    scorer._tokenizer.model_max_length = 512
-    scores = scorer.score(outputs, golds)
-    return [float(values.mean()) for values in scores]
-
-
-def test_bertscore_equals_the_library_on_full_rows(scoring_model: pathlib.Path) -> None:
-    result = bertscore(*SCORED, scoring_model, 2)
-    expected = library_scores(scoring_model, *SCORED)
-    assert [result["precision"], result["recall"], result["f1"]] == pytest.approx(expected, abs=1e-5)
-    assert 0 < result["f1"] < 1
-    assert result["max_tokens"] == 32
-    assert (result["num_layers"], result["rescaled"], result["rows"]) == (2, False, 3)
-    assert (result["model"], "0.3.13" in result["version"]) == (str(scoring_model), True)
-    turned = bertscore(SCORED[0][::-1], SCORED[1][::-1], scoring_model, 2, batch_size=1)
-    assert turned["f1"] == pytest.approx(result["f1"], abs=1e-5)
-    assert bertscore(*SCORED, scoring_model, 1)["f1"] != pytest.approx(result["f1"], abs=1e-5)
-
-
-def test_bertscore_counts_an_empty_row_as_zero(scoring_model: pathlib.Path) -> None:
-    full = bertscore(*SCORED, scoring_model, 2)
-    outputs, golds = [*SCORED[0], " \n", "pain", ""], [*SCORED[1], "fever", "", ""]
-    result = bertscore(outputs, golds, scoring_model, 2)
-    assert result["f1"] == pytest.approx(full["f1"] / 2, abs=1e-6)
-    assert (result["empty_predictions"], result["empty_references"]) == (2, 2)
-    assert bertscore([""], ["x"], scoring_model, 2)["f1"] == 0
-
-
-def test_bertscore_cuts_at_a_recorded_length_and_counts(scoring_model: pathlib.Path) -> None:
-    long = "fever " * 31
-    result = bertscore([long, "pain"], ["pain", long + "cough"], scoring_model, 2)
-    assert (result["truncated_predictions"], result["truncated_references"]) == (1, 1)
-    # 30 words and the two special tokens fill 32 positions exactly.
-    exact = bertscore(["fever " * 30], ["pain"], scoring_model, 2)
-    assert exact["truncated_predictions"] == 0
-    shorter = bertscore(["fever cough pain"], ["fever"], scoring_model, 2, max_tokens=3)
-    assert shorter["f1"] == pytest.approx(1, abs=1e-5)
-    assert (shorter["truncated_predictions"], shorter["max_tokens"]) == (1, 3)
-    with pytest.raises(UserError, match="33 is more than the 32"):
-        bertscore(["a"], ["a"], scoring_model, 2, max_tokens=33)
-
-
-@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
-def test_bertscore_rescales_with_a_baseline_only(scoring_model: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="no baseline file"):
-        bertscore(*SCORED, scoring_model, 2, rescale=True)
-    file = tmp_path / "baseline.tsv"
-    file.write_text("LAYER,P,R,F\n0,0,0,0\n1,0,0,0\n2,0.2,0.3,0.4\n", encoding="utf-8")
-    raw = bertscore(*SCORED, scoring_model, 2)
-    scaled = bertscore(*SCORED, scoring_model, 2, rescale=True, baseline_path=file)
-    assert scaled["f1"] == pytest.approx((raw["f1"] - 0.4) / 0.6, abs=1e-5)
-    assert scaled["precision"] == pytest.approx((raw["precision"] - 0.2) / 0.8, abs=1e-5)
-    assert (scaled["rescaled"], scaled["baseline"]) == (True, str(file))
-    empty = bertscore(
-        [*SCORED[0], ""], [*SCORED[1], "pain"], scoring_model, 2, rescale=True, baseline_path=file
-    )
-    assert empty["f1"] == pytest.approx(scaled["f1"] * 3 / 4, abs=1e-5)
-    file.write_text("LAYER,P,R,F\n1,0,0,0\n2,0.2,0.3,0.4\n3,0,0,0\n", encoding="utf-8")
-    with pytest.raises(UserError, match="no row for layer 2"):
-        bertscore(*SCORED, scoring_model, 2, rescale=True, baseline_path=file)
-
-
-def test_bertscore_tells_what_it_cannot_load(scoring_model: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="knows no layer"):
-        bertscore(["a"], ["a"], scoring_model)
-    with pytest.raises(UserError, match="between 0 and 2"):
-        bertscore(["a"], ["a"], scoring_model, 9)
-    with pytest.raises(UserError, match="cannot be loaded"):
-        bertscore(["a"], ["a"], tmp_path / "absent", 2)
-
-
-def test_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bert_score", None)
-    with pytest.raises(UserError, match="pip install bert-score"):
-        bertscore(["a"], ["a"], "bert-base-uncased")

@@ -19,7 +19,9 @@ from r2d_jax.training.state import TrainState, fresh_state
 
 ROWS, QUESTION, LABEL, RATIONALE = 8, 16, 5, 12
 TOKENS = PromptTokens(oracle.PREDICT, oracle.EXPLAIN, oracle.GIVEN, oracle.THEN_EXPLAIN)
-OPTIMIZER = OptimizerConfig(learning_rate=3e-4)
+# The published rate. In the first update Adam divides a gradient by its own size, so at higher rates an element
+# whose gradient is all rounding moves by more than the limit, in torch against float64 torch as well.
+OPTIMIZER = OptimizerConfig(learning_rate=5e-5)
 VARIANTS = {"t5-1.0": {"tied": True, "gated": False}, "flan": {"tied": False, "gated": True}}
 
 
@@ -128,7 +130,8 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return factory_and_params(tmp_path_factory.mktemp("small"), oracle.random_t5(5))
+    factory, params = factory_and_params(tmp_path_factory.mktemp("small"), oracle.random_t5(5))
+    return factory, jax.tree.map(jnp.asarray, params)
 
 
 SAMPLING = Stage2Config(
@@ -148,7 +151,7 @@ def gradient(factory, params, config, batch, step):
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
     def loss_of(params):
-        return objective.combine(objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, step)[0]
+        return objective.combine(objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, jnp.int32(step))[0]
 
     return jax.jit(jax.grad(loss_of))(params)
 
@@ -180,7 +183,7 @@ def test_no_gradient_flows_through_the_label_decode(small):
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
     expected = jax.jit(
         jax.grad(
-            lambda p: objective.combine(objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, 10)[0]
+            lambda p: objective.combine(objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, jnp.int32(10))[0]
         )
     )(params)
     teacher_forced = gradient(factory, params, never, batch, 10)

@@ -28,7 +28,8 @@ def random_t5(seed, *, tied=True, gated=False, vocab_size=96):
             if "layer_norm" not in name:
                 # Large enough that labels differ, small enough that no softmax saturates: a saturated one
                 # makes Adam's first updates a matter of rounding.
-                weight.normal_(0.0, 1.0 if "shared" in name else 0.12)
+                wide = "EncDecAttention.v" in name or "EncDecAttention.o" in name
+                weight.normal_(0.0, 1.0 if "shared" in name else 0.5 if wide else 0.12)
     if not tied:
         head = torch.nn.Parameter(torch.randn(vocab_size, config.d_model) * 0.3)
         model.lm_head.weight = head

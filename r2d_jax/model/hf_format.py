@@ -53,11 +53,15 @@ def locate(source: str) -> pathlib.Path:
     Raises:
         UserError: neither a local path nor a hub name that can be fetched.
     """
+    if not source.strip():
+        raise UserError(
+            "model name", "is empty, so there is no such folder or file", "Give a path or a hub name."
+        )
     path = pathlib.Path(source).expanduser()
     if path.exists():
         return path
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or not source.strip():
-        raise UserError(source or "model name", "no such folder or file", "Check the path.")
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise UserError(source, "no such folder or file", "Check the path.")
     import huggingface_hub
 
     try:

@@ -31,11 +31,9 @@ def complete_steps(folder: pathlib.Path) -> list[int]:
 
 
 def _is_complete(folder: pathlib.Path) -> bool:
-    # Orbax takes any folder named by a number for a checkpoint, an empty one too.
-    try:
-        return WEIGHTS in ocp.checkpointables_metadata(folder.absolute()).metadata
-    except Exception:
-        return False
+    # Orbax takes any folder named by a number for a checkpoint, an empty one too. These two files are
+    # part of its format; the first is written last.
+    return (folder / "_CHECKPOINT_METADATA").is_file() and (folder / WEIGHTS / "_METADATA").is_file()
 
 
 class StageCheckpoints:
@@ -50,11 +48,13 @@ class StageCheckpoints:
         folder.mkdir(parents=True, exist_ok=True)
         self._latest = _open(folder / LATEST, keep=2)
         self._best = _open(folder / BEST, keep=1)
+        self._last_saved = self.latest_step()
 
     def save_latest(self, step: int, params: Any, opt_state: Any, progress: dict[str, Any]) -> None:
         """Start writing the state after `step` updates; returns before it is on disk."""
-        if complete_steps(self.folder / LATEST)[-1:] == [step]:
+        if step == self._last_saved:
             return
+        self._last_saved = step
         self._latest.wait()
         self._latest.save_checkpointables_async(
             step, {WEIGHTS: params, OPTIMIZER: opt_state}, force=True, overwrite=True, custom_metadata=progress

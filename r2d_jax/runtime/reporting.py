@@ -46,7 +46,7 @@ class Reporter:
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show a training step: on a terminal in the bar, elsewhere as a line."""
-        numbers = " ".join(f"{_short(name)} {_number(value)}" for name, value in values.items() if _short(name))
+        numbers = " ".join(f"{short} {_number(values[name])}" for name, short in _SHOWN.items() if name in values)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=numbers)
         else:
@@ -77,10 +77,6 @@ _SHOWN = {
     "train/sampled_fraction": "sampled",
     "perf/examples_per_sec": "examples/s",
 }
-
-
-def _short(name: str) -> str:
-    return _SHOWN.get(name, "")
 
 
 def _number(value: float) -> str:

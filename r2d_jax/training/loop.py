@@ -118,6 +118,8 @@ def train(
     window_start = time.monotonic()
 
     def save() -> None:
+        if window:
+            _require_finite(jax.device_get(window[-1]["loss"]), reporter.stage, step)
         checkpoints.save_latest(step, state.params, state.opt_state, dataclasses.asdict(progress))
 
     def check_stop() -> None:
@@ -146,13 +148,8 @@ def train(
         step += 1
         window.append(metrics)
         if step % config.log_every_steps == 0 or step >= config.max_steps:
-            values = _window_values(window, config.batch_size, time.monotonic() - window_start)
-            if not math.isfinite(values["train/loss"]):
-                raise UserError(
-                    f"{reporter.stage} step {step - len(window) + 1} to {step}",
-                    "the loss is not finite",
-                    "Lower the learning rate or use compute_dtype float32; the checkpoints are intact.",
-                )
+            values = _window_values(window, config.batch_size, window_start)
+            _require_finite(values["train/loss"], reporter.stage, step)
             reporter.scalars(step, values)
             reporter.progress(step, values)
             window_start, window = time.monotonic(), []
@@ -160,9 +157,19 @@ def train(
     return state, progress
 
 
-def _window_values(window: list[dict[str, jax.Array]], batch_size: int, seconds: float) -> dict[str, float]:
-    # Fetched once per window, so that the host does not wait for every step.
+def _require_finite(loss: float, stage: str, step: int) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{stage}, step {step} or shortly before",
+            "the loss is not finite",
+            "Lower the learning rate or use model.compute_dtype=float32; the checkpoints are intact.",
+        )
+
+
+def _window_values(window: list[dict[str, jax.Array]], batch_size: int, start: float) -> dict[str, float]:
+    # Fetched once per window, so that the host does not wait for every step; only then are they done.
     fetched = jax.device_get(window)
+    seconds = time.monotonic() - start
     values = {f"train/{name}": float(np.mean([step[name] for step in fetched])) for name in fetched[-1]}
     for name in ("learning_rate", "label_weight", "sampling_probability"):
         if name in fetched[-1]:

@@ -1,0 +1,265 @@
+"""The main job through its real entry point, on a shrunken config: what it leaves, resume, determinism, use."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from r2d_jax.errors import EXIT_PREEMPTED
+
+STAGE = {
+    "max_steps": 12,
+    "batch_size": 8,
+    "eval_every_steps": 4,
+    "save_every_steps": 2,
+    "log_every_steps": 2,
+    "patience_evals": 50,
+    "optimizer": {"learning_rate": 0.01},
+}
+# Training, evaluation and export must work where torch and TensorFlow cannot be imported.
+WITHOUT_TORCH = (
+    "import sys\n"
+    "for name in ('torch', 'tensorflow', 'transformers'): sys.modules[name] = None\n"
+    "from r2d_jax.cli import main\n"
+    "main()"
+)
+
+
+def write_rows(path, count, seed, split):
+    rng = np.random.default_rng(seed)
+    words = ["fever", "cough", "pain", "rash", "fall", "burn", "cut", "bite"]
+    with path.open("a", encoding="utf-8") as file:
+        for index in range(count):
+            chosen = rng.permutation(words)[:4].tolist()
+            label = {"fever": "urgent", "fall": "very urgent"}.get(chosen[0], "non-urgent")
+            row = {
+                "id": f"{split}-{index}",
+                "split": split,
+                "question": f"Patient has {', '.join(chosen)} since {rng.integers(1, 9)} days, SpO2 < 9{index % 9} %",
+                "label": label,
+                "rationale": f"The {chosen[0]} decides.\nSo it is {label}.",
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+def write_config(folder, **changes):
+    data = folder / "rows.jsonl"
+    for split, count in (("train", 40), ("validation", 12), ("test", 50)):
+        write_rows(data, count, len(split), split)
+    config = {
+        "data": {
+            "path": str(data),
+            "columns": {"id": "id", "split": "split"},
+            "input_limit_tokens": 64,
+            "rationale_limit_tokens": 24,
+        },
+        "tokenizer": {"train_vocab_size": 200},
+        "model": {
+            "shape": {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1}
+        },
+        "stage1": STAGE,
+        "stage2": STAGE,
+        "evaluation": {"batch_size": 16},
+        **changes,
+    }
+    path = folder / "config.yaml"
+    YAML().dump(config, path)
+    return path
+
+
+def r2d(*arguments, blocked=False, wait=True):
+    command = [sys.executable, "-c", WITHOUT_TORCH] if blocked else [sys.executable, "-m", "r2d_jax.cli"]
+    environment = os.environ | {"XLA_FLAGS": "", "COLUMNS": "100"}
+    process = subprocess.Popen(
+        [*command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=pathlib.Path(__file__).parents[1],
+    )
+    if not wait:
+        return process
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    return output
+
+
+def result_of(workdir):
+    """Everything that two runs must have in common, bit for bit."""
+    from safetensors.numpy import load_file
+
+    weights = load_file(workdir / "export" / "model.safetensors")
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    metrics.pop("model")
+    return weights, metrics, (workdir / "evaluation" / "predictions.jsonl").read_bytes()
+
+
+def assert_same_result(one, other):
+    weights, metrics, predictions = result_of(one)
+    other_weights, other_metrics, other_predictions = result_of(other)
+    assert weights.keys() == other_weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_array_equal(value, other_weights[name], err_msg=name)
+    assert metrics == other_metrics
+    assert predictions == other_predictions
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, config):
+    """A finished run, made in a process that cannot import torch, TensorFlow or transformers."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    output = r2d("run", "--config", config, "--workdir", workdir, blocked=True)
+    return workdir, output
+
+
+def test_the_job_leaves_what_it_says(finished):
+    workdir, output = finished
+    for name in ("evaluation/predictions.jsonl", "evaluation/metrics.json", "export", "config.yaml"):
+        assert (workdir / name).exists()
+        assert str(workdir / name) in output
+    rows = [json.loads(line) for line in (workdir / "evaluation/predictions.jsonl").open()]
+    assert [row["id"] for row in rows] == [f"test-{index}" for index in range(50)]
+    assert {"label", "label_valid", "label_confidence", "rationale", "gold_label"} <= rows[0].keys()
+    metrics = json.loads((workdir / "evaluation/metrics.json").read_text())
+    assert metrics["rows"] == 50
+    for word in ("loss", "α", "π", "sampled", "examples/s", "left", "checksum", "macro-F1"):
+        assert word in output, word
+
+
+def test_metrics_are_logged_by_step(finished):
+    rows = [json.loads(line) for line in (finished[0] / "stage2" / "metrics.jsonl").open()]
+    trained = [row for row in rows if "train/loss" in row]
+    assert [row["step"] for row in trained] == [2, 4, 6, 8, 10, 12]
+    assert trained[-1]["train/label_weight"] == pytest.approx(0.7)
+    assert trained[-1]["train/sampling_probability"] == pytest.approx(0.9)
+    assert trained[-1]["train/sampled_fraction"] > 0
+    assert [row["step"] for row in rows if "eval/macro_f1" in row] == [4, 8, 12]
+    assert list((finished[0] / "stage2" / "tensorboard").iterdir())
+
+
+def test_the_best_of_stage_2_is_from_after_the_transition(finished):
+    assert json.loads((finished[0] / "run.json").read_text())["stage2_done"]["best_step"] >= 8
+
+
+def test_a_finished_run_is_left_alone(finished, config):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    output = r2d("run", "--config", config, "--workdir", workdir)
+    assert "nothing to do" in output
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()} == before
+
+
+def test_the_same_seed_gives_the_same_bits(finished, config, tmp_path):
+    """Stage by stage this time, which must come to the same."""
+    workdir = tmp_path / "again"
+    for number in ("1", "2"):
+        r2d("train", "--stage", number, "--config", config, "--workdir", workdir)
+    r2d("run", "--config", config, "--workdir", workdir)
+    assert_same_result(finished[0], workdir)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(finished, config, tmp_path):
+    workdir = tmp_path / "stopped"
+    arguments = ("run", "--config", config, "--workdir", workdir)
+    process = r2d(*arguments, wait=False)
+    log = workdir / "stage2" / "metrics.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == EXIT_PREEMPTED, errors
+    assert "Traceback" not in errors
+    output = r2d(*arguments)
+    assert "stage 1: done before" in output
+    assert_same_result(finished[0], workdir)
+
+
+def test_kills_at_any_moment_change_nothing(finished, config, tmp_path):
+    """kill -9 after rising delays, the same command each time, until the job is done."""
+    workdir = tmp_path / "killed"
+    arguments = ("run", "--config", config, "--workdir", workdir)
+    delay, kills = 4.0, 0
+    while True:
+        process = r2d(*arguments, wait=False)
+        try:
+            _, errors = process.communicate(timeout=delay)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            delay, kills = delay + 1.3, kills + 1
+            continue
+        assert process.returncode == 0, errors
+        break
+    assert kills >= 2
+    assert_same_result(finished[0], workdir)
+
+
+def test_predict_gives_the_same_from_run_export_and_import(finished, tmp_path):
+    workdir, _ = finished
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, 50, 4, "test")
+    r2d("import", workdir / "export", "--output", tmp_path / "imported")
+    outputs = []
+    for index, model in enumerate((workdir, workdir / "export", tmp_path / "imported", workdir / "stage2" / "best")):
+        output = tmp_path / f"{index}.jsonl"
+        r2d("predict", "--model", model, "--input", rows, "--output", output, "--batch-size", 7 * (index + 1))
+        outputs.append(output.read_text())
+    assert len(set(outputs)) == 1
+    assert len(outputs[0].splitlines()) == 50
+
+
+def test_import_of_an_export_is_bitwise_equal(finished, tmp_path):
+    from safetensors.numpy import load_file
+
+    r2d("import", finished[0] / "export", "--output", tmp_path / "imported")
+    r2d("export", "--model", tmp_path / "imported", "--output", tmp_path / "again")
+    first = load_file(finished[0] / "export" / "model.safetensors")
+    second = load_file(tmp_path / "again" / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+
+
+def test_transformers_alone_gives_the_same_texts(finished):
+    """The export's own README snippet, on the 50 test rows."""
+    import torch
+    from transformers import AutoTokenizer, T5ForConditionalGeneration
+
+    folder = str(finished[0] / "export")
+    model, info = T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    card = json.loads((finished[0] / "export" / "r2d_model.json").read_text())
+
+    def generate(prompt, limit):
+        with torch.no_grad():
+            ids = tokenizer(prompt, return_tensors="pt").input_ids
+            output = model.generate(ids, max_new_tokens=limit, do_sample=False, num_beams=1)
+        return tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    data = pathlib.Path(YAML(typ="safe").load(finished[0] / "config.yaml")["data"]["path"])
+    questions = {row["id"]: row["question"] for row in map(json.loads, data.open())}
+    predictions = [json.loads(line) for line in (finished[0] / "evaluation/predictions.jsonl").open()]
+    texts = set()
+    for row in predictions:
+        question = questions[row["id"]]
+        label = generate(f"predict: {question}", card["label_tokens"])
+        rationale = generate(f"given label: {label}, explain: {question}", card["rationale_tokens"])
+        assert (label.strip(), rationale) == (row["label"], row["rationale"])
+        texts.add((label, rationale))
+    assert len(texts) > 1
