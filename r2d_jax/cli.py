@@ -23,7 +23,8 @@ ConfigOption = Annotated[
     pathlib.Path, typer.Option("--config", help="YAML file of the run; see configs/.", show_default=False)
 ]
 WorkdirOption = Annotated[
-    pathlib.Path, typer.Option("--workdir", help="Folder of the run; holds all it writes.", show_default=False)
+    pathlib.Path,
+    typer.Option("--workdir", help="Folder of the run; holds all it writes.", show_default=False),
 ]
 ModelOption = Annotated[
     pathlib.Path,
@@ -77,8 +78,8 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
 ) -> None:
     """Predict labelled rows and score them; prints the table of results."""
-    from r2d_jax.evaluation.report import print_results
     from r2d_jax.evaluation.apply import evaluate_model
+    from r2d_jax.evaluation.report import print_results
 
     metrics = evaluate_model(model, output, input_file=input, split=split, batch_size=batch_size)
     print_results(metrics, _console())
@@ -88,7 +89,9 @@ def evaluate(
 @app.command()
 def predict(
     model: ModelOption,
-    input: Annotated[pathlib.Path, typer.Option(help="Rows to predict (JSONL or CSV); labels are not needed.")],
+    input: Annotated[
+        pathlib.Path, typer.Option(help="Rows to predict (JSONL or CSV); labels are not needed.")
+    ],
     output: Annotated[pathlib.Path, typer.Option(help="JSONL file to write: label, confidence, rationale.")],
     question_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
     context_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
@@ -100,7 +103,11 @@ def predict(
 
     columns = {"question": question_column, "context": context_column, "id": id_column}
     rows = predict_file(
-        model, input, output, columns={k: v for k, v in columns.items() if v is not None}, batch_size=batch_size
+        model,
+        input,
+        output,
+        columns={k: v for k, v in columns.items() if v is not None},
+        batch_size=batch_size,
     )
     print(f"{rows} predictions written to {output}")
 

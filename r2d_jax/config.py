@@ -2,12 +2,17 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+SplitName = Literal["train", "validation", "test"]
+
+
+def _same_split_values() -> dict[SplitName, str]:
+    return {"train": "train", "validation": "validation", "test": "test"}
 
 
 @dataclass(frozen=True, config=_strict)
@@ -97,9 +102,7 @@ class DataConfig:
     train_path: str | None = None
     validation_path: str | None = None
     test_path: str | None = None
-    split_values: dict[Literal["train", "validation", "test"], str] = Field(
-        default_factory=lambda: {"train": "train", "validation": "validation", "test": "test"}
-    )
+    split_values: dict[SplitName, str] = Field(default_factory=_same_split_values)
     """Value of the split column for each split."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes validation where none is given."""

@@ -18,7 +18,12 @@ from r2d_jax.errors import UserError
 
 _ADAPTER = TypeAdapter(Config)
 # What a run prints or writes beside its results: may change without making it another run.
-_NOT_IN_HASH = ("tensorboard", "evaluation.worked_examples", "stage1.log_every_steps", "stage2.log_every_steps")
+_NOT_IN_HASH = (
+    "tensorboard",
+    "evaluation.worked_examples",
+    "stage1.log_every_steps",
+    "stage2.log_every_steps",
+)
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
 
 
@@ -63,9 +68,13 @@ def _read_chain(path: pathlib.Path, seen: list[pathlib.Path]) -> dict[str, Any]:
         values = _yaml().load(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise UserError(f"{path} line {line}", f"is not valid YAML ({error.problem})", "Mend this line.") from error
+        raise UserError(
+            f"{path} line {line}", f"is not valid YAML ({error.problem})", "Mend this line."
+        ) from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"is not valid YAML ({type(error).__name__})", "Save it as UTF-8 YAML.") from error
+        raise UserError(
+            str(path), f"is not valid YAML ({type(error).__name__})", "Save it as UTF-8 YAML."
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -83,14 +92,18 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         # A map of names, such as data.columns.rationales, is replaced as a whole.
-        merged[key] = _merged(merged[key], value) if both and key not in ("rationales", "split_values") else value
+        merged[key] = (
+            _merged(merged[key], value) if both and key not in ("rationales", "split_values") else value
+        )
     return merged
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     name, sign, text = override.partition("=")
     if not sign or not name:
-        raise UserError(f"override {override!r}", "is not KEY=VALUE", "Write for example stage1.max_steps=100.")
+        raise UserError(
+            f"override {override!r}", "is not KEY=VALUE", "Write for example stage1.max_steps=100."
+        )
     try:
         value = _yaml().load(text) if text else ""
     except YAMLError as error:
@@ -122,7 +135,9 @@ def _explained(where: str, error: ValidationError) -> UserError:
         return UserError(f"{where}, {field}", "no such setting", hint)
     found = first.get("input")
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return UserError(f"{where}, {field}", f"{message} (found {found!r}, {type(found).__name__})", "Correct the value.")
+    return UserError(
+        f"{where}, {field}", f"{message} (found {found!r}, {type(found).__name__})", "Correct the value."
+    )
 
 
 def dump_config(config: Config) -> str:
@@ -165,12 +180,16 @@ def check_config(config: Config) -> None:
         )
     data = config.data
     if data.source == "files" and not (data.path or data.train_path):
-        raise UserError("data", "no file is named", "Set data.path or data.train_path, or data.source=triage.")
+        raise UserError(
+            "data", "no file is named", "Set data.path or data.train_path, or data.source=triage."
+        )
     if data.path and (data.train_path or data.validation_path or data.test_path):
         raise UserError("data.path", "is set beside files by split", "Use either.")
     shares = data.triage.class_shares
     if len(shares) != 5 or min(shares) < 0 or sum(shares) <= 0:
-        raise UserError("data.triage.class_shares", f"{list(shares)} are no five shares", "Give five numbers >= 0.")
+        raise UserError(
+            "data.triage.class_shares", f"{list(shares)} are no five shares", "Give five numbers >= 0."
+        )
     if len(set(data.split_values.values())) < len(data.split_values):
         raise UserError("data.split_values", "two splits have the same value", "Give each its own.")
 
@@ -184,7 +203,9 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
                 f"Set at most {stage.max_steps}.",
             )
     if stage.optimizer.warmup_steps >= stage.max_steps:
-        raise UserError(f"{name}.optimizer.warmup_steps", "leaves no step to decay", f"Set below {stage.max_steps}.")
+        raise UserError(
+            f"{name}.optimizer.warmup_steps", "leaves no step to decay", f"Set below {stage.max_steps}."
+        )
     if stage.batch_size % stage.micro_batches:
         below = max(stage.batch_size // stage.micro_batches, 1) * stage.micro_batches
         raise UserError(
@@ -197,8 +218,12 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
             raise UserError(f"{name}.optimizer.{key}", "must be below 1", "Use for example 0.9.")
     sources = TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
     if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
-        raise UserError(f"{name}.rationale_source", "several sources and none chosen", f"Choose of {sources}.")
+        raise UserError(
+            f"{name}.rationale_source", "several sources and none chosen", f"Choose of {sources}."
+        )
     if stage.rationale_source is not None and stage.rationale_source not in sources:
         raise UserError(
-            f"{name}.rationale_source", f"{stage.rationale_source!r} is no source", f"Choose of {', '.join(sources)}."
+            f"{name}.rationale_source",
+            f"{stage.rationale_source!r} is no source",
+            f"Choose of {', '.join(sources)}.",
         )

@@ -29,7 +29,9 @@ def test_schedules_have_the_published_values(step, alpha, pi):
     assert float(label_weight(jnp.int32(step), PUBLISHED)) == pytest.approx(alpha, abs=1e-6)
     assert float(sampling_probability(jnp.int32(step), PUBLISHED)) == pytest.approx(pi, rel=8e-3, abs=1e-9)
     if step == 9000:
-        assert float(sampling_probability(jnp.int32(step), PUBLISHED)) == pytest.approx(7500 / 18000, rel=1e-6)
+        assert float(sampling_probability(jnp.int32(step), PUBLISHED)) == pytest.approx(
+            7500 / 18000, rel=1e-6
+        )
 
 
 def test_selection_starts_after_warmup_and_transition():

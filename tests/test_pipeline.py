@@ -42,7 +42,9 @@ def test_going_on_gives_the_same_rows(start):
 
 
 def test_seeds_differ():
-    assert first(train_batches(features(50), 8, seed=1), 3) != first(train_batches(features(50), 8, seed=2), 3)
+    assert first(train_batches(features(50), 8, seed=1), 3) != first(
+        train_batches(features(50), 8, seed=2), 3
+    )
 
 
 def test_arrays_of_a_row_stay_together_and_are_int32():

@@ -62,7 +62,14 @@ def write_config(folder, **changes):
         },
         "tokenizer": {"train_vocab_size": 200},
         "model": {
-            "shape": {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1}
+            "shape": {
+                "d_model": 32,
+                "d_ff": 48,
+                "d_kv": 8,
+                "num_heads": 4,
+                "num_layers": 1,
+                "num_decoder_layers": 1,
+            }
         },
         "stage1": STAGE,
         "stage2": STAGE,
@@ -214,7 +221,9 @@ def test_predict_gives_the_same_from_run_export_and_import(finished, tmp_path):
     write_rows(rows, 50, 4, "test")
     r2d("import", workdir / "export", "--output", tmp_path / "imported")
     outputs = []
-    for index, model in enumerate((workdir, workdir / "export", tmp_path / "imported", workdir / "stage2" / "best")):
+    for index, model in enumerate(
+        (workdir, workdir / "export", tmp_path / "imported", workdir / "stage2" / "best")
+    ):
         output = tmp_path / f"{index}.jsonl"
         r2d("predict", "--model", model, "--input", rows, "--output", output, "--batch-size", 7 * (index + 1))
         outputs.append(output.read_text())

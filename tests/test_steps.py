@@ -40,8 +40,13 @@ def batch_of(rows, question=QUESTION, label=LABEL, rationale=RATIONALE):
 
     columns = list(zip(*rows, strict=True))
     arrays = {"row_weight": np.ones(len(rows), np.float32)}
-    for name, values, width in zip(("question", "label", "rationale"), columns, (question, label, rationale), strict=True):
-        arrays |= {f"{name}_ids": pad(values, width), f"{name}_length": np.array(list(map(len, values)), np.int32)}
+    for name, values, width in zip(
+        ("question", "label", "rationale"), columns, (question, label, rationale), strict=True
+    ):
+        arrays |= {
+            f"{name}_ids": pad(values, width),
+            f"{name}_length": np.array(list(map(len, values)), np.int32),
+        }
     return arrays
 
 
@@ -54,7 +59,10 @@ def factory_and_params(tmp_path, model, dropout=0.0):
 @pytest.fixture(scope="module")
 def one_device():
     return jax.make_mesh(
-        (1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,) * 3
+        (1, 1, 1),
+        ("data", "fsdp", "tensor"),
+        devices=jax.devices()[:1],
+        axis_types=(jax.sharding.AxisType.Auto,) * 3,
     )
 
 
@@ -63,7 +71,9 @@ def context_of(factory, width=40):
 
 
 def start(params, config, mesh, step=0):
-    state = fresh_state(jax.tree.map(jnp.asarray, params), make_optimizer(config.optimizer, config.max_steps), mesh)
+    state = fresh_state(
+        jax.tree.map(jnp.asarray, params), make_optimizer(config.optimizer, config.max_steps), mesh
+    )
     step = jax.device_put(state.step + step, state.step.sharding)
     return TrainState(step, state.params, state.opt_state)
 
@@ -94,7 +104,11 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
         objective = steps.stage1_objective(context)
     elif kind == "gold labels":
         config = Stage2Config(
-            max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER, warmup_fraction=0.2, max_sampling_probability=0.0
+            max_steps=20,
+            batch_size=ROWS,
+            optimizer=OPTIMIZER,
+            warmup_fraction=0.2,
+            max_sampling_probability=0.0,
         )
         objective = steps.stage2_objective(context, config)
     else:
@@ -151,7 +165,9 @@ def gradient(factory, params, config, batch, step):
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
     def loss_of(params):
-        return objective.combine(objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, jnp.int32(step))[0]
+        return objective.combine(
+            objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, jnp.int32(step)
+        )[0]
 
     return jax.jit(jax.grad(loss_of))(params)
 
@@ -162,7 +178,9 @@ def test_no_gradient_flows_through_the_label_decode(small):
     rows = random_rows(11)
     model = factory.merge(params)
     batch = batch_of(rows)
-    ids, mask = PromptBuilder(TOKENS, 40).predict(jnp.asarray(batch["question_ids"]), jnp.asarray(batch["question_length"]))
+    ids, mask = PromptBuilder(TOKENS, 40).predict(
+        jnp.asarray(batch["question_ids"]), jnp.asarray(batch["question_length"])
+    )
     decoded = steps.greedy_decode(model, model.encode(ids, mask), mask, max_tokens=LABEL, vocab_limit=96)
 
     def with_given(prompts, given):
@@ -177,20 +195,25 @@ def test_no_gradient_flows_through_the_label_decode(small):
     sampled = gradient(factory, params, SAMPLING, batch, 10)
     never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
     context = context_of(factory)
-    forced = dataclasses.replace(context, prompts=with_given(context.prompts, (decoded.token_ids, decoded.lengths)))
+    forced = dataclasses.replace(
+        context, prompts=with_given(context.prompts, (decoded.token_ids, decoded.lengths))
+    )
     objective = steps.stage2_objective(forced, never)
     jbatch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
     expected = jax.jit(
         jax.grad(
-            lambda p: objective.combine(objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, jnp.int32(10))[0]
+            lambda p: objective.combine(
+                objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, jnp.int32(10)
+            )[0]
         )
     )(params)
     teacher_forced = gradient(factory, params, never, batch, 10)
     for name, value in flatten(sampled).items():
         np.testing.assert_allclose(value, flatten(expected)[name], rtol=1e-5, atol=1e-6, err_msg=name)
     assert any(
-        not np.allclose(value, flatten(teacher_forced)[name], atol=1e-4) for name, value in flatten(sampled).items()
+        not np.allclose(value, flatten(teacher_forced)[name], atol=1e-4)
+        for name, value in flatten(sampled).items()
     )
 
 
@@ -298,13 +321,17 @@ def test_published_decode_keeps_dropout_on(with_dropout, one_device):
     published = dataclasses.replace(SAMPLING, label_decode_dropout=True)
     ours = run_steps(factory, with_dropout[1], SAMPLING, one_device)
     theirs = run_steps(factory, with_dropout[1], published, one_device)
-    assert [row["label_loss"] for row in ours[1]][0] == [row["label_loss"] for row in theirs[1]][0]
+    assert ours[1][0]["label_loss"] == theirs[1][0]["label_loss"]
     assert [row["rationale_loss"] for row in ours[1]] != [row["rationale_loss"] for row in theirs[1]]
 
 
 def test_row_keys_depend_on_everything_they_should():
     def key(seed=0, stage=1, step=0, row=0, purpose=0):
-        return tuple(jax.random.key_data(steps.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[0].tolist())
+        return tuple(
+            jax.random.key_data(steps.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[
+                0
+            ].tolist()
+        )
 
     keys = [key(), key(seed=1), key(stage=2), key(step=1), key(row=1), key(purpose=1)]
     assert len(set(keys)) == len(keys)

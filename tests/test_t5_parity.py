@@ -2,27 +2,29 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from t5_cases import TOLERANCE, strict_and_single_threaded
 
 from r2d_jax.config import T5Config
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
-from r2d_jax.model.layers import RowDropout, relative_position_buckets
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.model.t5 import shift_right
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-TOLERANCE = 1e-4
 NEW_TOKENS = 40
+Prompts = tuple[np.ndarray, np.ndarray]
 # Heads x size (96) unlike the width (64).
-ODD = {"vocab_size": 200, "d_model": 64, "d_ff": 112, "d_kv": 24, "num_heads": 4}
+ODD: dict[str, Any] = {"vocab_size": 200, "d_model": 64, "d_ff": 112, "d_kv": 24, "num_heads": 4}
 VARIANTS = {
     "t5_1_0": T5Config(**ODD, num_layers=2, num_decoder_layers=2),
     "t5_1_1": T5Config(
@@ -34,17 +36,9 @@ END_SCALE = {"t5_1_0": 4.0, "t5_1_1": 2.5}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _strict_promotion_and_one_torch_thread() -> Iterator[None]:
-    # At this size torch spends its time in handing work between threads.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", before[0])
-    jax.config.update("jax_numpy_rank_promotion", before[1])
-    torch.set_num_threads(threads)
+def _strict() -> Iterator[None]:
+    with strict_and_single_threaded():
+        yield
 
 
 def _lively(config: T5Config, seed: int, end_scale: float) -> dict:
@@ -75,7 +69,7 @@ class Pair:
 
     factory: T5Factory
     params: dict
-    torch_model: "transformers.T5ForConditionalGeneration"
+    torch_model: Any
 
     def logits(self, input_ids: np.ndarray, mask: np.ndarray, decoder_ids: np.ndarray) -> np.ndarray:
         """Our float32 logits [B, T, V]."""
@@ -151,7 +145,7 @@ def _targets(seed: int, rows: int, length: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def prompts() -> tuple[np.ndarray, np.ndarray]:
+def prompts() -> Prompts:
     return _rows(7, [int(n) for n in np.random.default_rng(5).integers(2, 49, 64)], 48)
 
 
@@ -165,7 +159,7 @@ def test_logits_equal_torch_beyond_the_largest_distance(pair: Pair) -> None:
     assert worst <= TOLERANCE
 
 
-def test_gradients_equal_torch(pair: Pair, tmp_path) -> None:
+def test_gradients_equal_torch(pair: Pair, tmp_path: pathlib.Path) -> None:
     ids, mask = _rows(2, [20, 9, 14])
     targets = np.random.default_rng(3).integers(2, 200, (3, 12)).astype(np.int32)
 
@@ -196,7 +190,7 @@ def test_gradients_equal_torch(pair: Pair, tmp_path) -> None:
         )
 
 
-def test_greedy_tokens_equal_torch(pair: Pair, prompts) -> None:
+def test_greedy_tokens_equal_torch(pair: Pair, prompts: Prompts) -> None:
     decoded = pair.greedy(*prompts)
     np.testing.assert_array_equal(decoded.token_ids, pair.torch_greedy(*prompts))
     ended = int(decoded.finished.sum())
@@ -209,7 +203,7 @@ def test_greedy_tokens_equal_torch(pair: Pair, prompts) -> None:
         assert not row[length + 1 :].any(), "only padding after the end token"
 
 
-def test_confidence_is_the_mean_log_probability_of_the_written_tokens(pair: Pair, prompts) -> None:
+def test_confidence_is_the_mean_log_probability_of_the_written_tokens(pair: Pair, prompts: Prompts) -> None:
     decoded = pair.greedy(*prompts)
     logits = torch.tensor(
         pair.torch_logits(*prompts, np.asarray(shift_right(jnp.asarray(decoded.token_ids))))
@@ -262,7 +256,7 @@ def test_greedy_does_not_depend_on_batch_or_padding(pair: Pair) -> None:
         np.testing.assert_array_equal(alone.token_ids[0], together.token_ids[row])
 
 
-def test_ids_beyond_the_tokenizer_are_never_chosen(pair: Pair, prompts) -> None:
+def test_ids_beyond_the_tokenizer_are_never_chosen(pair: Pair, prompts: Prompts) -> None:
     flat = flatten(pair.params)
     output = "embedding" if pair.factory.config.tie_word_embeddings else "head"
     flat[output] = np.array(flat[output])
@@ -277,7 +271,7 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(pair: Pair, prompts) -> None:
     np.testing.assert_array_equal(pair.greedy(*prompts, vocab_limit=180).token_ids[:16], suppressed)
 
 
-def test_an_end_on_the_last_position_counts_as_finished(pair: Pair, prompts) -> None:
+def test_an_end_on_the_last_position_counts_as_finished(pair: Pair, prompts: Prompts) -> None:
     whole = pair.greedy(*prompts)
     ended = np.flatnonzero(whole.finished & (whole.lengths >= 2))
     row = int(ended[np.argmin(whole.lengths[ended])])
@@ -288,27 +282,6 @@ def test_an_end_on_the_last_position_counts_as_finished(pair: Pair, prompts) -> 
     assert (bool(short.finished[0]), int(short.lengths[0])) == (False, length)
     assert 1 not in short.token_ids
     np.testing.assert_array_equal(exact.token_ids[0, :-1], short.token_ids[0])
-
-
-@pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize(
-    ("buckets", "largest"), [(32, 128), (16, 64), (8, 20), (64, 256), (32, 1024), (32, 33)]
-)
-def test_position_buckets_equal_torch(bidirectional: bool, buckets: int, largest: int) -> None:
-    from transformers.models.t5.modeling_t5 import T5Attention
-
-    positions = torch.arange(601)
-    theirs = T5Attention._relative_position_bucket(
-        positions[None, :] - positions[:, None],
-        bidirectional=bidirectional,
-        num_buckets=buckets,
-        max_distance=largest,
-    )
-    ours = relative_position_buckets(
-        601, 601, bidirectional=bidirectional, num_buckets=buckets, max_distance=largest
-    )
-    assert ours.dtype == np.int32
-    np.testing.assert_array_equal(ours, theirs.numpy())
 
 
 def test_bfloat16_computes_close_with_float32_weights_and_logits(pair: Pair) -> None:
@@ -332,51 +305,6 @@ def _keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(9), count)
 
 
-def test_a_rows_dropout_mask_depends_on_its_key_alone() -> None:
-    keys, x = _keys(5), jnp.ones((5, 7, 9))
-    together = np.asarray(RowDropout(keys, 0.3).at(2)(x))
-    order = np.array([3, 0, 4, 1, 2])
-    np.testing.assert_array_equal(RowDropout(keys[order], 0.3).at(2)(x), together[order])
-    for row in range(5):
-        alone = RowDropout(keys[row : row + 1], 0.3).at(2)(x[:1])
-        np.testing.assert_array_equal(alone[0], together[row])
-    assert len({row.tobytes() for row in together}) == 5
-
-
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
-    out = np.asarray(RowDropout(_keys(8), rate)(jnp.ones((8, 251, 101))))
-    five_sigma = 5 * np.sqrt(rate * (1 - rate) / out.size)
-    assert abs((out == 0).mean() - rate) < five_sigma + 2**-16
-    np.testing.assert_allclose(np.unique(out), [0, 1 / (1 - rate)], rtol=1e-3)
-    assert abs(out.mean() - 1) < five_sigma / (1 - rate) + 1e-3
-    # The two halves of a random word are neighbours: their fates must be independent.
-    dropped = (out == 0).reshape(8, -1)[:, : out[0].size // 2 * 2]
-    both = (dropped[:, ::2] & dropped[:, 1::2]).mean()
-    assert abs(both - rate**2) < 5 * np.sqrt(rate**2 * (1 - rate**2) / (dropped.size / 2)) + 1e-4
-
-
-def test_dropout_off_is_the_identity() -> None:
-    x = jnp.arange(6, dtype=jnp.bfloat16).reshape(1, 2, 3)
-    for dropout in (RowDropout(_keys(1), 0.0), RowDropout(None, 0.5), RowDropout(None, 0.5).at(3)):
-        np.testing.assert_array_equal(np.asarray(dropout(x), np.float32), np.asarray(x, np.float32))
-        assert dropout(x).dtype == x.dtype
-
-
-def test_dropout_places_differ() -> None:
-    top, x = RowDropout(_keys(2), 0.5), jnp.ones((2, 40))
-    places = [top, top.at(0), top.at(1), top.at(0).at(1), top.at(1).at(0)]
-    assert len({np.asarray(place(x)).tobytes() for place in places}) == len(places)
-
-
-def test_gradient_through_dropout_is_the_scaled_mask() -> None:
-    dropout, x = RowDropout(_keys(3), 0.25), jax.random.normal(jax.random.key(1), (3, 31))
-    gradient = np.asarray(jax.grad(lambda x: dropout(x).sum())(x))
-    kept = np.asarray(dropout(jnp.ones_like(x))) != 0
-    np.testing.assert_allclose(gradient, np.where(kept, 4 / 3, 0.0), rtol=1e-6)
-    assert 0 < kept.mean() < 1
-
-
 def test_a_rows_dropped_out_pass_does_not_depend_on_its_batch() -> None:
     factory = T5Factory(VARIANTS["t5_1_1"])
     params = _lively(factory.config, seed=4, end_scale=1.0)
@@ -397,7 +325,7 @@ def test_a_rows_dropped_out_pass_does_not_depend_on_its_batch() -> None:
     np.testing.assert_allclose(permuted, together[order], atol=TOLERANCE)
 
 
-def test_imported_torch_weights_give_torchs_logits(tmp_path) -> None:
+def test_imported_torch_weights_give_torchs_logits(tmp_path: pathlib.Path) -> None:
     torch.manual_seed(0)
     config = transformers.T5Config(**ODD, num_layers=1, num_decoder_layers=3, feed_forward_proj="gated-gelu")
     model = transformers.T5ForConditionalGeneration(config).eval()

@@ -109,12 +109,17 @@ class Trainer:
     def stage2(self, rows, weight, max_label_tokens, *, predicted):
         """One step with alpha = weight, all rows given the gold or all given the predicted label."""
         questions = [row[0] for row in rows]
-        labels = greedy_labels(self.model, questions, max_label_tokens) if predicted else [row[1][:-1] for row in rows]
+        labels = (
+            greedy_labels(self.model, questions, max_label_tokens)
+            if predicted
+            else [row[1][:-1] for row in rows]
+        )
         label_sum, label_count = loss_sum_and_count(
             self.model, [[*PREDICT, *question, END] for question in questions], [row[1] for row in rows]
         )
         prompts = [
-            [*GIVEN, *label, *THEN_EXPLAIN, *question, END] for question, label in zip(questions, labels, strict=True)
+            [*GIVEN, *label, *THEN_EXPLAIN, *question, END]
+            for question, label in zip(questions, labels, strict=True)
         ]
         rationale_sum, rationale_count = loss_sum_and_count(self.model, prompts, [row[2] for row in rows])
         loss = weight * label_sum / label_count + (1 - weight) * rationale_sum / rationale_count

@@ -60,4 +60,6 @@ def evaluation_batches(features: Features, batch_size: int) -> Iterator[Batch]:
         rows = np.arange(index * batch_size, (index + 1) * batch_size)
         real = rows < len(features)
         picked = np.where(real, rows, 0)
-        yield {name: array[picked] for name, array in arrays.items()} | {"row_weight": real.astype(np.float32)}
+        yield {name: array[picked] for name, array in arrays.items()} | {
+            "row_weight": real.astype(np.float32)
+        }

@@ -122,7 +122,11 @@ class PromptBuilder:
         return self._with_end([prefix, (question_ids, question_length)])
 
     def explain_given_label(
-        self, question_ids: jax.Array, question_length: jax.Array, label_ids: jax.Array, label_length: jax.Array
+        self,
+        question_ids: jax.Array,
+        question_length: jax.Array,
+        label_ids: jax.Array,
+        label_length: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         """`given label: {label}, explain: {question}` as ids and mask int32 [B, S].
 

@@ -34,7 +34,9 @@ def read_text(path: pathlib.Path, encoding: str = "utf-8") -> str:
     if path.is_dir():
         raise UserError(str(path), "is a folder, not a file", "Name the file itself.")
     if path.suffix.lower() not in FORMATS:
-        raise UserError(str(path), f"{path.suffix or 'no ending'} is not a known format", f"Use {', '.join(FORMATS)}.")
+        raise UserError(
+            str(path), f"{path.suffix or 'no ending'} is not a known format", f"Use {', '.join(FORMATS)}."
+        )
     data = path.read_bytes()
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
@@ -91,7 +93,9 @@ def _jsonl_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
         value = _parse_json(str(path), line, number)
         if not isinstance(value, dict):
             raise UserError(
-                f"{path} line {number}", f"is a JSON {type(value).__name__}, not an object", "Write one {...} a line."
+                f"{path} line {number}",
+                f"is a JSON {type(value).__name__}, not an object",
+                "Write one {...} a line.",
             )
         yield Row(number, value)
 
@@ -99,10 +103,14 @@ def _jsonl_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
 def _json_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
     rows = _parse_json(str(path), text, 1)
     if not isinstance(rows, list):
-        raise UserError(str(path), "is no JSON array", "Write [{...}, {...}], or one object a line as .jsonl.")
+        raise UserError(
+            str(path), "is no JSON array", "Write [{...}, {...}], or one object a line as .jsonl."
+        )
     for number, value in enumerate(rows, start=1):
         if not isinstance(value, dict):
-            raise UserError(f"{path} element {number}", f"is a {type(value).__name__}, not an object", "Mend this row.")
+            raise UserError(
+                f"{path} element {number}", f"is a {type(value).__name__}, not an object", "Mend this row."
+            )
         yield Row(number, value)
 
 
@@ -113,7 +121,9 @@ def _csv_rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:
         header = next(reader)
         twice = {name for name in header if header.count(name) > 1}
         if twice:
-            raise UserError(f"{path} line 1", f"column {sorted(twice)[0]!r} stands twice", "Rename one of them.")
+            raise UserError(
+                f"{path} line 1", f"column {sorted(twice)[0]!r} stands twice", "Rename one of them."
+            )
         before = reader.line_num
         for record, cells in enumerate(reader, start=1):
             line, before = before + 1, reader.line_num
@@ -127,7 +137,9 @@ def _csv_rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:
                 )
             yield Row(line, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}", f"broken quoting ({error})", "Mend this row.") from error
+        raise UserError(
+            f"{path} line {reader.line_num}", f"broken quoting ({error})", "Mend this row."
+        ) from error
 
 
 def _require_columns(path: pathlib.Path, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -176,7 +188,10 @@ def read_split_examples(
     if not rows:
         raise UserError(str(path), "holds no rows", "Give a file with rows.")
     targets = [columns.label, *(columns.rationales[name] for name in rationale_sources)]
-    wanted = [columns.question, *filter(None, (columns.context, columns.id, columns.split if need_targets else None))]
+    wanted = [
+        columns.question,
+        *filter(None, (columns.context, columns.id, columns.split if need_targets else None)),
+    ]
     found = list(dict.fromkeys(name for row in rows for name in row.cells))
     _require_columns(path, found, [*wanted, *(targets if need_targets else [])])
     examples, seen = [], dict[str, int]()
@@ -184,7 +199,9 @@ def read_split_examples(
         row_id = _text(path, row, columns.id, required=True) if columns.id else f"line {row.line}"
         if row_id in seen:
             raise UserError(
-                f"{path} line {row.line}", f"has the id of line {seen[row_id]}", "Give every row an id of its own."
+                f"{path} line {row.line}",
+                f"has the id of line {seen[row_id]}",
+                "Give every row an id of its own.",
             )
         seen[row_id] = row.line
         examples.append(

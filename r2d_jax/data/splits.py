@@ -31,7 +31,9 @@ def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str])
         from r2d_jax.data.triage import generate
 
         return generate(config.triage, seed)
-    rows = _from_one_file(config, rationale_sources) if config.path else _from_files(config, rationale_sources)
+    rows = (
+        _from_one_file(config, rationale_sources) if config.path else _from_files(config, rationale_sources)
+    )
     if not rows["train"]:
         raise UserError("data", "the train split has no rows", "Check data.split_values or data.train_path.")
     if not rows["validation"]:
@@ -52,8 +54,12 @@ _EMPTY_SPLIT = {
 def _from_one_file(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Example]]:
     assert config.path is not None
     if config.columns.split is None:
-        raise UserError("data.path", "one file needs data.columns.split", "Name the column, or use data.train_path.")
-    rows = read_split_examples(config.path, config.columns, rationale_sources=sources, encoding=config.encoding)
+        raise UserError(
+            "data.path", "one file needs data.columns.split", "Name the column, or use data.train_path."
+        )
+    rows = read_split_examples(
+        config.path, config.columns, rationale_sources=sources, encoding=config.encoding
+    )
     names = {value: name for name, value in config.split_values.items()}
     unknown = sorted({row.split for row in rows} - names.keys())
     if unknown:
@@ -72,7 +78,9 @@ def _from_files(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Ex
     paths = {"train": config.train_path, "validation": config.validation_path, "test": config.test_path}
     columns = config.columns
     return {
-        name: read_examples(path, columns, rationale_sources=sources, encoding=config.encoding) if path else []
+        name: read_examples(path, columns, rationale_sources=sources, encoding=config.encoding)
+        if path
+        else []
         for name, path in paths.items()
     }
 
@@ -134,7 +142,9 @@ def split_warnings(splits: Splits) -> list[str]:
         spellings[_bare(label)].append(label)
     for same in spellings.values():
         if len(same) > 1:
-            found.append(f"labels that differ only in case, spacing, signs or accents: {', '.join(map(repr, same))}")
+            found.append(
+                f"labels that differ only in case, spacing, signs or accents: {', '.join(map(repr, same))}"
+            )
     learned = {example.label for example in splits.train}
     for name in ("validation", "test"):
         unseen = sorted({example.label for example in getattr(splits, name)} - learned)
@@ -175,12 +185,16 @@ def _lost_characters(splits: Splits, unknown_characters: Callable[[str], set[str
     for rows in _each(splits).values():
         for row in rows:
             texts = {"question": row.question, "context": row.context}
-            for name, text in (texts | {f"rationale {key}": value for key, value in row.rationales.items()}).items():
+            for name, text in (
+                texts | {f"rationale {key}": value for key, value in row.rationales.items()}
+            ).items():
                 fields[name].update(char for char in text if ord(char) > 126)
     found = []
     for name, counts in sorted(fields.items()):
         lost = {char: counts[char] for char in unknown_characters("".join(counts))}
         if lost:
             shown = ", ".join(f"U+{ord(char):04X} {count}x" for char, count in sorted(lost.items())[:8])
-            found.append(f"{name}: {sum(lost.values())} characters that the vocabulary cannot carry ({shown})")
+            found.append(
+                f"{name}: {sum(lost.values())} characters that the vocabulary cannot carry ({shown})"
+            )
     return found

@@ -1,4 +1,4 @@
-"""Characters that a vocabulary lacks, carried as written markers; in: a character test, out: a map baked into a tokenizer."""
+"""Characters that a vocabulary lacks, as written markers; in: a test of characters, out: the markers needed."""
 
 from collections.abc import Callable, Mapping
 

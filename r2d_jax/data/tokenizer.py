@@ -133,7 +133,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens and ids beyond the vocabulary are skipped, blanks are not tidied."""
-        return self._backend.decode([index for index in ids if 0 <= index < self.size], skip_special_tokens=True)
+        return self._backend.decode(
+            [index for index in ids if 0 <= index < self.size], skip_special_tokens=True
+        )
 
     def unknown_characters(self, text: str) -> set[str]:
         """Characters of the text that do not survive encode and decode."""
@@ -164,7 +166,8 @@ def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     markers = needed_markers(lambda char: _survives(backend, char))
     breaks = [normalizers.Replace(line_break, "\n") for line_break in LINE_BREAKS]
     replaced = [
-        normalizers.Replace(char, f" {marker} " if char == LINE_BREAK else marker) for char, marker in markers.items()
+        normalizers.Replace(char, f" {marker} " if char == LINE_BREAK else marker)
+        for char, marker in markers.items()
     ]
     backend.normalizer = normalizers.Sequence([*breaks, *replaced, backend.normalizer])
     restored = [

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -35,7 +35,6 @@ from r2d_jax.runtime.checkpoint import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 
-
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
 
@@ -60,7 +59,9 @@ def _predictor(
     shapes = encoder.shapes(encoded)
     features = encoder.features(encoded, shapes)
     if features.cut_questions:
-        print(f"warning: {features.cut_questions} of {len(examples)} inputs were cut to {shapes.question} tokens")
+        print(
+            f"warning: {features.cut_questions} of {len(examples)} inputs were cut to {shapes.question} tokens"
+        )
     prompts = shapes.prompt_builder(encoder.tokens)
     tokens = model.card.rationale_tokens
     return Predictor(model.factory, prompts, model.tokenizer, model.card.label_tokens, tokens, mesh), features
@@ -71,7 +72,7 @@ def predict_file(
     input_file: pathlib.Path,
     output_file: pathlib.Path,
     *,
-    columns: Mapping[str, str],
+    columns: dict[str, Any],
     batch_size: int,
 ) -> int:
     """Predict every row of a file, in order; a row without a question stays in place, marked.
@@ -90,7 +91,9 @@ def predict_file(
         UserError: a fault of the file or folder.
     """
     if not output_file.absolute().parent.is_dir():
-        raise UserError(str(output_file), "its folder does not exist", "Create it, or choose another --output.")
+        raise UserError(
+            str(output_file), "its folder does not exist", "Create it, or choose another --output."
+        )
     model, mesh = _open(model_path, batch_size)
     named = dataclasses.replace(model.card.columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
@@ -127,7 +130,9 @@ def evaluate_model(
     config = _run_config(find_model_folder(model_path))
     if input_file is not None:
         source = next(iter(model.card.columns.rationales))
-        examples: Sequence[Example] = read_examples(input_file, model.card.columns, rationale_sources=(source,))
+        examples: Sequence[Example] = read_examples(
+            input_file, model.card.columns, rationale_sources=(source,)
+        )
     elif config is None:
         raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")
     elif split not in ("test", "validation"):
@@ -182,7 +187,9 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     save_weights(folder / WEIGHTS_FOLDER, params)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
-    return f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
+    return (
+        f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
+    )
 
 
 def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer) -> ModelCard:

@@ -7,7 +7,13 @@ from typing import Any
 
 from r2d_jax.data.features import Features, question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.metrics import bleu, evidence_fraction, label_agreement, label_metrics, normalise_label
+from r2d_jax.evaluation.metrics import (
+    bleu,
+    evidence_fraction,
+    label_agreement,
+    label_metrics,
+    normalise_label,
+)
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
@@ -29,7 +35,9 @@ def label_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
     """One line of predictions.jsonl; label_valid is null where the model has no label set."""
-    valid = normalise_label(prediction.label) in {normalise_label(label) for label in labels} if labels else None
+    valid = (
+        normalise_label(prediction.label) in {normalise_label(label) for label in labels} if labels else None
+    )
     return {
         "id": row_id,
         "label": prediction.label,
@@ -84,7 +92,10 @@ def evaluate_rows(
 
 
 def score(
-    examples: Sequence[Example], predictions: Sequence[Prediction], labels: Sequence[str], rationale_source: str
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    rationale_source: str,
 ) -> dict[str, Any]:
     """All test metrics of predictions against the gold rows."""
     predicted = [prediction.label for prediction in predictions]
@@ -95,7 +106,9 @@ def score(
     metrics["evidence_fraction"] = evidence_fraction(rationales, [example.evidence for example in examples])
     metrics["label_agreement"] = label_agreement(rationales, predicted, labels)
     metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
-    metrics["rationale_limit_fraction"] = _share(not prediction.rationale_finished for prediction in predictions)
+    metrics["rationale_limit_fraction"] = _share(
+        not prediction.rationale_finished for prediction in predictions
+    )
     return metrics
 
 

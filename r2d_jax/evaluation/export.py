@@ -82,7 +82,11 @@ def export_model(
 
 
 def _generation(card: ModelCard, tokenizer: Tokenizer) -> dict[str, object]:
-    settings: dict[str, object] = {"do_sample": False, "num_beams": 1, "max_new_tokens": card.rationale_tokens}
+    settings: dict[str, object] = {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": card.rationale_tokens,
+    }
     spare = list(range(tokenizer.size, card.shape.vocab_size))
     # Padding rows of the embedding have no text; `r2d predict` never chooses them either.
     return settings | ({"suppress_tokens": spare} if spare else {})

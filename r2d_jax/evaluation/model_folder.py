@@ -50,7 +50,10 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The text of r2d_model.json."""
-        return json.dumps(TypeAdapter(ModelCard).dump_python(self, mode="json"), indent=2, ensure_ascii=False) + "\n"
+        return (
+            json.dumps(TypeAdapter(ModelCard).dump_python(self, mode="json"), indent=2, ensure_ascii=False)
+            + "\n"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,9 @@ def read_card(folder: pathlib.Path) -> ModelCard:
         return TypeAdapter(ModelCard).validate_json(path.read_text(encoding="utf-8"), strict=False)
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(str(path), f"not a readable model card ({reason})", "Export or import the model again.") from error
+        raise UserError(
+            str(path), f"not a readable model card ({reason})", "Export or import the model again."
+        ) from error
 
 
 def find_model_folder(path: pathlib.Path) -> pathlib.Path:
@@ -87,12 +92,18 @@ def find_model_folder(path: pathlib.Path) -> pathlib.Path:
     """
     start = path.absolute()
     if not start.exists():
-        raise UserError(str(path), "no such folder", "Give a run's workdir, an exported or an imported folder.")
+        raise UserError(
+            str(path), "no such folder", "Give a run's workdir, an exported or an imported folder."
+        )
     for folder in (start, *list(start.parents)[:3]):
         if (folder / CARD_FILE).is_file():
             return folder
     below = sorted(start.glob(f"*/{CARD_FILE}")) if start.is_dir() else []
-    hint = f"Did you mean {below[0].parent}?" if below else "Give a run's workdir, an exported or an imported folder."
+    hint = (
+        f"Did you mean {below[0].parent}?"
+        if below
+        else "Give a run's workdir, an exported or an imported folder."
+    )
     raise UserError(str(path), f"no {CARD_FILE} here or above", hint)
 
 
@@ -136,7 +147,9 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
     factory = T5Factory(card.shape, compute_dtype or card.compute_dtype)
     if is_hf:
         _, params = read_hf_folder(folder)
-        return LoadedModel(card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE))
+        return LoadedModel(
+            card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE)
+        )
     source = _weights_source(folder, path)
     params = restore_weights(source, with_shardings(factory.abstract_params, mesh))
     return LoadedModel(card, factory, params, tokenizer, str(source))

@@ -60,7 +60,13 @@ class Predictor:
 
     @classmethod
     def for_shapes(
-        cls, factory: T5Factory, tokenizer: Tokenizer, shapes: Shapes, prompts: PromptBuilder, rationale_tokens: int, mesh: Mesh
+        cls,
+        factory: T5Factory,
+        tokenizer: Tokenizer,
+        shapes: Shapes,
+        prompts: PromptBuilder,
+        rationale_tokens: int,
+        mesh: Mesh,
     ) -> "Predictor":
         """A predictor whose label limit is that of the shapes."""
         return cls(factory, prompts, tokenizer, shapes.label, rationale_tokens, mesh)
@@ -69,16 +75,26 @@ class Predictor:
         model = self.factory.merge(params)
         ids, mask = self.prompts.predict(batch["question_ids"], batch["question_length"])
         return greedy_decode(
-            model, model.encode(ids, mask), mask, max_tokens=self.label_tokens, vocab_limit=self.tokenizer.size
+            model,
+            model.encode(ids, mask),
+            mask,
+            max_tokens=self.label_tokens,
+            vocab_limit=self.tokenizer.size,
         )
 
-    def _rationales(self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array) -> Decoded:
+    def _rationales(
+        self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array
+    ) -> Decoded:
         model = self.factory.merge(params)
         ids, mask = self.prompts.explain_given_label(
             batch["question_ids"], batch["question_length"], label_ids, label_length
         )
         return greedy_decode(
-            model, model.encode(ids, mask), mask, max_tokens=self.rationale_tokens, vocab_limit=self.tokenizer.size
+            model,
+            model.encode(ids, mask),
+            mask,
+            max_tokens=self.rationale_tokens,
+            vocab_limit=self.tokenizer.size,
         )
 
     @functools.cached_property
@@ -95,7 +111,9 @@ class Predictor:
 
     def _texts(self, decoded: Decoded) -> list[str]:
         ids, lengths = np.asarray(decoded.token_ids), np.asarray(decoded.lengths)
-        return [self.tokenizer.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)]
+        return [
+            self.tokenizer.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)
+        ]
 
     def predict(
         self, params: Params, features: Features, batch_size: int, *, rationales: bool = True
@@ -114,7 +132,11 @@ class Predictor:
                 explained, explained_finished = self._texts(decoded), np.asarray(decoded.finished)
             yield [
                 Prediction(
-                    texts[i].strip(), bool(finished[i]), float(confidence[i]), explained[i], bool(explained_finished[i])
+                    texts[i].strip(),
+                    bool(finished[i]),
+                    float(confidence[i]),
+                    explained[i],
+                    bool(explained_finished[i]),
                 )
                 for i in range(rows)
             ]

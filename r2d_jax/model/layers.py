@@ -48,7 +48,6 @@ class RowDropout:
         return jnp.where(keep, x * scale, jnp.zeros_like(x))
 
 
-
 def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
     """Matmul precision: real float32 where float32 was asked for (TPU and GPU would round it)."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
@@ -146,7 +145,11 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x: jax.Array, dropout: RowDropout) -> jax.Array:
         """[B, T, D] to [B, T, D]; dropout acts on the hidden layer."""
-        hidden = jax.nn.gelu(self.wi_gate(x), approximate=True) * self.wi(x) if self.gated else jax.nn.relu(self.wi(x))
+        hidden = (
+            jax.nn.gelu(self.wi_gate(x), approximate=True) * self.wi(x)
+            if self.gated
+            else jax.nn.relu(self.wi(x))
+        )
         return self.wo(dropout(hidden))
 
 
@@ -169,10 +172,12 @@ def relative_position_buckets(
     exact = num_buckets // 2
     # float32 throughout: at powers of two the bucket border depends on the rounding of the reference.
     ratio = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
-    large = exact + (ratio / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)).astype(
+    large = exact + (
+        ratio / np.float32(math.log(max_distance / exact)) * np.float32(num_buckets - exact)
+    ).astype(np.int32)
+    return (offset + np.where(distance < exact, distance, np.minimum(large, num_buckets - 1))).astype(
         np.int32
     )
-    return (offset + np.where(distance < exact, distance, np.minimum(large, num_buckets - 1))).astype(np.int32)
 
 
 class RelativeBias(nnx.Module):

@@ -60,6 +60,9 @@ class T5Factory:
         return nnx.merge(
             graphdef,
             nnx.from_flat_state(
-                [(path, leaf.replace(flat["/".join(map(str, path))])) for path, leaf in nnx.to_flat_state(state)]
+                [
+                    (path, leaf.replace(flat["/".join(map(str, path))]))
+                    for path, leaf in nnx.to_flat_state(state)
+                ]
             ),
         )

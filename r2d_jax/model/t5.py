@@ -84,7 +84,9 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.relative_bias = RelativeBias(config, bidirectional=True, rngs=rngs)
-        self.blocks = nnx.List([EncoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)])
+        self.blocks = nnx.List(
+            [EncoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
+        )
         self.final_norm = RMSNorm(config, dtype=dtype)
 
     def __call__(self, embedded: jax.Array, mask: jax.Array, dropout: RowDropout) -> jax.Array:
@@ -102,13 +104,18 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.relative_bias = RelativeBias(config, bidirectional=False, rngs=rngs)
-        self.blocks = nnx.List([DecoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)])
+        self.blocks = nnx.List(
+            [DecoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)]
+        )
         self.final_norm = RMSNorm(config, dtype=dtype)
 
     def causal_bias(self, length: int) -> jax.Array:
         """Position bias plus causal mask, float32 [1, H, length, length]."""
         allowed = jnp.tril(jnp.ones((length, length), bool))
-        return self.relative_bias(length, length) + jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)[None, None]
+        return (
+            self.relative_bias(length, length)
+            + jnp.where(allowed, 0.0, MASKED).astype(jnp.float32)[None, None]
+        )
 
     def __call__(
         self, embedded: jax.Array, encoded: jax.Array, input_mask: jax.Array, dropout: RowDropout
@@ -171,7 +178,9 @@ class T5(nnx.Module):
     def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
         return RowDropout(row_keys, self.config.dropout_rate)
 
-    def encode(self, input_ids: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None) -> jax.Array:
+    def encode(
+        self, input_ids: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None
+    ) -> jax.Array:
         """Encode int32 input_ids [B, S] under input_mask [B, S] (1 = real); row_keys [B] turn dropout on.
 
         Returns:

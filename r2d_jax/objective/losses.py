@@ -9,7 +9,9 @@ def target_mask(length: jax.Array, width: int) -> jax.Array:
     return jnp.arange(width, dtype=jnp.int32)[None, :] < length[:, None]
 
 
-def token_cross_entropy(logits: jax.Array, target_ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def token_cross_entropy(
+    logits: jax.Array, target_ids: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Summed negative log-likelihood of the target tokens.
 
     Sums are returned, not means, so that devices and micro-batches can be added before the one

@@ -57,7 +57,11 @@ class StageCheckpoints:
         self._last_saved = step
         self._latest.wait()
         self._latest.save_checkpointables_async(
-            step, {WEIGHTS: params, OPTIMIZER: opt_state}, force=True, overwrite=True, custom_metadata=progress
+            step,
+            {WEIGHTS: params, OPTIMIZER: opt_state},
+            force=True,
+            overwrite=True,
+            custom_metadata=progress,
         )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
@@ -71,7 +75,9 @@ class StageCheckpoints:
         steps = complete_steps(self.folder / LATEST)
         return steps[-1] if steps else None
 
-    def restore_latest(self, abstract_params: Any, abstract_opt_state: Any) -> tuple[int, Any, Any, dict[str, Any]]:
+    def restore_latest(
+        self, abstract_params: Any, abstract_opt_state: Any
+    ) -> tuple[int, Any, Any, dict[str, Any]]:
         """The newest complete (step, params, opt_state, progress), in the layout of the abstract trees."""
         step = self.latest_step()
         assert step is not None
@@ -122,7 +128,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _compare(folder: pathlib.Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]) -> None:
+def _compare(
+    folder: pathlib.Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> None:
     faults = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
     faults += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
     faults += [

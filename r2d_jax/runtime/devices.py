@@ -16,7 +16,9 @@ def enable_compile_cache() -> pathlib.Path:
 
     The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, else the user's cache folder.
     """
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "r2d_jax" / "jax"
+    default = (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "r2d_jax" / "jax"
+    )
     folder = os.environ.get(CACHE_VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(default)
     jax.config.update("jax_compilation_cache_dir", folder)
     # The default threshold would leave out the small programs of which a start-up is made.

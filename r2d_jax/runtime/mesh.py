@@ -70,7 +70,10 @@ def _spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     padded = (*spec, *[None] * (len(shape) - len(spec)))[: len(shape)]
     # A dimension that does not divide stays whole: correct everywhere, only less sharded.
     return PartitionSpec(
-        *[axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(padded, shape, strict=True)]
+        *[
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(padded, shape, strict=True)
+        ]
     )
 
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,7 +16,14 @@ class Reporter:
     """Reports one stage. Only numbers and names pass through here, never case text."""
 
     def __init__(
-        self, folder: pathlib.Path, stage: str, *, console: Console, total_steps: int, start_step: int, tensorboard: bool
+        self,
+        folder: pathlib.Path,
+        stage: str,
+        *,
+        console: Console,
+        total_steps: int,
+        start_step: int,
+        tensorboard: bool,
     ):
         """Open the files of a stage; rows of steps after start_step are from a lost run and are removed."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +54,9 @@ class Reporter:
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Show a training step: on a terminal in the bar, elsewhere as a line."""
-        numbers = " ".join(f"{short} {_number(values[name])}" for name, short in _SHOWN.items() if name in values)
+        numbers = " ".join(
+            f"{short} {_number(values[name])}" for name, short in _SHOWN.items() if name in values
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, numbers=numbers)
         else:
@@ -89,7 +99,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _reopened(path: pathlib.Path, start_step: int):  # noqa: ANN202
+def _reopened(path: pathlib.Path, start_step: int) -> TextIO:
     kept = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -100,7 +110,7 @@ def _reopened(path: pathlib.Path, start_step: int):  # noqa: ANN202
     return path.open("a", encoding="utf-8")
 
 
-def _tensorboard(folder: pathlib.Path):  # noqa: ANN202
+def _tensorboard(folder: pathlib.Path) -> Any:
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(logdir=str(folder / "tensorboard"))

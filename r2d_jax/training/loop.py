@@ -183,6 +183,8 @@ def _say_evaluation(
 ) -> None:
     shown = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
     best = "none eligible yet" if progress.best_step is None else f"step {progress.best_step}"
-    reporter.say(f"evaluation at step {step}: {shown}  (best by {selection.metric.removeprefix('eval/')}: {best})")
+    reporter.say(
+        f"evaluation at step {step}: {shown}  (best by {selection.metric.removeprefix('eval/')}: {best})"
+    )
     if progress.stopped_early:
         reporter.say(f"stopping early: {progress.stale_evals} evaluations without a better score")

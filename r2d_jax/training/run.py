@@ -49,7 +49,11 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    named = {"train": prepared.stages[2].train, "validation": prepared.stages[2].validation, "test": prepared.test}
+    named = {
+        "train": prepared.stages[2].train,
+        "validation": prepared.stages[2].validation,
+        "test": prepared.test,
+    }
     for name, features in named.items():
         if features.cut_questions or features.cut_rationales:
             console.print(

@@ -20,7 +20,13 @@ from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.state import TrainState, abstract_state, fresh_state
-from r2d_jax.training.steps import Objective, make_loss_sums, make_train_step, stage1_objective, stage2_objective
+from r2d_jax.training.steps import (
+    Objective,
+    make_loss_sums,
+    make_train_step,
+    stage1_objective,
+    stage2_objective,
+)
 from r2d_jax.training.workdir import Workdir
 
 
@@ -175,12 +181,14 @@ def _starting_point(
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         say(f"starting from {source}, checksum {checksum(params)}")
         return fresh_state(params, optimizer, prepared.mesh), Progress()
-    step = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
-    if step is None:
+    best = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
+    if best is None:
         raise UserError(
-            str(workdir.stage(1)), "stage 1 is not finished here", "Run `r2d train --stage 1` with this --workdir first."
+            str(workdir.stage(1)),
+            "stage 1 is not finished here",
+            "Run `r2d train --stage 1` with this --workdir first.",
         )
-    folder = workdir.stage(1) / "best" / str(step)
+    folder = workdir.stage(1) / "best" / str(best)
     params = restore_weights(folder, abstract)
-    say(f"starting from the best of stage 1: {folder}, step {step}, checksum {checksum(params)}")
+    say(f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}")
     return fresh_state(params, optimizer, prepared.mesh), Progress()

@@ -13,7 +13,7 @@ from r2d_jax.runtime.mesh import replicated, tree_shardings
 class TrainState(NamedTuple):
     """step: int32 scalar, updates already applied; params: float32 dict; opt_state: of optax."""
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
 

@@ -48,12 +48,19 @@ class StepContext:
 
 def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
     """Typed keys [B], a function of (seed, stage, step, row of the global batch, purpose) alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step), purpose)
+    key = jax.random.fold_in(
+        jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step), purpose
+    )
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
 def sequence_loss(
-    model: T5, encoded: jax.Array, input_mask: jax.Array, target_ids: jax.Array, mask: jax.Array, keys: jax.Array | None
+    model: T5,
+    encoded: jax.Array,
+    input_mask: jax.Array,
+    target_ids: jax.Array,
+    mask: jax.Array,
+    keys: jax.Array | None,
 ) -> jax.Array:
     """Summed cross-entropy of targets int32 [B, T] under mask [B, T], given encoded [B, S, D]."""
     logits = model.decode(shift_right(target_ids), encoded, input_mask, keys)
@@ -65,7 +72,9 @@ def rationale_terms(context: StepContext, model: T5, batch: Batch, step: jax.Arr
     keys = row_keys(context.seed, 1, step, batch["row"], _EXPLAIN_DROPOUT) if training else None
     ids, mask = context.prompts.explain(batch["question_ids"], batch["question_length"])
     encoded = model.encode(ids, mask, _fold(keys, 0))
-    loss = sequence_loss(model, encoded, mask, batch["rationale_ids"], _mask(batch, "rationale"), _fold(keys, 1))
+    loss = sequence_loss(
+        model, encoded, mask, batch["rationale_ids"], _mask(batch, "rationale"), _fold(keys, 1)
+    )
     return {"rationale_loss_sum": loss}
 
 
@@ -81,7 +90,9 @@ def label_and_rationale_terms(
     ids, mask = context.prompts.predict(*question)
     keys = row_keys(context.seed, 2, step, batch["row"], _PREDICT_DROPOUT) if training else None
     encoded = model.encode(ids, mask, _fold(keys, 0))
-    label_loss = sequence_loss(model, encoded, mask, batch["label_ids"], _mask(batch, "label"), _fold(keys, 1))
+    label_loss = sequence_loss(
+        model, encoded, mask, batch["label_ids"], _mask(batch, "label"), _fold(keys, 1)
+    )
 
     gold = (batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0))
     given, sampled = gold, jnp.zeros(batch["row"].shape, bool)
@@ -130,7 +141,8 @@ def _fold(keys: jax.Array | None, part: int) -> jax.Array | None:
 
 def _weights(batch: Batch) -> dict[str, jax.Array]:
     return {
-        name: jnp.maximum(jnp.sum(_mask(batch, name).astype(jnp.float32)), 1.0) for name in ("label", "rationale")
+        name: jnp.maximum(jnp.sum(_mask(batch, name).astype(jnp.float32)), 1.0)
+        for name in ("label", "rationale")
     }
 
 
@@ -179,10 +191,18 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         rationale = sums["rationale_loss_sum"] / weights["rationale"]
         loss = alpha * label + (1.0 - alpha) * rationale
         sampled = sums["sampled_rows"] / weights["rows"]
-        return loss, {"loss": loss, "label_loss": label, "rationale_loss": rationale, "sampled_fraction": sampled}
+        return loss, {
+            "loss": loss,
+            "label_loss": label,
+            "rationale_loss": rationale,
+            "sampled_fraction": sampled,
+        }
 
     def schedule(step: jax.Array) -> Metrics:
-        return {"label_weight": label_weight(step, config), "sampling_probability": sampling_probability(step, config)}
+        return {
+            "label_weight": label_weight(step, config),
+            "sampling_probability": sampling_probability(step, config),
+        }
 
     return Objective(terms, combine, schedule)
 
@@ -228,7 +248,9 @@ def make_train_step(
     )
 
 
-def _accumulate(gradient_of: Callable[..., Any], params: Params, batch: Batch, parts: int) -> tuple[Params, Metrics]:
+def _accumulate(
+    gradient_of: Callable[..., Any], params: Params, batch: Batch, parts: int
+) -> tuple[Params, Metrics]:
     # Each part takes every parts-th row, so that a part is spread over all devices like the whole.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
@@ -247,9 +269,7 @@ def make_loss_sums(
 
     def loss_sums(params: Params, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
-        counts = {
-            name: jnp.sum(_mask(batch, name).astype(jnp.float32)) for name in ("label", "rationale")
-        }
+        counts = {name: jnp.sum(_mask(batch, name).astype(jnp.float32)) for name in ("label", "rationale")}
         return objective.terms(context.factory.merge(params), batch, jnp.int32(0), False), counts
 
     return jax.jit(loss_sums, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))

@@ -98,7 +98,9 @@ class Workdir:
         """
         path = self.path / STATE_FILE
         if not path.is_file():
-            raise UserError(str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run.")
+            raise UserError(
+                str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run."
+            )
         return json.loads(path.read_text(encoding="utf-8"))
 
     def mark(self, name: str, value: Any) -> None:

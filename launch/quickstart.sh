@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Makes a virtual environment, installs the project, and runs the whole job on synthetic triage notes.
+set -euo pipefail
+
+if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
+  cat <<'TEXT'
+Usage: launch/quickstart.sh [KEY=VALUE]...
+
+Installs r2d_jax into .venv (once) and runs
+  r2d run --config configs/quickstart.yaml --workdir runs/quickstart
+in about 10 minutes on two CPU cores. Run again, it goes on where it stopped, or says that it is done.
+
+  KEY=VALUE    settings to change, for example stage2.max_steps=200
+  PYTHON=      Python to use, 3.11 or newer (default: the newest found)
+  VENV=        folder of the virtual environment (default: .venv)
+  WORKDIR=     folder of the run (default: runs/quickstart)
+TEXT
+  exit 0
+fi
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+. launch/environment.sh
+
+venv=${VENV:-.venv}
+make_environment "$venv" requirements.txt
+exec "$venv/bin/r2d" run --config configs/quickstart.yaml --workdir "${WORKDIR:-runs/quickstart}" "$@"

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Makes a virtual environment, installs the project with its test tools, and runs every check and test.
+set -euo pipefail
+
+if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
+  cat <<'TEXT'
+Usage: tests/run.sh [PYTEST ARGUMENT]...
+
+Installs into .venv-test (once), then runs ruff, mypy, shellcheck and pytest. All run even where one
+fails; the exit code tells whether all passed.
+
+  PYTEST ARGUMENT   for example -k checkpoint, or tests/test_config.py
+  PYTHON=           Python to use, 3.11 or newer (default: the newest found)
+  VENV=             folder of the virtual environment (default: .venv-test)
+TEXT
+  exit 0
+fi
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/environment.sh
+. launch/environment.sh
+
+venv=${VENV:-.venv-test}
+make_environment "$venv" requirements-test.txt
+bin=$venv/bin
+export R2D_COMPILE_CACHE=${R2D_COMPILE_CACHE:-$PWD/.pytest_cache/compiled}
+
+failed=()
+check() {
+  local tool=$1
+  shift
+  echo "== $tool $*"
+  "$bin/$tool" "$@" || failed+=("$tool $1")
+}
+
+check ruff check .
+check ruff format --check .
+check mypy r2d_jax
+check shellcheck --external-sources launch/*.sh tests/run.sh .ci/run
+if [ "${#failed[@]}" -gt 0 ]; then
+  printf 'FAILED: %s\n' "${failed[@]}"
+fi
+echo "== pytest"
+status=0
+"$bin/python" -m pytest "$@" || status=$?
+if [ "${#failed[@]}" -gt 0 ]; then
+  exit 1
+fi
+exit "$status"
