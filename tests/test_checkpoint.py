@@ -1,0 +1,142 @@
+"""Checkpoints: complete or ignored, restored into today's layout, weights alone, faults named."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2d_jax.config import MeshConfig, OptimizerConfig, T5Config
+from r2d_jax.errors import UserError
+from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.runtime.checkpoint import (
+    StageCheckpoints,
+    best_step,
+    checksum,
+    complete_steps,
+    restore_weights,
+    save_weights,
+)
+from r2d_jax.runtime.mesh import make_mesh, with_shardings
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.state import abstract_state, fresh_state
+
+SHAPE = T5Config(vocab_size=64, d_model=16, d_ff=24, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=2)
+FACTORY = T5Factory(SHAPE)
+OPTIMIZER = make_optimizer(OptimizerConfig(), 10)
+
+
+@pytest.fixture(scope="module")
+def state():
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    fresh = fresh_state(FACTORY.init(jax.random.key(0)), OPTIMIZER, mesh)
+    gradients = jax.tree.map(jnp.ones_like, fresh.params)
+    _, opt_state = OPTIMIZER.update(gradients, fresh.opt_state, fresh.params)
+    return fresh._replace(opt_state=opt_state)
+
+
+def targets(mesh):
+    abstract = abstract_state(FACTORY.abstract_params, OPTIMIZER)
+    return with_shardings(abstract.params, mesh), with_shardings(abstract.opt_state, mesh)
+
+
+def one_device():
+    axes = (jax.sharding.AxisType.Auto,) * 3
+    return jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), devices=jax.devices()[:1], axis_types=axes)
+
+
+def save(folder, state, *steps):
+    checkpoints = StageCheckpoints(folder)
+    for step in steps:
+        checkpoints.save_latest(step, state.params, state.opt_state, {"best_score": 0.5, "last_eval_step": step})
+    checkpoints.close()
+
+
+def assert_equal_trees(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("layout", ["one device", "8x1x1", "2x2x2"])
+def test_a_restore_is_bit_equal_in_any_layout_and_typed(tmp_path, state, layout, recwarn):
+    """B053, B061: saved on 1x4x2 devices."""
+    save(tmp_path, state, 7)
+    mesh = {
+        "one device": one_device,
+        "8x1x1": lambda: make_mesh(MeshConfig()),
+        "2x2x2": lambda: make_mesh(MeshConfig(2, 2, 2)),
+    }[layout]()
+    step, params, opt_state, progress = StageCheckpoints(tmp_path).restore_latest(*targets(mesh))
+    assert step == 7
+    assert progress == {"best_score": 0.5, "last_eval_step": 7}
+    assert_equal_trees(params, state.params)
+    assert_equal_trees(opt_state, state.opt_state)
+    assert {leaf.sharding.mesh.shape_tuple for leaf in jax.tree.leaves(params)} == {mesh.shape_tuple}
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+    OPTIMIZER.update(jax.tree.map(jnp.ones_like, params), opt_state, params)
+
+
+def test_the_two_newest_are_kept_and_a_stored_step_is_not_saved_twice(tmp_path, state):
+    """B055."""
+    save(tmp_path, state, 1, 2, 3)
+    assert complete_steps(tmp_path / "latest") == [2, 3]
+    before = (tmp_path / "latest" / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns
+    save(tmp_path, state, 3)
+    assert (tmp_path / "latest" / "3" / "_CHECKPOINT_METADATA").stat().st_mtime_ns == before
+
+
+def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
+    """B058: valid step 10, leftover temporary folder, empty folder 30."""
+    save(tmp_path, state, 10)
+    (tmp_path / "latest" / "30").mkdir()
+    (tmp_path / "latest" / "20.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "latest" / "notes").mkdir()
+    assert StageCheckpoints(tmp_path).latest_step() == 10
+    save(tmp_path, state, 12)
+    assert StageCheckpoints(tmp_path).latest_step() == 12
+
+
+def test_best_is_apart_from_latest(tmp_path, state):
+    checkpoints = StageCheckpoints(tmp_path)
+    checkpoints.save_best(4, state.params, {"score": 1})
+    checkpoints.save_best(8, state.params, {"score": 2})
+    for step in (10, 12, 14):
+        checkpoints.save_latest(step, state.params, state.opt_state, {})
+    checkpoints.close()
+    assert best_step(tmp_path) == 8
+    assert complete_steps(tmp_path / "best") == [8]
+    assert complete_steps(tmp_path / "latest") == [12, 14]
+
+
+def test_weights_are_read_without_the_optimiser(tmp_path, state):
+    """B059."""
+    save(tmp_path, state, 5)
+    folder = tmp_path / "latest" / "5"
+    for file in (folder / "opt_state").rglob("*"):
+        if file.is_file():
+            file.unlink()
+    params = restore_weights(folder, targets(one_device())[0])
+    assert_equal_trees(params, state.params)
+    assert checksum(params) == checksum(state.params)
+
+
+def test_another_shape_is_refused_by_name(tmp_path, state):
+    """B060: 2 decoder layers into 3, and a wrong size."""
+    save_weights(tmp_path / "weights", state.params)
+    deeper = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 3, "d_ff": 32}))
+    with pytest.raises(UserError) as error:
+        restore_weights(tmp_path / "weights", with_shardings(deeper.abstract_params, one_device()))
+    assert "missing decoder/blocks/2/cross_attention/k/kernel (16, 16)" in str(error.value)
+    assert "encoder/blocks/0/feed_forward/wi/kernel is (16, 24), not (16, 32)" in str(error.value)
+
+
+def vars_of(shape):
+    return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
+
+
+def test_the_checksum_depends_on_every_weight(state):
+    names = list(flatten(state.params))
+    assert len(names) > 20
+    changed = jax.tree.map(lambda x: x, state.params)
+    changed["encoder"]["final_norm"]["scale"] = changed["encoder"]["final_norm"]["scale"] * 1.0000001
+    assert checksum(changed) != checksum(state.params)
