@@ -1,7 +1,9 @@
 """The `r2d` command; in: arguments, out: the work done and an exit code (0 done, 2 user's mistake, 75 preempted)."""
 
+import logging
 import pathlib
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -141,6 +143,9 @@ def import_(
 
 def main() -> None:
     """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
+    warnings.showwarning = _one_line_warning
+    # Orbax reports every save through absl.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         app()
     except UserError as error:
@@ -149,6 +154,16 @@ def main() -> None:
     except Preempted as stopped:
         print(f"preempted: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error.filename or 'file system'}: {error.strerror}. Make room or mend the path.", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _one_line_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def load_config(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) 
     where = str(path) if path is not None else "config"
     try:
         # Through JSON, since YAML has lists where the config has tuples.
-        config = _ADAPTER.validate_json(json.dumps(values))
+        config = _ADAPTER.validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise _explained(where, error) from error
     check_config(config)
@@ -79,6 +79,8 @@ def _read_chain(path: pathlib.Path, seen: list[pathlib.Path]) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise UserError(str(path), "holds no settings", "Write `key: value` lines.")
+    # An alias in YAML is one shared object; an override of one place must not change the other.
+    values = json.loads(json.dumps(values, default=str))
     base = values.pop("extends", None)
     if base is None:
         return values

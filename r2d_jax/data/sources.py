@@ -1,12 +1,13 @@
 """Files of rows, read as text exactly as written; in: JSONL, JSON, CSV or TSV, out: checked Example rows."""
 
+import codecs
 import csv
 import difflib
 import io
 import json
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
@@ -14,13 +15,38 @@ from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv")
+_SHOWN_NAMES, _SHOWN_LENGTH = 30, 40
 
 
 class Row(NamedTuple):
-    """One raw row: physical line of its first character, and its cells."""
+    """One raw row: where it stands ("line 7", or "element 2" of a JSON array), and its cells."""
 
-    line: int
+    place: str
     cells: Mapping[str, Any]
+
+
+class _Number(str):
+    """A JSON number in its written form, so that a long id neither overflows nor is rounded."""
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that knows which of its keys stand twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]):
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.twice = {name for name in names if names.count(name) > 1} if len(self) < len(names) else set()
+
+
+def shown(names: Iterable[str]) -> str:
+    """Names for a message, long ones only by their length: in a file without a header they are case text."""
+    names = list(names)
+    texts = [
+        repr(name) if len(name) <= _SHOWN_LENGTH else f"({len(name)} characters)"
+        for name in names[:_SHOWN_NAMES]
+    ]
+    more = len(names) - len(texts)
+    return ", ".join(texts) + (f" and {more} more" if more else "")
 
 
 def read_text(path: pathlib.Path, encoding: str = "utf-8") -> str:
@@ -37,27 +63,24 @@ def read_text(path: pathlib.Path, encoding: str = "utf-8") -> str:
         raise UserError(
             str(path), f"{path.suffix or 'no ending'} is not a known format", f"Use {', '.join(FORMATS)}."
         )
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read ({error.strerror})", "Check its permissions.") from error
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         raise UserError(
             f"{path} line {line}",
             f"byte {error.start} is not {encoding}",
-            "Save the file as UTF-8, or set data.encoding (for example latin-1).",
+            f"Save the file as UTF-8, or set data.encoding (for example {'utf-16' if utf16 else 'latin-1'}).",
         ) from error
     except LookupError as error:
         raise UserError("data.encoding", f"{encoding!r} is not known", "Use utf-8.") from error
     if not text.strip():
         raise UserError(str(path), "is empty", "Give a file with rows.")
-    if "\ufffd" in text:
-        line = text[: text.index("\ufffd")].count("\n") + 1
-        warnings.warn(
-            f"{path} line {line}: {text.count(chr(0xFFFD))} replacement characters (U+FFFD) in the file; "
-            "the text was damaged before it came here",
-            stacklevel=2,
-        )
     return text
 
 
@@ -76,95 +99,135 @@ def raw_rows(path: pathlib.Path, encoding: str = "utf-8") -> Iterator[Row]:
     return _csv_rows(path, text, "\t" if suffix == ".tsv" else ",")
 
 
-def _parse_json(where: str, text: str, first_line: int) -> Any:
+def _parse_json(where: str, text: str, first_line: int, fix: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number)
     except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise UserError(f"{where} line {line}", f"is not JSON ({error.msg})", fix) from error
+    except RecursionError as error:
+        raise UserError(f"{where} line {first_line}", "is nested too deeply", "Mend this row.") from error
+
+
+def _object_row(path: pathlib.Path, place: str, value: Any) -> Row:
+    if not isinstance(value, _Object):
         raise UserError(
-            f"{where} line {first_line + error.lineno - 1}", f"is not JSON ({error.msg})", "Mend this row."
-        ) from error
+            f"{path} {place}",
+            f"is {_kind(value)}, not an object",
+            "Write {...} with the column names as keys.",
+        )
+    if value.twice:
+        raise UserError(f"{path} {place}", f"key {shown(sorted(value.twice))} stands twice", "Mend this row.")
+    return Row(place, value)
 
 
 def _jsonl_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
     # Only \n ends a row: U+2028 and its like may stand inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        value = _parse_json(str(path), line, number)
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path} line {number}",
-                f"is a JSON {type(value).__name__}, not an object",
-                "Write one {...} a line.",
-            )
-        yield Row(number, value)
+        if line.strip():
+            fix = "Write one object a line; a JSON array belongs in a .json file."
+            yield _object_row(path, f"line {number}", _parse_json(str(path), line, number, fix))
 
 
 def _json_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
-    rows = _parse_json(str(path), text, 1)
+    fix = "Write [{...}, {...}], or one object a line as .jsonl."
+    rows = _parse_json(str(path), text, 1, fix)
     if not isinstance(rows, list):
-        raise UserError(
-            str(path), "is no JSON array", "Write [{...}, {...}], or one object a line as .jsonl."
-        )
+        raise UserError(str(path), "is no JSON array", fix)
     for number, value in enumerate(rows, start=1):
-        if not isinstance(value, dict):
-            raise UserError(
-                f"{path} element {number}", f"is a {type(value).__name__}, not an object", "Mend this row."
-            )
-        yield Row(number, value)
+        yield _object_row(path, f"element {number}", value)
 
 
 def _csv_rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    record, line = 0, 1
     try:
-        header = next(reader)
-        twice = {name for name in header if header.count(name) > 1}
-        if twice:
-            raise UserError(
-                f"{path} line 1", f"column {sorted(twice)[0]!r} stands twice", "Rename one of them."
-            )
-        before = reader.line_num
-        for record, cells in enumerate(reader, start=1):
-            line, before = before + 1, reader.line_num
+        for cells in reader:
+            start, line = line, reader.line_num + 1
             if not cells:
                 continue
+            if not header:
+                header = cells
+                # Spreadsheets write unnamed columns at the end; nobody can ask for those.
+                twice = sorted({name for name in header if name and header.count(name) > 1})
+                if twice:
+                    raise UserError(
+                        f"{path} line {start}", f"column {shown(twice)} stands twice", "Rename one of them."
+                    )
+                continue
+            record += 1
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path} line {line} (record {record})",
+                    f"{path} line {start} (record {record})",
                     f"has {len(cells)} cells, the header {len(header)}",
                     "Quote cells that hold the delimiter or a line break.",
                 )
-            yield Row(line, dict(zip(header, cells, strict=True)))
+            yield Row(f"line {start}", dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise UserError(
-            f"{path} line {reader.line_num}", f"broken quoting ({error})", "Mend this row."
+            f"{path} line {line} (record {record + 1})", f"broken quoting ({error})", "Mend this row."
         ) from error
 
 
 def _require_columns(path: pathlib.Path, found: Sequence[str], wanted: Sequence[str]) -> None:
     for name in wanted:
         if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
+            near = [other for other in found if other.strip().casefold() == name.casefold()]
+            near = near or difflib.get_close_matches(name, found, n=1)
+            hint = f"Did you mean {shown(near[:1])}? " if near else ""
             raise UserError(
                 str(path),
-                f"no column {name!r}; columns found: {', '.join(map(repr, found))}",
+                f"no column {name!r}; columns found: {shown(found)}",
                 f"{hint}Name it under data.columns.",
             )
 
 
-def _text(path: pathlib.Path, row: Row, column: str, *, required: bool) -> str:
-    value = row.cells.get(column, "")
-    where = f"{path} line {row.line}, field {column!r}"
+_KINDS = {_Number: "a number", bool: "true or false", type(None): "null", list: "a list", str: "text"}
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "an object")
+
+
+def _text(path: pathlib.Path, row: Row, column: str, *, required: bool, number: bool = False) -> str:
+    value = row.cells.get(column)
+    where = f"{path} {row.place}, field {column!r}"
     if value is None and not required:
         return ""
-    if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        raise UserError(where, f"is {kind}, not text", 'Write it in quotes, for example "1".')
+    if column not in row.cells:
+        raise UserError(where, "is missing", "Fill it in, or remove the row.")
+    if not isinstance(value, str) or (isinstance(value, _Number) and not number):
+        raise UserError(where, f"is {_kind(value)}, not text", 'Write it in quotes, for example "1".')
     if required and not value.strip():
         raise UserError(where, "is empty", "Fill it in, or remove the row.")
-    return value
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            where,
+            "holds half of a character pair (a lone surrogate such as \\ud83d)",
+            "Write the whole pair.",
+        ) from error
+    return str(value)
+
+
+def _warn_of_damage(path: pathlib.Path, places: Sequence[str], examples: Sequence[Example]) -> None:
+    damaged: dict[str, list[str]] = {}
+    for place, row in zip(places, examples, strict=True):
+        texts = {"question": row.question, "context": row.context, "label": row.label}
+        for name, text in (
+            texts | {f"rationale {key}": value for key, value in row.rationales.items()}
+        ).items():
+            damaged.setdefault(name, []).extend([place] * text.count("\ufffd"))
+    for name, where in damaged.items():
+        if where:
+            warnings.warn(
+                f"{path}: {len(where)} replacement characters (U+FFFD) in the {name}, first at {where[0]}; "
+                "the text was damaged before it came here",
+                stacklevel=3,
+            )
 
 
 class SplitExample(NamedTuple):
@@ -184,43 +247,46 @@ def read_split_examples(
 ) -> list[SplitExample]:
     """Rows of one file with their split value; see `read_examples`."""
     path = pathlib.Path(path)
+    unknown = [name for name in rationale_sources if name not in columns.rationales]
+    if unknown and need_targets:
+        raise UserError(
+            "rationale_source",
+            f"{unknown[0]!r} is not one of data.columns.rationales ({shown(columns.rationales)})",
+            "Name its column there, or choose another source.",
+        )
     rows = list(raw_rows(path, encoding))
     if not rows:
         raise UserError(str(path), "holds no rows", "Give a file with rows.")
-    targets = [columns.label, *(columns.rationales[name] for name in rationale_sources)]
-    wanted = [
-        columns.question,
-        *filter(None, (columns.context, columns.id, columns.split if need_targets else None)),
-    ]
+    wanted = [columns.question, *filter(None, (columns.context, columns.id))]
+    if need_targets:
+        wanted += [*filter(None, (columns.split,)), columns.label]
+        wanted += [columns.rationales[name] for name in rationale_sources]
     found = list(dict.fromkeys(name for row in rows for name in row.cells))
-    _require_columns(path, found, [*wanted, *(targets if need_targets else [])])
-    examples, seen = [], dict[str, int]()
+    _require_columns(path, found, wanted)
+    read, seen = [], dict[str, str]()
     for row in rows:
-        row_id = _text(path, row, columns.id, required=True) if columns.id else f"line {row.line}"
+        row_id = _text(path, row, columns.id, required=True, number=True) if columns.id else row.place
         if row_id in seen:
             raise UserError(
-                f"{path} line {row.line}",
-                f"has the id of line {seen[row_id]}",
-                "Give every row an id of its own.",
+                f"{path} {row.place}", f"has the id of {seen[row_id]}", "Give every row an id of its own."
             )
-        seen[row_id] = row.line
-        examples.append(
-            SplitExample(
-                Example(
-                    row_id=row_id,
-                    question=_text(path, row, columns.question, required=need_targets),
-                    context=_text(path, row, columns.context, required=False) if columns.context else "",
-                    label=_text(path, row, columns.label, required=True) if need_targets else "",
-                    rationales={
-                        name: _text(path, row, columns.rationales[name], required=True)
-                        for name in rationale_sources
-                        if need_targets
-                    },
-                ),
-                _text(path, row, columns.split, required=True) if columns.split and need_targets else "",
-            )
+        seen[row_id] = row.place
+        example = Example(
+            row_id=row_id,
+            question=_text(path, row, columns.question, required=need_targets),
+            context=_text(path, row, columns.context, required=False) if columns.context else "",
+            label=_text(path, row, columns.label, required=True) if need_targets else "",
+            rationales={
+                name: _text(path, row, columns.rationales[name], required=True)
+                for name in rationale_sources
+                if need_targets
+            },
         )
-    return examples
+        has_split = columns.split and need_targets
+        split = _text(path, row, columns.split, required=True, number=True) if has_split else ""
+        read.append(SplitExample(example, split))
+    _warn_of_damage(path, list(seen.values()), [row.example for row in read])
+    return read
 
 
 def read_examples(
@@ -234,7 +300,8 @@ def read_examples(
     """Rows of one file, in order, every cell text exactly as written.
 
     A cell such as "None", "NA", "01" or "2024-01-02" stays that text; only an empty cell is missing.
-    Columns that are not named are not looked at.
+    Columns that are not named are not looked at. In JSON, a number may stand for an id or a split, as
+    written; every other named field must be text in quotes, for 1 and "1" would be two labels.
 
     Args:
         path: .jsonl, .json (an array), .csv or .tsv.

@@ -4,16 +4,19 @@ import collections
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.sources import read_examples, read_split_examples
+from r2d_jax.data.sources import read_examples, read_split_examples, shown
+from r2d_jax.data.text_map import MARKERS
+from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
+_SHOWN_LABELS = 60
 
 
 def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str]) -> Splits:
@@ -30,9 +33,14 @@ def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str])
     if config.source == "triage":
         from r2d_jax.data.triage import generate
 
-        return generate(config.triage, seed)
+        splits = generate(config.triage, seed)
+        _require_sources(splits, rationale_sources)
+        return splits
+    _require_paths(config)
     rows = (
-        _from_one_file(config, rationale_sources) if config.path else _from_files(config, rationale_sources)
+        _from_one_file(config, rationale_sources)
+        if config.path is not None
+        else _from_files(config, rationale_sources)
     )
     if not rows["train"]:
         raise UserError("data", "the train split has no rows", "Check data.split_values or data.train_path.")
@@ -51,6 +59,33 @@ _EMPTY_SPLIT = {
 }
 
 
+def _require_sources(splits: Splits, sources: Sequence[str]) -> None:
+    there = splits.train[0].rationales
+    for name in sources:
+        if name not in there:
+            raise UserError(
+                "rationale_source",
+                f"{name!r} is not one that the generator writes ({shown(there)})",
+                "Choose one of these.",
+            )
+
+
+def _require_paths(config: DataConfig) -> None:
+    others = [name for name in ("train", "validation", "test") if getattr(config, f"{name}_path") is not None]
+    if config.path is not None and others:
+        raise UserError(
+            "data", f"both data.path and data.{others[0]}_path are set", "Set one file or one file per split."
+        )
+    if config.path is None and config.train_path is None:
+        raise UserError(
+            "data",
+            "neither data.path nor data.train_path is set",
+            "Name your files, or set data.source=triage for generated rows.",
+        )
+    if config.path is not None and len(set(config.split_values.values())) < len(config.split_values):
+        raise UserError("data.split_values", "two splits have the same value", "Give each its own value.")
+
+
 def _from_one_file(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Example]]:
     assert config.path is not None
     if config.columns.split is None:
@@ -65,7 +100,7 @@ def _from_one_file(config: DataConfig, sources: Sequence[str]) -> dict[str, list
     if unknown:
         raise UserError(
             f"{config.path}, field {config.columns.split!r}",
-            f"values without a split: {', '.join(map(repr, unknown[:5]))}",
+            f"values without a split: {shown(unknown)}",
             f"Map them in data.split_values, now {dict(config.split_values)}.",
         )
     split: dict[str, list[Example]] = {name: [] for name in NAMES}
@@ -79,7 +114,7 @@ def _from_files(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Ex
     columns = config.columns
     return {
         name: read_examples(path, columns, rationale_sources=sources, encoding=config.encoding)
-        if path
+        if path is not None
         else []
         for name, path in paths.items()
     }
@@ -142,14 +177,12 @@ def split_warnings(splits: Splits) -> list[str]:
         spellings[_bare(label)].append(label)
     for same in spellings.values():
         if len(same) > 1:
-            found.append(
-                f"labels that differ only in case, spacing, signs or accents: {', '.join(map(repr, same))}"
-            )
+            found.append(f"labels that differ only in case, spacing, signs or accents: {shown(same)}")
     learned = {example.label for example in splits.train}
     for name in ("validation", "test"):
         unseen = sorted({example.label for example in getattr(splits, name)} - learned)
         if unseen:
-            found.append(f"labels of {name} that train never has: {', '.join(map(repr, unseen))}")
+            found.append(f"labels of {name} that train never has: {shown(unseen)}")
     questions = {(example.question, example.context) for example in splits.train}
     for name in ("validation", "test"):
         both = sum((example.question, example.context) in questions for example in getattr(splits, name))
@@ -158,43 +191,62 @@ def split_warnings(splits: Splits) -> list[str]:
     return found
 
 
-def describe(splits: Splits, unknown_characters: Callable[[str], set[str]] | None = None) -> str:
+def describe(splits: Splits, tokenizer: Tokenizer | None = None) -> str:
     """Row and label counts by split, content hash and warnings, as plain lines; holds labels but no case text.
 
     Args:
         splits: the rows.
-        unknown_characters: characters of a text that the vocabulary loses; None leaves them out.
+        tokenizer: to count, by field, the characters that it loses; None leaves them out.
     """
     each = _each(splits)
-    labels = label_set(splits)
-    width = max(len("label"), *map(len, labels))
+    counts = {name: collections.Counter(row.label for row in rows) for name, rows in each.items()}
+    labels = sorted(label_set(splits), key=lambda label: -counts["train"][label])
+    # Over this many, the column is hardly one of labels, and the table would print what it holds.
+    names = {label: shown([label]) for label in labels[:_SHOWN_LABELS]}
+    more = len(labels) - len(names)
+    width = max(len("label"), *map(len, names.values()))
     lines = [f"data: content hash {content_hash(splits)}"]
     lines.append("  " + "label".ljust(width) + "".join(name.rjust(12) for name in NAMES))
-    for label in labels:
-        counts = [sum(example.label == label for example in rows) for rows in each.values()]
-        lines.append("  " + label.ljust(width) + "".join(str(count).rjust(12) for count in counts))
-    lines.append("  " + "rows".ljust(width) + "".join(str(len(rows)).rjust(12) for rows in each.values()))
+    for label, name in names.items():
+        lines.append("  " + name.ljust(width) + "".join(f"{counts[split][label]:12d}" for split in NAMES))
+    if more:
+        lines.append(f"  and {more} more labels")
+    lines.append("  " + "rows".ljust(width) + "".join(f"{len(rows):12d}" for rows in each.values()))
     lines += [f"  warning: {text}" for text in split_warnings(splits)]
-    if unknown_characters is not None:
-        lines += [f"  warning: {text}" for text in _lost_characters(splits, unknown_characters)]
+    if tokenizer is not None:
+        lines += [f"  warning: {text}" for text in text_warnings(splits, tokenizer)]
     return "\n".join(lines)
 
 
-def _lost_characters(splits: Splits, unknown_characters: Callable[[str], set[str]]) -> list[str]:
-    fields: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for rows in _each(splits).values():
+def text_warnings(splits: Splits, tokenizer: Tokenizer) -> list[str]:
+    """By field: characters that the vocabulary loses, and markers that a text spells itself."""
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    first: dict[tuple[str, str], str] = {}
+    bracketed: dict[str, list[str]] = collections.defaultdict(list)
+    for split, rows in _each(splits).items():
         for row in rows:
-            texts = {"question": row.question, "context": row.context}
-            for name, text in (
+            texts = {"question": row.question, "context": row.context, "label": row.label}
+            for field, text in (
                 texts | {f"rationale {key}": value for key, value in row.rationales.items()}
             ).items():
-                fields[name].update(char for char in text if ord(char) > 126)
+                composed = unicodedata.normalize("NFC", text)
+                counts[field].update(composed)
+                for char in set(composed):
+                    first.setdefault((field, char), f"{split} {row.row_id}")
+                if "[" in text and tokenizer.marker_collisions(text):
+                    bracketed[field].append(f"{split} {row.row_id}")
     found = []
-    for name, counts in sorted(fields.items()):
-        lost = {char: counts[char] for char in unknown_characters("".join(counts))}
+    for field in sorted(counts):
+        lost = {char: counts[field][char] for char in tokenizer.unknown_characters("".join(counts[field]))}
         if lost:
-            shown = ", ".join(f"U+{ord(char):04X} {count}x" for char, count in sorted(lost.items())[:8])
+            most = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:8]
+            told = ", ".join(
+                f"U+{ord(char):04X} {count}x, first in {first[field, char]}" for char, count in most
+            )
+            found.append(f"{field}: {sum(lost.values())} characters that the vocabulary loses ({told})")
+        if bracketed[field]:
             found.append(
-                f"{name}: {sum(lost.values())} characters that the vocabulary cannot carry ({shown})"
+                f"{field}: {len(bracketed[field])} rows spell a marker of the text map, such as {MARKERS['<']}, "
+                f"which decoding turns into its character; first in {bracketed[field][0]}"
             )
     return found

@@ -103,6 +103,13 @@ MARKERS: Mapping[str, str] = {
     "Φ": "[Phi]",
     "Ψ": "[Psi]",
     "Ω": "[Omega]",
+    "⁄": "[fraction slash]",
+    "⅓": "[one third]",
+    "⅔": "[two thirds]",
+    "⇔": "[equivalent]",
+    "≡": "[identical]",
+    "≅": "[congruent]",
+    "∝": "[proportional]",
     "\n": "[newline]",
 }
 
@@ -110,6 +117,9 @@ LINE_BREAK = "\n"
 
 # Read as one line break before mapping: what files of other systems use for it.
 LINE_BREAKS = ("\r\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c")
+
+# White space to Python but not to a vocabulary's normaliser, which would join the words around it.
+SEPARATORS = ("\x1c", "\x1d", "\x1e", "\x1f")
 
 
 def needed_markers(survives: Callable[[str], bool]) -> dict[str, str]:

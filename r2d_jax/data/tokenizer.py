@@ -4,21 +4,29 @@ import hashlib
 import json
 import pathlib
 import tempfile
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from r2d_jax.data.text_map import LINE_BREAK, LINE_BREAKS, MARKERS, needed_markers
+from r2d_jax.data.text_map import LINE_BREAK, LINE_BREAKS, MARKERS, SEPARATORS, needed_markers
 from r2d_jax.errors import UserError
 
 FILE = "tokenizer.json"
+SETTINGS_FILE = "tokenizer_config.json"
 SPECIAL = ("<pad>", "</s>", "<unk>")
+_MAP_KEY = "r2d_text_map"
 _WORD_START = "\u2581"
 
 
 def fold_blanks(text: str) -> str:
-    """Runs of blanks as one, none at the ends of lines; what every text becomes by encode and decode."""
+    """What every text becomes by encode and decode.
+
+    Runs of blanks are one blank, lines neither begin nor end with one, every kind of line break is
+    "\\n", and composed characters are written as one (Unicode NFC).
+    """
+    text = unicodedata.normalize("NFC", text)
     for line_break in LINE_BREAKS:
         text = text.replace(line_break, LINE_BREAK)
     return LINE_BREAK.join(" ".join(line.split()) for line in text.split(LINE_BREAK))
@@ -48,26 +56,28 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = True
         self._backend = backend
+        self._control = {
+            index for index, token in backend.get_added_tokens_decoder().items() if token.special
+        } | set(range(len(SPECIAL)))
         self.size = backend.get_vocab_size(with_added_tokens=True)
 
     @classmethod
-    def load(cls, folder: str | pathlib.Path, *, text_map: bool = True) -> "Tokenizer":
-        """Read tokenizer.json of a local folder; the map is added where it is not there yet.
+    def load(cls, folder: str | pathlib.Path, *, text_map: bool | None = None) -> "Tokenizer":
+        """Read tokenizer.json of a local folder.
 
         Args:
             folder: local folder; the network is never used.
-            text_map: False leaves the vocabulary as it is.
+            text_map: True adds the map where it is not there yet, False leaves the vocabulary as it
+                is, None does what the folder was saved with: a model keeps the text it was trained on.
+                A folder that was not saved here gets the map.
 
         Raises:
             UserError: no tokenizer there, or one of another family.
         """
-        path = pathlib.Path(folder) / FILE
-        if not path.is_file():
-            path = _converted(pathlib.Path(folder))
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise UserError(str(path), f"not a readable tokenizer ({error})", "Restore the file.") from error
+        folder = pathlib.Path(folder)
+        backend = _read(folder / FILE) if (folder / FILE).is_file() else _converted(folder)
+        if text_map is None:
+            text_map = _saved_map(folder / SETTINGS_FILE)
         return cls(_with_map(backend) if text_map else backend)
 
     @classmethod
@@ -79,7 +89,8 @@ class Tokenizer:
 
         Args:
             texts: training texts, prompts and labels included.
-            vocab_size: most pieces, special ones included.
+            vocab_size: most pieces, special ones included; characters of the texts always get theirs,
+                even where that makes more.
             text_map: whether rare characters and line breaks get markers.
         """
         backend = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL[2], fuse_unk=False))
@@ -94,14 +105,14 @@ class Tokenizer:
             vocab_size=vocab_size,
             special_tokens=list(SPECIAL),
             # Whatever the texts hold, any ASCII text and every marker can be written.
-            initial_alphabet=[chr(code) for code in range(33, 127)],
+            initial_alphabet=[_WORD_START, *map(chr, range(33, 127))],
             show_progress=False,
         )
-        written = [
-            fold_blanks(text).replace("<", MARKERS["<"]).replace(LINE_BREAK, f" {MARKERS[LINE_BREAK]} ")
-            for text in texts
-        ]
-        backend.train_from_iterator(written, trainer)
+        folded = (fold_blanks(text) for text in texts)
+        if text_map:
+            line_break = f" {MARKERS[LINE_BREAK]} "
+            folded = (text.replace("<", MARKERS["<"]).replace(LINE_BREAK, line_break) for text in folded)
+        backend.train_from_iterator(folded, trainer)
         end = processors.TemplateProcessing(single=f"$A {SPECIAL[1]}", special_tokens=[(SPECIAL[1], 1)])
         backend.post_processor = end
         return cls(_with_map(backend) if text_map else backend)
@@ -116,9 +127,10 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,
             "model_max_length": 1_000_000,
+            _MAP_KEY: _has_map(self._backend),
         }
         _write(path / FILE, self._backend.to_str(pretty=True))
-        _write(path / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
+        _write(path / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
         _write(path / "special_tokens_map.json", json.dumps(tokens, indent=2) + "\n")
 
     @property
@@ -128,8 +140,12 @@ class Tokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text, without an end token."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of the text, without an end token.
+
+        Text that spells a control token never becomes one: without the map its id is the unknown one.
+        """
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return [self.unk_id if index in self._control else index for index in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens and ids beyond the vocabulary are skipped, blanks are not tidied."""
@@ -138,25 +154,46 @@ class Tokenizer:
         )
 
     def unknown_characters(self, text: str) -> set[str]:
-        """Characters of the text that do not survive encode and decode."""
-        return {char for char in set(text) if not char.isspace() and not _survives(self._backend, char)}
+        """Characters of the text, composed by NFC, that do not survive encode and decode."""
+        characters = set(unicodedata.normalize("NFC", text))
+        return {char for char in characters if not _survives(self._backend, char)}
 
     def marker_collisions(self, text: str) -> set[str]:
         """Markers that the text spells itself; decoding would turn them into their character."""
-        return {marker for marker in MARKERS.values() if marker in text}
+        folded = fold_blanks(text)
+        return {
+            marker
+            for char, marker in MARKERS.items()
+            if marker in folded and self.decode(self.encode(marker)) == char
+        }
 
 
 def _write(path: pathlib.Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise UserError(str(path), f"not a readable tokenizer ({error})", "Restore the file.") from error
+
+
+def _saved_map(path: pathlib.Path) -> bool:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(settings, dict) or settings.get(_MAP_KEY, True) is not False
+
+
 def _survives(backend: tokenizers.Tokenizer, char: str) -> bool:
     text = f"a{char}b"
-    return backend.decode(backend.encode(text, add_special_tokens=False).ids) == text
+    return backend.decode(backend.encode(text, add_special_tokens=False).ids) == fold_blanks(text)
 
 
 def _has_map(backend: tokenizers.Tokenizer) -> bool:
-    return MARKERS["<"] in backend.to_str()
+    return MARKERS["<"] in json.dumps(json.loads(backend.to_str())["normalizer"], ensure_ascii=False)
 
 
 def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
@@ -164,12 +201,17 @@ def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         return backend
     backend.encode_special_tokens = True
     markers = needed_markers(lambda char: _survives(backend, char))
-    breaks = [normalizers.Replace(line_break, "\n") for line_break in LINE_BREAKS]
+    breaks = [normalizers.Replace(line_break, LINE_BREAK) for line_break in LINE_BREAKS]
+    breaks += [normalizers.Replace(separator, " ") for separator in SEPARATORS]
     replaced = [
         normalizers.Replace(char, f" {marker} " if char == LINE_BREAK else marker)
         for char, marker in markers.items()
     ]
-    backend.normalizer = normalizers.Sequence([*breaks, *replaced, backend.normalizer])
+    # The vocabulary's own normaliser may write other characters as "<" (the full-width one); such a
+    # text must not spell an end token either.
+    last = normalizers.Replace("<", markers["<"])
+    own = [backend.normalizer] if backend.normalizer is not None else []
+    backend.normalizer = normalizers.Sequence([normalizers.NFC(), *breaks, *replaced, *own, last])
     restored = [
         decoders.Replace(tokenizers.Regex(f" ?{_escaped(marker)} ?"), char)
         if char == LINE_BREAK
@@ -184,12 +226,21 @@ def _escaped(marker: str) -> str:
     return marker.replace("[", r"\[").replace("]", r"\]")
 
 
-def _converted(folder: pathlib.Path) -> pathlib.Path:
-    """tokenizer.json made from an older folder that holds only spiece.model."""
+def _converted(folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """The tokenizer of an older folder that holds only spiece.model."""
     if not (folder / "spiece.model").is_file():
         raise UserError(str(folder), f"no {FILE} here", "Give the folder of a T5 tokenizer.")
     from transformers import AutoTokenizer
 
-    target = pathlib.Path(tempfile.mkdtemp())
-    AutoTokenizer.from_pretrained(str(folder), use_fast=True).save_pretrained(str(target))
-    return target / FILE
+    with tempfile.TemporaryDirectory() as target:
+        try:
+            AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True).save_pretrained(
+                target
+            )
+        except Exception as error:
+            raise UserError(
+                str(folder),
+                "spiece.model alone could not be converted",
+                f"Add the model's {FILE} to the folder.",
+            ) from error
+        return _read(pathlib.Path(target) / FILE)

@@ -1,202 +1,116 @@
-"""Synthetic emergency-triage notes; in: TriageConfig and a seed, out: Splits with three rationales per row."""
+"""Synthetic emergency-triage rows; in: TriageConfig and a seed, out: Splits with label, rationales and evidence.
+
+The rules are in docs/triage.md. The same configuration and seed give the same rows on every machine.
+"""
 
 import dataclasses
-
-import numpy as np
+import hashlib
+import itertools
+from typing import Literal
 
 from r2d_jax.config import TriageConfig
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.triage_rules import ABSENT, FINDINGS, LEVELS, VITALS, Band, Finding, Vital, vital_level
+from r2d_jax.data.triage_facts import Draw, Patient, draw_patient
+from r2d_jax.data.triage_rules import LEVELS
+from r2d_jax.data.triage_text import write_note, write_rationales
+from r2d_jax.errors import UserError
 
-_SPLIT_KEYS = {"train": 0, "validation": 1, "test": 2}
-_OPENINGS = ("{age} year old {sex}.", "{sex}, {age}.", "{age}{letter}.", "Pt is a {age} year old {sex}.")
-_HISTORIES = (
-    "Lives alone.",
-    "Came with family.",
-    "Takes blood pressure tablets.",
-    "No regular medication.",
-    "Known diabetes.",
-    "Walked in.",
-    "Brought by ambulance.",
-    "Smoker.",
-)
-_IGNORED = (
-    "The other statements do not change this.",
-    "What is denied or past does not count.",
-    "Nothing else is more urgent.",
-)
-_PARTIAL_SHARE = 0.2
+SPLITS = ("train", "validation", "test")
+BEST_TEST_MACRO_F1 = 1.0
+"""Macro-F1 on test of a reader that knows the rules. Validation and test never have label noise, so it
+is 1.0 for any label_noise_fraction; on train that reader agrees with 1 - label_noise_fraction of labels."""
+
+_NOTE, _NOISE, _RATIONALE = range(3)
+_BUCKETS = 8
+_FIRST_TRAIN_BUCKET = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What is true of a synthetic patient; the label follows from it alone.
+class Row:
+    """One generated row with what it was written from.
 
     Attributes:
-        findings: present complaints, first the main one.
-        vitals: values by index into VITALS; all are written in the note.
-        absent: complaints that are denied, in the family or past.
+        example: the row as the run sees it.
+        patient: the facts behind the note.
+        rule_label: label by the rules; example.label differs from it where label noise struck.
+        nurse_partial: the nurse's rationale leaves the deciding finding out.
     """
 
-    findings: tuple[Finding, ...]
-    vitals: tuple[tuple[int, int], ...]
-    absent: tuple[Finding, ...]
-
-    @property
-    def level(self) -> int:
-        """The most urgent level of all that is present, as an index into LEVELS."""
-        levels = [finding.level for finding in self.findings]
-        levels += [
-            level for index, value in self.vitals if (level := vital_level(VITALS[index], value)) is not None
-        ]
-        return min(levels)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reason:
-    """The deciding finding in words: name, why, limit (vitals only), abbreviation."""
-
-    name: str
-    why: str
-    limit: str
-    short: str
-
-
-def _pick(rng: np.random.Generator, options: tuple) -> object:
-    return options[int(rng.integers(len(options)))]
-
-
-def _integer(rng: np.random.Generator, low: int, high: int) -> int:
-    return int(rng.integers(low, high + 1))
-
-
-def draw_facts(rng: np.random.Generator, level: int, distractors: int) -> Facts:
-    """A patient whose most urgent finding has this level; it is a complaint or a vital sign."""
-    bands = [
-        (index, band) for index, vital in enumerate(VITALS) for band in vital.bands if band.level == level
-    ]
-    by_vital = bool(bands) and rng.random() < 0.45
-    complaints = [finding for finding in FINDINGS if finding.level == level]
-    lesser = [finding for finding in FINDINGS if finding.level > level]
-    values = {index: _integer(rng, *vital.normal) for index, vital in enumerate(VITALS)}
-    if by_vital:
-        index, band = bands[int(rng.integers(len(bands)))]
-        values[index] = _integer(rng, band.low, band.high)
-        main = lesser[int(rng.integers(len(lesser)))]
-    else:
-        main = complaints[int(rng.integers(len(complaints)))]
-    findings = [main]
-    others = [finding for finding in lesser if finding is not main]
-    if others and rng.random() < 0.3:
-        findings.append(others[int(rng.integers(len(others)))])
-    urgent = [finding for finding in FINDINGS if finding.level < 3 and finding not in findings]
-    count = _integer(rng, 0, distractors) if distractors else 0
-    absent = tuple(urgent[int(index)] for index in rng.permutation(len(urgent))[:count])
-    shown = set(map(int, rng.permutation(len(VITALS))[: _integer(rng, 2, 3)]))
-    if by_vital:
-        shown.add(index)
-    return Facts(tuple(findings), tuple((i, values[i]) for i in sorted(shown)), absent)
-
-
-def write_note(rng: np.random.Generator, facts: Facts) -> str:
-    """The note: opening, complaints, vital signs, history and absent findings, in varying order."""
-    sex, letter = (("woman", "F"), ("man", "M"))[int(rng.integers(2))]
-    age = _integer(rng, 18, 92)
-    opening = str(_pick(rng, _OPENINGS)).format(age=age, sex=sex, letter=letter)
-    complaints = [f"{_capital(str(_pick(rng, finding.present)))}." for finding in facts.findings]
-    vitals = [
-        str(_pick(rng, VITALS[index].formats)).format(VITALS[index].written(value))
-        for index, value in facts.vitals
-    ]
-    absent = [str(_pick(rng, ABSENT)).format(finding.noun) for finding in facts.absent]
-    measured = ", ".join(vitals[int(index)] for index in rng.permutation(len(vitals))) + "."
-    parts = [*complaints, measured, str(_pick(rng, _HISTORIES)), *absent]
-    parts = [parts[int(index)] for index in rng.permutation(len(parts))]
-    joint = "\n" if rng.random() < 0.15 else " "
-    return joint.join([opening, *parts])
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _deciding(facts: Facts) -> _Reason:
-    level = facts.level
-    for finding in facts.findings:
-        if finding.level == level:
-            return _Reason(finding.name, finding.reason, "", finding.short)
-    for index, value in facts.vitals:
-        vital: Vital = VITALS[index]
-        band: Band | None = next((b for b in vital.bands if b.low <= value <= b.high), None)
-        if band is not None and band.level == level:
-            written = vital.written(value)
-            return _Reason(vital.name.format(written), vital.reason, band.limit, vital.short.format(written))
-    raise AssertionError("no finding has the level")
-
-
-def write_rationales(rng: np.random.Generator, facts: Facts, label: str) -> dict[str, str]:
-    """The three rationales by source; all conclude with `label`, all but partial ones name the finding."""
-    reason = _deciding(facts)
-    category = LEVELS.index(label) + 1
-    limit = f" ({reason.limit})" if reason.limit else ""
-    ignored = f" {_pick(rng, _IGNORED)}" if facts.absent else ""
-    fluent = (
-        f"The patient has {reason.name}{limit}, so {reason.why}.{ignored} Triage level: {label}.",
-        f"The deciding finding is {reason.name}{limit}: {reason.why}.{ignored} Triage level: {label}.",
-    )
-    terse = (
-        f"{reason.short}. Cat {category}.",
-        f"Cat {category}: {reason.short}.",
-        f"{reason.short} -> cat {category}",
-    )
-    partial = (f"Cat {category}.", f"As seen, cat {category}.")
-    return {
-        "llm": str(_pick(rng, fluent)),
-        "nurse": str(_pick(rng, partial if rng.random() < _PARTIAL_SHARE else terse)),
-        "nurse_polished": f"{_capital(reason.name)}{limit}. Triage level: {label}.",
-    }
-
-
-def generate_row(
-    config: TriageConfig, seed: int, split: str, index: int, attempt: int = 0
-) -> tuple[Example, Facts]:
-    """Row `index` of a split: a function of the arguments alone, whatever the number of rows.
-
-    Labels are drawn with config.class_shares. With label noise, that share of train rows gets the label
-    of a neighbouring level, in all rationales too; validation and test stay clean, so the best reachable
-    test macro-F1 is 1.0 at any noise.
-    """
-    rng = np.random.Generator(
-        np.random.PCG64(np.random.SeedSequence([seed, _SPLIT_KEYS[split], index, attempt]))
-    )
-    shares = np.array(config.class_shares, float)
-    level = int(rng.choice(len(LEVELS), p=shares / shares.sum()))
-    facts = draw_facts(rng, level, config.distractors)
-    note = write_note(rng, facts)
-    given = facts.level
-    if split == "train" and rng.random() < config.label_noise_fraction:
-        given = given + 1 if given == 0 or (given < len(LEVELS) - 1 and rng.random() < 0.5) else given - 1
-    label = LEVELS[given]
-    # Without its article, so that it is found at the start of a sentence too.
-    evidence = (_deciding(facts).name.removeprefix("a ").removeprefix("an "),)
-    return Example(
-        f"{split}-{index}", note, label, write_rationales(rng, facts, label), evidence=evidence
-    ), facts
+    example: Example
+    patient: Patient
+    rule_label: str
+    nurse_partial: bool
 
 
 def generate(config: TriageConfig, seed: int) -> Splits:
-    """Rows of all splits; no note stands twice. The rules are in docs/triage.md."""
-    seen: set[str] = set()
-    rows: dict[str, list[Example]] = {}
-    counts = {"train": config.train_rows, "validation": config.validation_rows, "test": config.test_rows}
-    for split, count in counts.items():
-        rows[split] = []
-        for index in range(count):
-            attempt = 0
-            example, _ = generate_row(config, seed, split, index)
-            while example.question in seen:
-                attempt += 1
-                example, _ = generate_row(config, seed, split, index, attempt)
-            seen.add(example.question)
-            rows[split].append(example)
-    return Splits(tuple(rows["train"]), tuple(rows["validation"]), tuple(rows["test"]))
+    """The three splits.
+
+    Row i of a split does not depend on the number of rows, on other rows or, but for its label and the
+    conclusion of its rationales, on label noise. No question stands in two splits.
+
+    Args:
+        config: sizes, shares of levels, label noise (train only), most distractors.
+        seed: 0 or more.
+
+    Raises:
+        UserError: class_shares are not five usable numbers.
+    """
+    sizes = (config.train_rows, config.validation_rows, config.test_rows)
+    return Splits(
+        *(
+            tuple(generate_row(config, seed, split, index).example for index in range(size))
+            for split, size in zip(SPLITS, sizes, strict=True)
+        )
+    )
+
+
+def generate_row(
+    config: TriageConfig, seed: int, split: Literal["train", "validation", "test"], index: int
+) -> Row:
+    """Row `index` of a split, with the facts behind it.
+
+    Args:
+        config: as for `generate`.
+        seed: 0 or more.
+        split: name of the split.
+        index: 0 or more; may exceed the size of the split.
+
+    Raises:
+        UserError: class_shares are not five usable numbers.
+    """
+    shares = config.class_shares
+    if len(shares) != len(LEVELS) or min(shares) < 0 or sum(shares) <= 0:
+        raise UserError(
+            "data.triage.class_shares",
+            f"{list(shares)} are not five shares",
+            "Give five numbers >= 0, not all 0.",
+        )
+    key = (seed, SPLITS.index(split), index)
+    for attempt in itertools.count():
+        draw = Draw(*key, _NOTE, attempt)
+        level = draw.weighted(shares)
+        patient = draw_patient(draw, level, config.distractors)
+        question = write_note(draw, patient)
+        if _split_of(question) == split:
+            break
+    noise = Draw(*key, _NOISE)
+    noisy = split == "train" and noise.chance(config.label_noise_fraction)
+    label = LEVELS[_neighbour(noise, level) if noisy else level]
+    rationales = write_rationales(Draw(*key, _RATIONALE), patient, label)
+    example = Example(f"{split}-{index}", question, label, rationales.by_source, evidence=rationales.evidence)
+    return Row(example, patient, LEVELS[level], rationales.nurse_partial)
+
+
+def _split_of(question: str) -> str:
+    """The only split that may hold a question.
+
+    Splits are disjoint by this rule alone, so that no row has to be compared with others, on whose number
+    it would then depend. The hash knows nothing of the content, so splits are alike in all else.
+    """
+    bucket = hashlib.sha256(question.encode()).digest()[0] % _BUCKETS
+    return SPLITS[0] if bucket >= _FIRST_TRAIN_BUCKET else SPLITS[1 + bucket]
+
+
+def _neighbour(draw: Draw, level: int) -> int:
+    """The level one step up or down; the two ends have one neighbour."""
+    return draw.pick([other for other in (level - 1, level + 1) if 0 <= other < len(LEVELS)])

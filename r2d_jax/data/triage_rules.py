@@ -1,138 +1,232 @@
-"""The written triage rules of the synthetic notes; in: nothing, out: levels, findings, vital limits and wordings."""
+"""The written triage rules; in: a fact about a patient, out: the urgency level that it alone asks for.
+
+The rules are made up for the generator and are no medical advice; docs/triage.md has them as a table.
+"""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Literal
 
 LEVELS = ("immediate", "very urgent", "urgent", "standard", "non-urgent")
+"""Labels, most urgent first; a level is an index into this tuple."""
+
+Status = Literal["present", "denied", "family", "past"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
-    """A complaint that alone decides a level.
+class Complaint:
+    """A finding told in words.
 
     Attributes:
+        key: name in facts.
         level: index into LEVELS.
-        name: as rationales call it.
-        present: wordings of a note that has it.
-        noun: as in "denies ...", "father had ...", "... last year".
-        reason: what it points to, for rationales.
-        short: a nurse's abbreviation.
+        article: before the name in a sentence; "" for none.
+        name: what rationales call it; evidence of a good rationale.
+        wordings: how notes call it, whether present or not.
+        shorthand: how a nurse's rationale calls it; evidence too.
+        meaning: what it suggests.
+        painful: a pain score makes sense beside it.
+        inheritable: may be told of a relative.
+        group: complaints of one group never stand in one note, since they would contradict each other.
     """
 
+    key: str
     level: int
+    article: str
     name: str
-    present: tuple[str, ...]
-    noun: str
-    reason: str
-    short: str
-
-
-FINDINGS = (
-    Finding(0, "an ongoing seizure", ("fitting on arrival", "still convulsing in the room", "shaking fit has not stopped"),
-            "seizures", "the brain needs treatment at once", "fitting"),
-    Finding(0, "no response to voice", ("does not answer when spoken to", "unresponsive on the trolley", "cannot be woken"),
-            "loss of consciousness", "the airway is not protected", "unresp"),
-    Finding(0, "a swelling airway", ("tongue and throat are swelling", "noisy breathing with swollen lips", "throat closing up after nuts"),
-            "throat swelling", "the airway may close", "airway swelling"),
-    Finding(0, "massive bleeding", ("blood is pumping from the thigh wound", "massive bleeding soaks the sheets", "bleeding heavily and cannot be stopped"),
-            "heavy bleeding", "blood is being lost fast", "massive bleed"),
-    Finding(1, "crushing chest pain", ("crushing pain in the chest", "heavy pressure on the chest", "chest pain going into the left arm"),
-            "chest pain", "the heart may be short of blood", "CP"),
-    Finding(1, "signs of a stroke", ("one side of the face droops", "arm went weak and speech is slurred", "sudden weakness down one side"),
-            "stroke", "the brain may be short of blood", "FAST pos"),
-    Finding(1, "vomiting of blood", ("vomited fresh blood", "bringing up blood", "threw up bright red blood twice"),
-            "blood in vomit", "there is bleeding inside", "haematemesis"),
-    Finding(1, "new confusion", ("newly confused today", "does not know the day or place", "muddled since this morning"),
-            "confusion", "the brain is affected", "new conf"),
-    Finding(2, "a faint today", ("passed out at work today", "fainted in the shop this morning", "collapsed briefly an hour ago"),
-            "fainting", "the rhythm of the heart must be checked", "syncope"),
-    Finding(2, "severe belly pain", ("severe pain in the belly", "doubled over with belly cramps", "sharp pain low on the right of the belly"),
-            "belly pain", "an operation may be needed", "abdo pain"),
-    Finding(2, "a head injury with vomiting", ("hit the head and has vomited since", "fell on the head, sick three times", "banged head, now vomiting"),
-            "head injury", "pressure in the head must be ruled out", "HI + vomit"),
-    Finding(2, "wheezing", ("wheezing and short of breath", "asthma is acting up, wheezy", "tight chest with wheeze"),
-            "asthma attacks", "breathing may get worse", "wheeze"),
-    Finding(3, "a deformed wrist", ("wrist is bent after a fall", "fell on the hand, wrist looks crooked", "swollen crooked wrist"),
-            "wrist fractures", "an x-ray is needed", "?# wrist"),
-    Finding(3, "a deep cut", ("deep cut on the palm", "cut the finger to the fat with a knife", "gaping cut on the shin"),
-            "deep cuts", "it must be stitched", "lac"),
-    Finding(3, "burning urine", ("burning when passing urine", "stinging urine for three days", "passes water often and it burns"),
-            "urine infections", "a urine test is needed", "?UTI"),
-    Finding(3, "an earache", ("painful ear since yesterday", "ear hurts and leaks", "earache keeps the patient awake"),
-            "ear infections", "the ear must be looked at", "otalgia"),
-    Finding(4, "an itchy bite", ("itchy insect bite on the arm", "mosquito bite that itches", "small bite, itching"),
-            "insect bites", "it heals by itself", "bite"),
-    Finding(4, "a repeat prescription", ("ran out of tablets, wants a repeat", "needs a repeat prescription", "asks for more of the usual tablets"),
-            "repeat prescriptions", "the family doctor can do this", "rpt Rx"),
-    Finding(4, "a runny nose", ("runny nose for two days", "sneezing and a blocked nose", "has a cold"),
-            "colds", "it heals by itself", "coryza"),
-    Finding(4, "a small graze", ("small graze on the knee", "scraped elbow, clean", "grazed shin from cycling"),
-            "grazes", "a plaster is enough", "graze"),
-)  # fmt: skip
+    wordings: tuple[str, ...]
+    shorthand: str
+    meaning: str
+    painful: bool = False
+    inheritable: bool = False
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-    """Values of a vital sign that decide a level: low to high, both included, and the limit in words."""
+    """A range of a vital sign.
 
-    level: int
-    low: int
-    high: int
-    limit: str
+    Attributes:
+        level: index into LEVELS; None for a normal range, which asks for no level.
+        low: lowest value inside; None for no bound.
+        high: highest value inside; None for no bound.
+        values: the values that notes show, few so that each is seen often.
+        meaning: what it suggests; "" for a normal range.
+    """
+
+    level: int | None
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+    meaning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Vital:
-    """A vital sign.
+    """A measured finding.
 
     Attributes:
-        name: as rationales call it; the value stands for {}.
-        formats: wordings in a note.
-        normal: range of values that decide nothing, both included.
-        bands: values that decide a level.
-        reason: what an abnormal value points to.
-        short: a nurse's abbreviation.
-        divisor: values are integers; this turns them into what is written.
+        key: name in facts.
+        name: what rationales call it.
+        unit: behind a number in rationales, without a space.
+        decimals: digits behind the point.
+        formats: how notes write it; {v} is the value, {d} a diastolic pressure.
+        signed_format: how notes write it with <, or ≥ before the value.
+        shorthand: how a nurse's rationale writes it.
+        bands: ranges without gaps.
     """
 
+    key: str
     name: str
+    unit: str
+    decimals: int
     formats: tuple[str, ...]
-    normal: tuple[int, int]
+    signed_format: str
+    shorthand: str
     bands: tuple[Band, ...]
-    reason: str
-    short: str
-    divisor: int = 1
 
-    def written(self, value: int) -> str:
-        """The value as notes and rationales write it."""
-        return str(value) if self.divisor == 1 else f"{value / self.divisor:.1f}"
+    def band(self, value: float) -> Band:
+        """The range that holds a value."""
+        for band in self.bands:
+            if (band.low is None or value >= band.low) and (band.high is None or value <= band.high):
+                return band
+        raise ValueError(f"{self.key} {value} is in no range")
+
+    def number(self, value: float) -> str:
+        """The value with its usual digits, without unit."""
+        return f"{value:.{self.decimals}f}"
+
+    def edge(self, band: Band) -> str:
+        """The range as a bound, "< 85" or "≥ 150", without unit; "" where both ends are bounded."""
+        if band.low is None and band.high is not None:
+            return f"< {self.number(band.high + 10**-self.decimals)}"
+        return "" if band.low is None or band.high is not None else f"≥ {self.number(band.low)}"
+
+    def in_words(self, band: Band) -> str:
+        """The range as words, "below 85%", "150 or more", "from 85% to 91%"."""
+        if band.low is None and band.high is not None:
+            return f"below {self.number(band.high + 10**-self.decimals)}{self.unit}"
+        assert band.low is not None
+        low = f"{self.number(band.low)}{self.unit}"
+        return f"{low} or more" if band.high is None else f"from {low} to {self.number(band.high)}{self.unit}"
 
 
-VITALS = (
-    Vital("an oxygen saturation of {}%", ("SpO2 {}%", "sats {}% on air", "saturation {}%"), (95, 99),
-          (Band(0, 76, 84, "< 85%"), Band(1, 85, 91, "< 92%"), Band(2, 92, 94, "< 95%")),
-          "the lungs do not give enough oxygen", "sats {}"),
-    Vital("a systolic pressure of {}", ("BP {} systolic", "blood pressure {}", "sys {}"), (105, 150),
-          (Band(0, 60, 79, "< 80"), Band(1, 80, 89, "< 90"), Band(2, 200, 220, "≥ 200")),
-          "the circulation is in danger", "BP {}"),
-    Vital("a heart rate of {}", ("HR {}", "pulse {}", "heart rate {}"), (62, 98),
-          (Band(1, 140, 165, "≥ 140"), Band(2, 120, 139, "≥ 120")),
-          "the heart is under strain", "HR {}"),
-    Vital("a temperature of {}", ("temp {}", "temperature {}", "T {}"), (364, 374),
-          (Band(2, 390, 404, "≥ 39"), Band(3, 380, 389, "≥ 38")),
-          "there is an infection to look for", "T {}", divisor=10),
+COMPLAINTS: tuple[Complaint, ...] = (
+    Complaint("seizure", 0, "", "seizure activity", ("seizure activity", "generalised convulsions", "continuous fitting"), "fitting", "a brain in danger", inheritable=True),
+    Complaint("stridor", 0, "", "stridor", ("stridor", "inspiratory stridor", "high-pitched noisy breathing"), "stridor", "a threatened airway"),
+    Complaint("bleeding", 0, "", "uncontrolled bleeding", ("uncontrolled bleeding", "spurting arterial bleeding", "bleeding that soaks every dressing"), "bleeding ++", "life-threatening blood loss"),
+    Complaint("chest_pain", 1, "", "crushing chest pain", ("crushing chest pain", "heavy central chest pain", "tight band-like chest pain"), "crushing CP", "a heart attack", painful=True, inheritable=True),
+    Complaint("stroke", 1, "", "stroke signs", ("facial droop and slurred speech", "sudden one-sided weakness", "new facial droop"), "FAST pos", "an acute stroke", inheritable=True),
+    Complaint("vomiting_blood", 1, "", "vomiting of blood", ("vomiting of blood", "haematemesis", "coffee-ground vomit"), "haematemesis", "bleeding in the gut", inheritable=True, group="vomiting"),
+    Complaint("overdose", 1, "an", "overdose of tablets", ("overdose of tablets", "paracetamol overdose", "deliberate overdose"), "OD", "poisoning"),
+    Complaint("asthma", 2, "a", "moderate asthma attack", ("moderate asthma attack", "wheezy asthma flare", "asthma with wheeze"), "asthma", "narrowed airways", inheritable=True),
+    Complaint("abdominal_pain", 2, "", "constant abdominal pain", ("constant abdominal pain", "persistent belly pain", "unsettling abdominal pain"), "abdo pain", "a surgical abdomen", painful=True, inheritable=True),
+    Complaint("wrist", 2, "a", "deformed wrist", ("deformed wrist", "bent and swollen wrist", "obvious wrist deformity"), "deformed wrist", "a displaced fracture", painful=True),
+    Complaint("vomiting", 2, "", "persistent vomiting", ("persistent vomiting", "vomiting all day", "repeated vomiting"), "vomiting ++", "loss of fluid", group="vomiting"),
+    Complaint("ankle", 3, "an", "ankle sprain", ("ankle sprain", "twisted ankle", "swollen ankle after a twist"), "sprain", "a minor joint injury", painful=True),
+    Complaint("cut", 3, "a", "cut that needs closing", ("deep finger cut", "gaping cut on the hand", "cut that needs stitches"), "lac", "a simple wound", painful=True),
+    Complaint("urine", 3, "", "painful urination", ("painful urination", "burning on passing urine", "dysuria"), "dysuria", "a urinary infection"),
+    Complaint("earache", 3, "an", "earache", ("earache", "painful ear", "ear pain"), "otalgia", "an ear infection", painful=True),
+    Complaint("prescription", 4, "a", "repeat prescription request", ("request for repeat prescription", "repeat prescription request", "need of more regular tablets"), "rpt Rx", "an administrative need"),
+    Complaint("stitches", 4, "a", "stitch removal", ("removal of stitches", "stitches due out", "suture removal"), "ROS", "planned wound care"),
+    Complaint("insect_bite", 4, "an", "insect bite", ("itchy insect bite", "small insect bite", "insect bite"), "insect bite", "a harmless skin reaction", painful=True),
+    Complaint("cold", 4, "a", "common cold", ("runny nose", "blocked nose and sneezing", "mild cold"), "URTI", "a mild viral infection"),
+    Complaint("graze", 4, "a", "small graze", ("small graze", "superficial graze", "minor scrape"), "graze", "a skin injury that heals alone", painful=True),
 )  # fmt: skip
 
-ABSENT = (
-    "Denies {}.",
-    "No {}.",
-    "No history of {}.",
-    "Father had {}.",
-    "Mother has {}.",
-    "Had {} years ago, none now.",
-    "Was treated for {} last year, recovered.",
-)
+VITALS: tuple[Vital, ...] = (
+    Vital(
+        "spo2", "oxygen saturation", "%", 0,
+        ("SpO2 {v}% on air", "sats {v}%", "oxygen saturation {v}%", "SpO2 {v}%"), "SpO2 {v}%", "sats {v}%",
+        (
+            Band(0, None, 84, (81, 83, 84), "respiratory failure"),
+            Band(1, 85, 91, (85, 88, 91), "respiratory compromise"),
+            Band(2, 92, 94, (92, 93, 94), "mild lack of oxygen"),
+            Band(None, 95, None, (95, 97, 98, 99)),
+        ),
+    ),
+    Vital(
+        "systolic", "systolic pressure", "", 0,
+        ("BP {v}/{d}", "blood pressure {v}/{d}", "BP {v}/{d} mmHg"), "systolic BP {v}", "sys {v}",
+        (
+            Band(0, None, 79, (72, 76, 79), "shock"),
+            Band(1, 80, 89, (80, 84, 88), "impending shock"),
+            Band(2, 90, 99, (90, 94, 98), "a circulation under strain"),
+            Band(None, 100, None, (104, 116, 122, 128)),
+        ),
+    ),
+    Vital(
+        "heart_rate", "heart rate", "", 0,
+        ("HR {v}", "pulse {v}", "heart rate {v} bpm"), "HR {v}", "HR {v}",
+        (
+            Band(None, None, 109, (64, 70, 78, 102)),
+            Band(2, 110, 129, (110, 118, 126), "a circulation under strain"),
+            Band(1, 130, 149, (130, 136, 144), "severe tachycardia"),
+            Band(0, 150, None, (150, 156, 162), "an unstable rhythm"),
+        ),
+    ),
+    Vital(
+        "temperature", "temperature", "", 1,
+        ("temp {v}", "T {v} °C", "temperature {v}"), "temp {v}", "T {v}",
+        (
+            Band(None, None, 37.5, (36.5, 36.8, 37.2)),
+            Band(3, 37.6, 38.4, (37.6, 38.1, 38.4), "a mild infection"),
+            Band(2, 38.5, 39.9, (38.5, 39.1, 39.4), "a marked infection"),
+            Band(1, 40.0, None, (40.0, 40.3, 40.6), "possible sepsis"),
+        ),
+    ),
+    Vital(
+        "gcs", "Glasgow coma score", "", 0,
+        ("GCS {v}", "GCS {v}/15", "Glasgow coma score {v}"), "GCS {v}", "GCS {v}",
+        (
+            Band(0, None, 8, (5, 7, 8), "a coma"),
+            Band(1, 9, 12, (9, 10, 12), "clouded consciousness"),
+            Band(2, 13, 14, (13, 14), "mild confusion"),
+            Band(None, 15, 15, (15,)),
+        ),
+    ),
+    Vital(
+        "pain", "pain score", "", 0,
+        ("pain {v}/10", "pain score {v}", "pain score {v}/10", "pain {v} out of 10"), "pain {v}/10", "pain {v}/10",
+        (
+            Band(None, None, 2, (1, 2)),
+            Band(3, 3, 4, (3, 4), "mild pain"),
+            Band(2, 5, 7, (5, 6, 7), "moderate pain"),
+            Band(1, 8, None, (8, 9, 10), "severe pain"),
+        ),
+    ),
+)  # fmt: skip
+
+COMPLAINT = {complaint.key: complaint for complaint in COMPLAINTS}
+VITAL = {vital.key: vital for vital in VITALS}
 
 
-def vital_level(vital: Vital, value: int) -> int | None:
-    """Level that a value of a vital sign decides, or None where it is normal."""
-    return next((band.level for band in vital.bands if band.low <= value <= band.high), None)
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """One thing that a note tells.
+
+    Attributes:
+        key: of a Complaint or a Vital.
+        status: whether the patient has it now; vitals are always present.
+        value: of a vital; None for a complaint.
+        signed: the note shows the range ("< 85") instead of the value.
+    """
+
+    key: str
+    status: Status = "present"
+    value: float | None = None
+    signed: bool = False
+
+
+def fact_level(fact: Fact) -> int | None:
+    """The level that a fact asks for (index into LEVELS); None for what is not so now, or normal."""
+    if fact.status != "present":
+        return None
+    if fact.value is None:
+        return COMPLAINT[fact.key].level
+    return VITAL[fact.key].band(fact.value).level
+
+
+def most_urgent(facts: Iterable[Fact]) -> int:
+    """The most urgent level that any fact asks for (index into LEVELS); the least urgent where none does."""
+    return min((level for level in map(fact_level, facts) if level is not None), default=len(LEVELS) - 1)
