@@ -157,11 +157,14 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error.filename or 'file system'}: {error.strerror}. Make room or mend the path.", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'file system'}: {error.strerror}. Make room or mend the path.",
+            file=sys.stderr,
+        )
         sys.exit(EXIT_USER_ERROR)
 
 
-def _one_line_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if category is UserWarning:
         print(f"warning: {message}", file=sys.stderr)
 

@@ -8,7 +8,18 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "r2d_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Lowest first; a room may import its own and lower ones. data and runtime do not know each other.
-ORDER = ["errors", "config", "config_file", "data", "runtime", "model", "objective", "evaluation", "training", "cli"]
+ORDER = [
+    "errors",
+    "config",
+    "config_file",
+    "data",
+    "runtime",
+    "model",
+    "objective",
+    "evaluation",
+    "training",
+    "cli",
+]
 
 
 def room_of(module):

@@ -10,7 +10,13 @@ from ruamel.yaml import YAML
 
 from r2d_jax import cli
 
-ROW = {"id": "1", "split": "train", "question": "a secret note", "label": "yes", "rationale": "a secret reason"}
+ROW = {
+    "id": "1",
+    "split": "train",
+    "question": "a secret note",
+    "label": "yes",
+    "rationale": "a secret reason",
+}
 
 
 def rows(**changes):
@@ -100,7 +106,9 @@ def test_a_missing_file(job):
 
 
 def test_a_missing_column(job):
-    lines = [{("labels" if name == "label" else name): value for name, value in row.items()} for row in rows()]
+    lines = [
+        {("labels" if name == "label" else name): value for name, value in row.items()} for row in rows()
+    ]
     assert_refused(job(lines), "no column 'label'; columns found: 'id', 'split'", "Did you mean 'labels'")
 
 
@@ -115,9 +123,15 @@ def test_an_empty_split(job):
         ("stage1.max_step=3", ["stage1.max_step: no such setting", "Did you mean 'max_steps'"]),
         ("stage1.max_steps=many", ["stage1.max_steps: should be a valid integer"]),
         ("tensorboard=perhaps", ["tensorboard: should be a valid boolean"]),
-        ("stage1.save_every_steps=5", ["stage1.save_every_steps: 5 is beyond the run of 4 steps", "at most 4"]),
+        (
+            "stage1.save_every_steps=5",
+            ["stage1.save_every_steps: 5 is beyond the run of 4 steps", "at most 4"],
+        ),
         ("stage2.eval_every_steps=5", ["stage2.eval_every_steps: 5 is beyond"]),
-        ("stage2.micro_batches=3", ["stage2.batch_size: 8 rows do not divide into 3 micro-batches", "6 or 9"]),
+        (
+            "stage2.micro_batches=3",
+            ["stage2.batch_size: 8 rows do not divide into 3 micro-batches", "6 or 9"],
+        ),
         ("data.label_limit_tokens=2", ["label 'no': it takes 3 tokens|label 'yes': it takes [345] tokens"]),
         ("platform=tpu", ["platform: the config asks for tpu, JAX found cpu"]),
         ("mesh.tensor=3", ["mesh: data=-1 fsdp=1 tensor=3 does not fit"]),
@@ -132,7 +146,9 @@ def test_a_bad_setting(job, override, wanted):
         result = job([row | {"label": row["label"] + " indeed"} for row in rows()], overrides=[override])
         assert_refused(result, "label '(no|yes) indeed': it takes . tokens and data.label_limit_tokens is 2")
     elif "input_limit" in override:
-        result = job([row | {"label": row["label"] + " one two three four"} for row in rows()], overrides=[override])
+        result = job(
+            [row | {"label": row["label"] + " one two three four"} for row in rows()], overrides=[override]
+        )
         assert_refused(result, *wanted)
     else:
         assert_refused(job(rows(), overrides=[override]), *wanted)
@@ -196,7 +212,15 @@ def test_a_folder_without_a_model(job, tmp_path, name):
 def test_stage_2_needs_stage_1(job, tmp_path):
     """B046: never a silent start from other weights."""
     job(rows(), overrides=["platform=tpu"])
-    command = ["train", "--stage", "2", "--config", str(tmp_path / "config.yaml"), "--workdir", str(tmp_path / "w2")]
+    command = [
+        "train",
+        "--stage",
+        "2",
+        "--config",
+        str(tmp_path / "config.yaml"),
+        "--workdir",
+        str(tmp_path / "w2"),
+    ]
     code, errors, _ = job(command=command)
     assert code == 2
     assert "stage1: stage 1 is not finished here" in errors[0]
@@ -206,10 +230,14 @@ def test_case_text_is_in_no_file_but_the_predictions(job):
     code, errors, workdir = job(rows(question="xylophone note", rationale="xylophone reason"))
     assert code == 0, errors
     holders = {
-        str(path.relative_to(workdir)) for path in workdir.rglob("*") if path.is_file() and b"xylophone" in path.read_bytes()
+        str(path.relative_to(workdir))
+        for path in workdir.rglob("*")
+        if path.is_file() and b"xylophone" in path.read_bytes()
     }
     # A vocabulary trained here may hold words of the text, as the README says.
-    assert {name for name in holders if not name.endswith("tokenizer.json")} <= {"evaluation/predictions.jsonl"}
+    assert {name for name in holders if not name.endswith("tokenizer.json")} <= {
+        "evaluation/predictions.jsonl"
+    }
 
 
 def test_help_explains_every_command(capsys, monkeypatch):

@@ -47,7 +47,9 @@ def one_device():
 def save(folder, state, *steps):
     checkpoints = StageCheckpoints(folder)
     for step in steps:
-        checkpoints.save_latest(step, state.params, state.opt_state, {"best_score": 0.5, "last_eval_step": step})
+        checkpoints.save_latest(
+            step, state.params, state.opt_state, {"best_score": 0.5, "last_eval_step": step}
+        )
     checkpoints.close()
 
 

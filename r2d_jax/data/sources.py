@@ -1,174 +1,16 @@
-"""Files of rows, read as text exactly as written; in: JSONL, JSON, CSV or TSV, out: checked Example rows."""
+"""Rows checked against the column names of a run; in: a file of rows, out: Example rows, text exactly as written."""
 
-import codecs
-import csv
+import dataclasses
 import difflib
-import io
-import json
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.raw_rows import Number, Row, kind_of, raw_rows, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
-
-FORMATS = (".jsonl", ".json", ".csv", ".tsv")
-_SHOWN_NAMES, _SHOWN_LENGTH = 30, 40
-
-
-class Row(NamedTuple):
-    """One raw row: where it stands ("line 7", or "element 2" of a JSON array), and its cells."""
-
-    place: str
-    cells: Mapping[str, Any]
-
-
-class _Number(str):
-    """A JSON number in its written form, so that a long id neither overflows nor is rounded."""
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that knows which of its keys stand twice."""
-
-    def __init__(self, pairs: list[tuple[str, Any]]):
-        super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.twice = {name for name in names if names.count(name) > 1} if len(self) < len(names) else set()
-
-
-def shown(names: Iterable[str]) -> str:
-    """Names for a message, long ones only by their length: in a file without a header they are case text."""
-    names = list(names)
-    texts = [
-        repr(name) if len(name) <= _SHOWN_LENGTH else f"({len(name)} characters)"
-        for name in names[:_SHOWN_NAMES]
-    ]
-    more = len(names) - len(texts)
-    return ", ".join(texts) + (f" and {more} more" if more else "")
-
-
-def read_text(path: pathlib.Path, encoding: str = "utf-8") -> str:
-    """The whole text of a file, without a byte-order mark.
-
-    Raises:
-        UserError: missing, a folder, empty, or not in this encoding (names line and byte).
-    """
-    if not path.exists():
-        raise UserError(str(path), "no such file", "Check the path.")
-    if path.is_dir():
-        raise UserError(str(path), "is a folder, not a file", "Name the file itself.")
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            str(path), f"{path.suffix or 'no ending'} is not a known format", f"Use {', '.join(FORMATS)}."
-        )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", "Check its permissions.") from error
-    try:
-        text = data.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise UserError(
-            f"{path} line {line}",
-            f"byte {error.start} is not {encoding}",
-            f"Save the file as UTF-8, or set data.encoding (for example {'utf-16' if utf16 else 'latin-1'}).",
-        ) from error
-    except LookupError as error:
-        raise UserError("data.encoding", f"{encoding!r} is not known", "Use utf-8.") from error
-    if not text.strip():
-        raise UserError(str(path), "is empty", "Give a file with rows.")
-    return text
-
-
-def raw_rows(path: pathlib.Path, encoding: str = "utf-8") -> Iterator[Row]:
-    """Rows of a file in order.
-
-    Raises:
-        UserError: a row that is broken; names file and physical line, never the text.
-    """
-    text = read_text(path, encoding)
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        return _jsonl_rows(path, text)
-    if suffix == ".json":
-        return _json_rows(path, text)
-    return _csv_rows(path, text, "\t" if suffix == ".tsv" else ",")
-
-
-def _parse_json(where: str, text: str, first_line: int, fix: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_Object, parse_int=_Number, parse_float=_Number)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(f"{where} line {line}", f"is not JSON ({error.msg})", fix) from error
-    except RecursionError as error:
-        raise UserError(f"{where} line {first_line}", "is nested too deeply", "Mend this row.") from error
-
-
-def _object_row(path: pathlib.Path, place: str, value: Any) -> Row:
-    if not isinstance(value, _Object):
-        raise UserError(
-            f"{path} {place}",
-            f"is {_kind(value)}, not an object",
-            "Write {...} with the column names as keys.",
-        )
-    if value.twice:
-        raise UserError(f"{path} {place}", f"key {shown(sorted(value.twice))} stands twice", "Mend this row.")
-    return Row(place, value)
-
-
-def _jsonl_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
-    # Only \n ends a row: U+2028 and its like may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            fix = "Write one object a line; a JSON array belongs in a .json file."
-            yield _object_row(path, f"line {number}", _parse_json(str(path), line, number, fix))
-
-
-def _json_rows(path: pathlib.Path, text: str) -> Iterator[Row]:
-    fix = "Write [{...}, {...}], or one object a line as .jsonl."
-    rows = _parse_json(str(path), text, 1, fix)
-    if not isinstance(rows, list):
-        raise UserError(str(path), "is no JSON array", fix)
-    for number, value in enumerate(rows, start=1):
-        yield _object_row(path, f"element {number}", value)
-
-
-def _csv_rows(path: pathlib.Path, text: str, delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    record, line = 0, 1
-    try:
-        for cells in reader:
-            start, line = line, reader.line_num + 1
-            if not cells:
-                continue
-            if not header:
-                header = cells
-                # Spreadsheets write unnamed columns at the end; nobody can ask for those.
-                twice = sorted({name for name in header if name and header.count(name) > 1})
-                if twice:
-                    raise UserError(
-                        f"{path} line {start}", f"column {shown(twice)} stands twice", "Rename one of them."
-                    )
-                continue
-            record += 1
-            if len(cells) != len(header):
-                raise UserError(
-                    f"{path} line {start} (record {record})",
-                    f"has {len(cells)} cells, the header {len(header)}",
-                    "Quote cells that hold the delimiter or a line break.",
-                )
-            yield Row(f"line {start}", dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise UserError(
-            f"{path} line {line} (record {record + 1})", f"broken quoting ({error})", "Mend this row."
-        ) from error
 
 
 def _require_columns(path: pathlib.Path, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -184,13 +26,6 @@ def _require_columns(path: pathlib.Path, found: Sequence[str], wanted: Sequence[
             )
 
 
-_KINDS = {_Number: "a number", bool: "true or false", type(None): "null", list: "a list", str: "text"}
-
-
-def _kind(value: Any) -> str:
-    return _KINDS.get(type(value), "an object")
-
-
 def _text(path: pathlib.Path, row: Row, column: str, *, required: bool, number: bool = False) -> str:
     value = row.cells.get(column)
     where = f"{path} {row.place}, field {column!r}"
@@ -198,8 +33,8 @@ def _text(path: pathlib.Path, row: Row, column: str, *, required: bool, number: 
         return ""
     if column not in row.cells:
         raise UserError(where, "is missing", "Fill it in, or remove the row.")
-    if not isinstance(value, str) or (isinstance(value, _Number) and not number):
-        raise UserError(where, f"is {_kind(value)}, not text", 'Write it in quotes, for example "1".')
+    if not isinstance(value, str) or (isinstance(value, Number) and not number):
+        raise UserError(where, f"is {kind_of(value)}, not text", 'Write it in quotes, for example "1".')
     if required and not value.strip():
         raise UserError(where, "is empty", "Fill it in, or remove the row.")
     try:
@@ -257,10 +92,9 @@ def read_split_examples(
     rows = list(raw_rows(path, encoding))
     if not rows:
         raise UserError(str(path), "holds no rows", "Give a file with rows.")
-    wanted = [columns.question, *filter(None, (columns.context, columns.id))]
+    wanted = [columns.question, *filter(None, (columns.context, columns.id, columns.split))]
     if need_targets:
-        wanted += [*filter(None, (columns.split,)), columns.label]
-        wanted += [columns.rationales[name] for name in rationale_sources]
+        wanted += [columns.label, *(columns.rationales[name] for name in rationale_sources)]
     found = list(dict.fromkeys(name for row in rows for name in row.cells))
     _require_columns(path, found, wanted)
     read, seen = [], dict[str, str]()
@@ -282,8 +116,7 @@ def read_split_examples(
                 if need_targets
             },
         )
-        has_split = columns.split and need_targets
-        split = _text(path, row, columns.split, required=True, number=True) if has_split else ""
+        split = _text(path, row, columns.split, required=True, number=True) if columns.split else ""
         read.append(SplitExample(example, split))
     _warn_of_damage(path, list(seen.values()), [row.example for row in read])
     return read
@@ -305,7 +138,7 @@ def read_examples(
 
     Args:
         path: .jsonl, .json (an array), .csv or .tsv.
-        columns: names of the columns.
+        columns: names of the columns; the split column is not looked at.
         rationale_sources: which of columns.rationales every row must have.
         encoding: of the file; a byte-order mark is dropped.
         need_targets: False to predict: label and rationales are not read and a question may be empty.
@@ -314,6 +147,10 @@ def read_examples(
         UserError: names file, physical line and field, never the text of the row.
     """
     rows = read_split_examples(
-        path, columns, rationale_sources=rationale_sources, encoding=encoding, need_targets=need_targets
+        path,
+        dataclasses.replace(columns, split=None),
+        rationale_sources=rationale_sources,
+        encoding=encoding,
+        need_targets=need_targets,
     )
     return [row.example for row in rows]

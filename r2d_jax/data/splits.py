@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from r2d_jax.config import DataConfig
+from r2d_jax.data.raw_rows import shown
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.sources import read_examples, read_split_examples, shown
+from r2d_jax.data.sources import read_examples, read_split_examples
 from r2d_jax.data.text_map import MARKERS
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError

@@ -47,11 +47,7 @@ class Tokenizer:
         Raises:
             UserError: its special ids are not T5's.
         """
-        found = tuple(backend.id_to_token(index) for index in range(len(SPECIAL)))
-        if found != SPECIAL:
-            raise UserError(
-                "tokenizer", f"ids 0 to 2 are {found}, not {SPECIAL}", "Use a tokenizer of the T5 family."
-            )
+        _require_t5(backend)
         backend.no_padding()
         backend.no_truncation()
         backend.encode_special_tokens = True
@@ -179,6 +175,14 @@ def _read(path: pathlib.Path) -> tokenizers.Tokenizer:
         raise UserError(str(path), f"not a readable tokenizer ({error})", "Restore the file.") from error
 
 
+def _require_t5(backend: tokenizers.Tokenizer) -> None:
+    found = tuple(backend.id_to_token(index) for index in range(len(SPECIAL)))
+    if found != SPECIAL:
+        raise UserError(
+            "tokenizer", f"ids 0 to 2 are {found}, not {SPECIAL}", "Use a tokenizer of the T5 family."
+        )
+
+
 def _saved_map(path: pathlib.Path) -> bool:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -188,7 +192,8 @@ def _saved_map(path: pathlib.Path) -> bool:
 
 
 def _survives(backend: tokenizers.Tokenizer, char: str) -> bool:
-    text = f"a{char}b"
+    # A full stop, for after a letter an accent would become part of a character that may be carried.
+    text = f".{char}b"
     return backend.decode(backend.encode(text, add_special_tokens=False).ids) == fold_blanks(text)
 
 
@@ -197,6 +202,7 @@ def _has_map(backend: tokenizers.Tokenizer) -> bool:
 
 
 def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    _require_t5(backend)
     if _has_map(backend):
         return backend
     backend.encode_special_tokens = True
@@ -212,13 +218,14 @@ def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     last = normalizers.Replace("<", markers["<"])
     own = [backend.normalizer] if backend.normalizer is not None else []
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *breaks, *replaced, *own, last])
+    pieces = [backend.decoder] if backend.decoder is not None else []
     restored = [
         decoders.Replace(tokenizers.Regex(f" ?{_escaped(marker)} ?"), char)
         if char == LINE_BREAK
         else decoders.Replace(marker, char)
         for char, marker in markers.items()
     ]
-    backend.decoder = decoders.Sequence([backend.decoder, decoders.Fuse(), *restored])
+    backend.decoder = decoders.Sequence([*pieces, decoders.Fuse(), *restored])
     return backend
 
 

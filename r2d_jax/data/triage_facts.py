@@ -69,8 +69,9 @@ class Patient:
     def alert(self) -> bool:
         """Whether the patient can answer questions."""
         return not any(
-            fact.key == "seizure" or (fact.key == "gcs" and fact.value < 13) for fact in self.present
-        )  # type: ignore[operator]
+            fact.key == "seizure" or (fact.key == "gcs" and fact.value is not None and fact.value < 13)
+            for fact in self.present
+        )
 
     @property
     def present(self) -> list[Fact]:

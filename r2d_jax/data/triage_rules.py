@@ -139,7 +139,7 @@ VITALS: tuple[Vital, ...] = (
         "spo2", "oxygen saturation", "%", 0,
         ("SpO2 {v}% on air", "sats {v}%", "oxygen saturation {v}%", "SpO2 {v}%"), "SpO2 {v}%", "sats {v}%",
         (
-            Band(0, None, 84, (81, 83, 84), "respiratory failure"),
+            Band(0, None, 84, (81, 84), "respiratory failure"),
             Band(1, 85, 91, (85, 88, 91), "respiratory compromise"),
             Band(2, 92, 94, (92, 93, 94), "mild lack of oxygen"),
             Band(None, 95, None, (95, 97, 98, 99)),
@@ -149,10 +149,9 @@ VITALS: tuple[Vital, ...] = (
         "systolic", "systolic pressure", "", 0,
         ("BP {v}/{d}", "blood pressure {v}/{d}", "BP {v}/{d} mmHg"), "systolic BP {v}", "sys {v}",
         (
-            Band(0, None, 79, (72, 76, 79), "shock"),
-            Band(1, 80, 89, (80, 84, 88), "impending shock"),
-            Band(2, 90, 99, (90, 94, 98), "a circulation under strain"),
-            Band(None, 100, None, (104, 116, 122, 128)),
+            Band(0, None, 79, (72, 79), "shock"),
+            Band(1, 80, 89, (80, 86, 89), "impending shock"),
+            Band(None, 90, None, (90, 104, 116, 128)),
         ),
     ),
     Vital(
@@ -161,8 +160,7 @@ VITALS: tuple[Vital, ...] = (
         (
             Band(None, None, 109, (64, 70, 78, 102)),
             Band(2, 110, 129, (110, 118, 126), "a circulation under strain"),
-            Band(1, 130, 149, (130, 136, 144), "severe tachycardia"),
-            Band(0, 150, None, (150, 156, 162), "an unstable rhythm"),
+            Band(1, 130, None, (130, 138, 144), "an unstable rhythm"),
         ),
     ),
     Vital(
@@ -170,18 +168,16 @@ VITALS: tuple[Vital, ...] = (
         ("temp {v}", "T {v} °C", "temperature {v}"), "temp {v}", "T {v}",
         (
             Band(None, None, 37.5, (36.5, 36.8, 37.2)),
-            Band(3, 37.6, 38.4, (37.6, 38.1, 38.4), "a mild infection"),
-            Band(2, 38.5, 39.9, (38.5, 39.1, 39.4), "a marked infection"),
-            Band(1, 40.0, None, (40.0, 40.3, 40.6), "possible sepsis"),
+            Band(3, 37.6, 38.9, (37.6, 38.4, 38.9), "a mild infection"),
+            Band(2, 39.0, None, (39.0, 39.4, 40.3), "a marked infection"),
         ),
     ),
     Vital(
         "gcs", "Glasgow coma score", "", 0,
         ("GCS {v}", "GCS {v}/15", "Glasgow coma score {v}"), "GCS {v}", "GCS {v}",
         (
-            Band(0, None, 8, (5, 7, 8), "a coma"),
-            Band(1, 9, 12, (9, 10, 12), "clouded consciousness"),
-            Band(2, 13, 14, (13, 14), "mild confusion"),
+            Band(0, None, 8, (6, 8), "a coma"),
+            Band(1, 9, 14, (9, 12, 14), "clouded consciousness"),
             Band(None, 15, 15, (15,)),
         ),
     ),

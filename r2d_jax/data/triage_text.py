@@ -19,7 +19,7 @@ _PEOPLE = (("man", "M"), ("woman", "F"))
 _AGES = tuple(range(18, 79, 3))
 _ALSO = ("Also {x}.", "In addition {x}.", "{X} as well.")
 _OBSERVATIONS = ("Obs: {x}.", "Vitals: {x}.", "On arrival {x}.", "{X}.")
-_ABSENT = {
+_ABSENT: dict[str, tuple[str, ...]] = {
     "denied": ("No {x}.", "No sign of {x}.", "Denies {x}."),
     "family": ("Father had {x}.", "Mother had {x}.", "Family history of {x}."),
     "past": ("Had {x} last year, recovered.", "Previous {x}, now resolved.", "{X} two years ago, resolved."),

@@ -53,11 +53,9 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def linear(
-    in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs, zeros: bool = False
-) -> nnx.Linear:
+def linear(in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
     """A bias-free projection with float32 weights [in_size, out_size] ~ N(0, std²)."""
-    init = nnx.initializers.zeros if zeros else nnx.initializers.normal(std)
+    init = nnx.initializers.normal(std)
     return nnx.Linear(
         in_size,
         out_size,

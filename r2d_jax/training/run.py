@@ -36,7 +36,7 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     prepared = prepare(config, workdir, make_mesh(config.mesh))
     say(f"workdir: {workdir.path}")
     say(f"compile cache: {cache}")
-    say(describe(prepared.splits, prepared.tokenizer.unknown_characters))
+    say(describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
     return prepared, workdir
 

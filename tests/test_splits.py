@@ -1,0 +1,286 @@
+"""Splits of a run: the three ways to give rows, validation taken from train, and what is told about them."""
+
+import collections
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r2d_jax.config import ColumnsConfig, DataConfig, TriageConfig
+from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.splits import (
+    content_hash,
+    describe,
+    label_set,
+    load_splits,
+    split_warnings,
+    take_validation,
+    text_warnings,
+)
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+
+SOURCES = ["default"]
+
+
+def example(name, label="yes", question=None, context="", rationale="because"):
+    return Example(name, question or f"question {name}", label, {"default": rationale}, context)
+
+
+def splits(train, validation=(), test=()):
+    return Splits(tuple(train), tuple(validation), tuple(test))
+
+
+@pytest.fixture
+def one_file(tmp_path):
+    def write(*rows, **settings):
+        """Rows are (split value, question, label)."""
+        path = tmp_path / "rows.jsonl"
+        named = [
+            {"part": part, "question": question, "label": label, "rationale": "r"}
+            for part, question, label in rows
+        ]
+        path.write_text("\n".join(json.dumps(row) for row in named))
+        return DataConfig(path=str(path), columns=ColumnsConfig(split="part"), **settings)
+
+    return write
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(**rows):
+        """Rows by split, as (question, label)."""
+        paths = {}
+        for name, pairs in rows.items():
+            paths[f"{name}_path"] = str(tmp_path / f"{name}.csv")
+            lines = ["question,label,rationale", *(f"{question},{label},r" for question, label in pairs)]
+            (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+        return DataConfig(**paths)
+
+    return write
+
+
+def error(config, sources=SOURCES):
+    with pytest.raises(UserError) as caught:
+        load_splits(config, 0, sources)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def questions(rows):
+    return [row.question for row in rows]
+
+
+def test_one_file_is_split_by_its_column_in_the_order_of_the_rows(one_file):
+    config = one_file(
+        ("dev", "a", "yes"), ("0", "b", "no"), ("T", "c", "yes"), ("0", "d", "yes"),
+        split_values={"train": "0", "validation": "dev", "test": "T"},
+    )  # fmt: skip
+    found = load_splits(config, 0, SOURCES)
+    assert [questions(rows) for rows in (found.train, found.validation, found.test)] == [
+        ["b", "d"],
+        ["a"],
+        ["c"],
+    ]
+
+
+def test_three_files(files):
+    config = files(train=[("a", "x"), ("b", "y")], validation=[("c", "x")], test=[("d", "y")])
+    found = load_splits(config, 0, SOURCES)
+    assert [questions(rows) for rows in (found.train, found.validation, found.test)] == [
+        ["a", "b"],
+        ["c"],
+        ["d"],
+    ]
+
+
+def test_value_of_the_split_column_without_a_split_is_listed(one_file):
+    text = error(one_file(("train", "a", "x"), ("dev", "b", "x"), ("Test", "c", "x")))
+    assert "'Test', 'dev'" in text
+    assert "data.split_values" in text
+
+
+def test_a_text_column_named_as_split_column_is_not_printed(one_file):
+    secret = "Zebedee Quux came with stabbing pain in the chest at night"
+    assert "Zebedee" not in error(one_file(("train", "a", "x"), (secret, "b", "x")))
+
+
+def test_two_splits_with_the_same_value_are_refused(one_file):
+    values = {"train": "train", "validation": "test", "test": "test"}
+    assert "data.split_values" in error(
+        one_file(("train", "a", "x"), ("test", "b", "x"), split_values=values)
+    )
+
+
+def test_nothing_set_names_both_options():
+    text = error(DataConfig())
+    assert "data.path" in text
+    assert "data.train_path" in text
+
+
+def test_one_file_and_files_by_split_together_are_refused(one_file, files):
+    path = one_file(("train", "a", "x")).path
+    config = DataConfig(path=path, test_path="t.csv", columns=ColumnsConfig(split="part"))
+    assert "data.test_path" in error(config)
+
+
+def test_one_file_without_a_split_column_setting(one_file):
+    assert "data.columns.split" in error(DataConfig(path=one_file(("train", "a", "x")).path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "name"),
+    [
+        ([("test", "a", "x")], "train"),
+        ([("train", "a", "x"), ("train", "b", "x"), ("train", "c", "x")], "test"),
+        ([("train", "a", "x"), ("train", "b", "y"), ("test", "c", "x")], "validation"),
+    ],
+)
+def test_empty_split_is_named(one_file, rows, name):
+    """The last case: two labels of one row each leave nothing to take for validation."""
+    assert f"the {name} split has no rows" in error(one_file(*rows))
+
+
+def test_unknown_rationale_source_of_the_generator():
+    config = DataConfig(source="triage", triage=TriageConfig(train_rows=2, validation_rows=1, test_rows=1))
+    assert load_splits(config, 0, ["llm"]).train[0].rationales["llm"]
+    assert "'mine'" in error(config, ["mine"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=40),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+def test_validation_taken_from_train_is_stratified_and_loses_nothing(labels, fraction, seed):
+    rows = [example(str(index), label) for index, label in enumerate(labels)]
+    train, validation = take_validation(rows, fraction, seed)
+    assert sorted(train + validation, key=lambda row: int(row.row_id)) == rows
+    assert [row for row in rows if row in train] == train
+    assert (train, validation) == take_validation(rows, fraction, seed)
+    taken = collections.Counter(row.label for row in validation)
+    for label, count in collections.Counter(labels).items():
+        wanted = 0 if fraction == 0 else min(max(round(fraction * count), 1), count - 1)
+        assert taken[label] == wanted
+
+
+def test_validation_follows_the_seed(files):
+    config = files(train=[(f"q{index}", "xy"[index % 2]) for index in range(60)], test=[("t", "x")])
+    seeds = [questions(load_splits(config, seed, SOURCES).validation) for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert len(seeds[0]) == 6
+
+
+def test_b022_an_edited_label_changes_rows_and_hash(files):
+    rows = {"train": [("a", "x"), ("b", "y")], "validation": [("c", "x")], "test": [("d", "y")]}
+    before = load_splits(files(**rows), 0, SOURCES)
+    again = load_splits(files(**rows), 0, SOURCES)
+    after = load_splits(files(**(rows | {"train": [("a", "y"), ("b", "y")]})), 0, SOURCES)
+    assert content_hash(before) == content_hash(again) != content_hash(after)
+    assert after.train[0].label == "y"
+    assert content_hash(after) in describe(after)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        example("1", "no"),
+        example("1", question="other"),
+        example("1", context="c"),
+        example("1", rationale="other"),
+        example("2"),
+        Example("1", "question 1", "yes", {"nurse": "because"}),
+    ],
+)
+def test_b022_the_hash_covers_every_field(changed):
+    assert content_hash(splits([example("1")])) != content_hash(splits([changed]))
+
+
+def test_b022_the_hash_covers_split_and_order():
+    one, two = example("1"), example("2")
+    hashes = {content_hash(each) for each in (splits([one, two]), splits([two, one]), splits([one], [two]))}
+    assert len(hashes) == 3
+
+
+def test_b026_near_duplicate_labels_are_flagged_and_kept():
+    labels = ["Benign", "Benign*", "benign ", "BENIGN", "be-nign", "Bénign", "Be\u0301nign", "malign", "no"]
+    found = splits(example(str(index), label) for index, label in enumerate(labels))
+    (warning,) = split_warnings(found)
+    assert all(repr(label) in warning for label in labels[:7])
+    assert "malign" not in warning
+    assert set(label_set(found)) == set(labels)
+    assert warning in describe(found)
+
+
+def test_b026_the_label_table_counts_each_split():
+    found = splits(
+        [example("1", "a"), example("2", "a"), example("3", "b")], [example("4", "b")], [example("5", "a")]
+    )
+    table = [line.split() for line in describe(found).splitlines()]
+    assert ["'a'", "2", "0", "1"] in table
+    assert ["'b'", "1", "1", "0"] in table
+    assert ["rows", "3", "1", "1"] in table
+
+
+def test_a_column_of_case_text_named_as_label_is_not_printed():
+    secret = "Zebedee Quux came with stabbing pain in the chest at night "
+    text = describe(splits(example(str(index), f"{secret}{index}") for index in range(200)))
+    assert "Zebedee" not in text
+    assert "and 140 more labels" in text
+
+
+def test_label_that_train_never_has_is_flagged():
+    found = split_warnings(
+        splits([example("1", "a")], [example("2", "b")], [example("3", "c"), example("4", "a")])
+    )
+    assert [("validation" in text, "'b'" in text, "'c'" in text) for text in found] == [
+        (True, True, False),
+        (False, False, True),
+    ]
+
+
+def test_rows_in_two_splits_are_counted_by_question_and_context():
+    train = [example("1", question="q", context="c"), example("2", question="z")]
+    test = [
+        example("3", question="q", context="c"),
+        example("4", question="q", context="d"),
+        example("5", question="z"),
+    ]
+    (warning,) = split_warnings(splits(train, [example("6")], test))
+    assert warning.startswith("2 rows of test")
+
+
+def test_b001_b004_lost_characters_are_counted_by_field_with_a_row():
+    tokenizer = Tokenizer.train(["plain words yes because"], 300)
+    train = [
+        example("r1", question="a 日 b e\u0301"),
+        example("r2", question="日日 < ≥ \n fine", rationale="plain \U0001f600"),
+    ]
+    found = text_warnings(splits(train), tokenizer)
+    assert len(found) == 2
+    question, rationale = found
+    assert question.startswith("question: 4 characters")
+    assert "U+65E5 3x, first in train r1" in question
+    assert "U+00E9 1x" in question
+    assert rationale.startswith("rationale default: 1 char")
+    assert "U+1F600 1x, first in train r2" in rationale
+    assert question in describe(splits(train), tokenizer).replace("  warning: ", "")
+
+
+def test_without_the_map_comparison_signs_count_as_lost(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "t5_tokenizer", text_map=False)
+    (warning,) = text_warnings(splits([example("1", question="SpO2 < 92 {x}\nnext")]), tokenizer)
+    assert warning.startswith("question: 4 characters")
+    assert "U+003C" in warning
+    assert text_warnings(splits([example("1", question="SpO2 < 92 {x}\nnext")]), tokenizer.load(
+        shared_data / "t5_tokenizer")) == []  # fmt: skip
+
+
+def test_a_text_that_spells_a_marker_is_counted():
+    tokenizer = Tokenizer.train(["plain words"], 300)
+    rows = [example("1", question="x [less  than] y"), example("2", question="[other] [newline")]
+    (warning,) = text_warnings(splits(rows), tokenizer)
+    assert "1 rows spell a marker" in warning
+    assert "first in train 1" in warning
