@@ -88,13 +88,13 @@ def test_b011_b012_b014_text_is_never_guessed_at(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (1, "a number"),
-        (1.5, "a number"),
-        ("1" + "0" * 5000, "a number"),
-        (True, "true or false"),
-        (None, "null"),
-        ([SECRET], "a list"),
-        ({"a": SECRET}, "an object"),
+        (1, "is int"),
+        (1.5, "is float"),
+        ("1" + "0" * 5000, "is int"),
+        (True, "is bool"),
+        (None, "is null"),
+        ([SECRET], "is list"),
+        ({"a": SECRET}, "is object"),
     ],
     ids=["integer", "fraction", "5001 digits", "true", "null", "list", "object"],
 )
@@ -213,10 +213,10 @@ def test_b020_broken_row_names_the_physical_line_of_the_file(write):
         (f'{{"question": "{SECRET}"', "Expecting ',' delimiter"),
         (f'{{"question": "{SECRET}', "Unterminated string"),
         (f"['{SECRET}']", "Expecting value"),
-        (f'["{SECRET}"]', "a list, not an object"),
-        (f'"{SECRET}"', "text, not an object"),
-        ("3", "a number, not an object"),
-        ("null", "null, not an object"),
+        (f'["{SECRET}"]', "a JSON list, not an object"),
+        (f'"{SECRET}"', "a JSON text, not an object"),
+        ("3", "a JSON int, not an object"),
+        ("null", "a JSON null, not an object"),
         (f'{{"label": "a", "question": "{SECRET}", "label": "b"}}', "key 'label' stands twice"),
         ("[" * 100_000, "nested too deeply"),
     ]:
@@ -236,7 +236,7 @@ def test_b020_json_array_is_read_and_its_faults_name_the_element(write):
         "element 2",
     ]
     refusal(write("b.json", json.dumps([row(), row(label="")], indent=1)), "element 2", "'label'", "empty")
-    refusal(write("c.json", json.dumps([row(), [SECRET]])), "element 2", "a list")
+    refusal(write("c.json", json.dumps([row(), [SECRET]])), "element 2", "a JSON list")
     refusal(write("d.json", json.dumps({"7": row()})), "no JSON array")
     refusal(write("e.json", "[]"), "no rows")
     refusal(write("f.json", '[\n{"question" "a"}\n]'), "line 2", "':' delimiter")
@@ -264,7 +264,7 @@ def test_b021_rows_to_predict_stay_in_place_with_an_empty_question(write, write_
     table = write("rows.csv", "question,label\na,None\n,\nb,\n")
     assert [one.question for one in read(table, sources=(), need_targets=False)] == ["a", "", "b"]
     refusal(
-        write_jsonl({"question": "a"}, {"question": 5}), "line 2", "a number", sources=(), need_targets=False
+        write_jsonl({"question": "a"}, {"question": 5}), "line 2", "is int", sources=(), need_targets=False
     )
     refusal(write_jsonl({"text": "a"}), "no column 'question'", sources=(), need_targets=False)
 
@@ -326,7 +326,7 @@ def test_only_named_columns_are_looked_at(write_jsonl):
     (example,) = read(path, columns, ["llm"])
     assert (example.row_id, example.question, example.context, example.label) == ("K", "a", "b", "l")
     assert example.rationales == {"llm": "one"}
-    refusal(path, "'r2'", "a number", columns=columns, sources=["llm", "nurse"])
+    refusal(path, "'r2'", "is int", columns=columns, sources=["llm", "nurse"])
 
 
 def test_unknown_rationale_source_is_told(write_jsonl):

@@ -25,12 +25,11 @@ class Number(str):
     """A JSON number in its written form, so that a long id neither overflows nor is rounded."""
 
 
-_KINDS = {Number: "a number", bool: "true or false", type(None): "null", list: "a list", str: "text"}
-
-
 def kind_of(value: Any) -> str:
-    """What a JSON value is, for a message."""
-    return _KINDS.get(type(value), "an object")
+    """What a JSON value is, for a message: int, float, bool, null, list, object or text."""
+    if isinstance(value, Number):
+        return "float" if set(value) & set(".eE") else "int"
+    return {bool: "bool", type(None): "null", list: "list", str: "text"}.get(type(value), "object")
 
 
 class _Object(dict[str, Any]):
@@ -117,7 +116,7 @@ def _object_row(path: pathlib.Path, place: str, value: Any) -> Row:
     if not isinstance(value, _Object):
         raise UserError(
             f"{path} {place}",
-            f"is {kind_of(value)}, not an object",
+            f"is a JSON {kind_of(value)}, not an object",
             "Write {...} with the column names as keys.",
         )
     if value.twice:

@@ -13,6 +13,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.evaluate import label_scores
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints, best_step, checksum, restore_weights
+from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import place_batch, with_shardings
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.stop_signal import StopSignal
@@ -139,22 +140,26 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     features = prepared.stages[number].train
     seed = prepared.config.seed
     try:
-        _, progress = train(
-            stage.config,
-            step_fn=make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh),
-            batches=lambda step: train_batches(features, stage.config.batch_size, seed=seed, start_step=step),
-            evaluate=stage.evaluate,
-            selection=stage.selection,
-            state=state,
-            progress=progress,
-            checkpoints=checkpoints,
-            reporter=reporter,
-            mesh=prepared.mesh,
-            stop=stop,
-        )
+        with CompileCounter() as compiled:
+            _, progress = train(
+                stage.config,
+                step_fn=make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh),
+                batches=lambda step: train_batches(
+                    features, stage.config.batch_size, seed=seed, start_step=step
+                ),
+                evaluate=stage.evaluate,
+                selection=stage.selection,
+                state=state,
+                progress=progress,
+                checkpoints=checkpoints,
+                reporter=reporter,
+                mesh=prepared.mesh,
+                stop=stop,
+            )
     finally:
         reporter.close()
         checkpoints.close()
+    say(f"compiled {compiled}")
     say(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
     workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
 
