@@ -4,7 +4,7 @@ import logging
 import pathlib
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -141,27 +141,41 @@ def import_(
     print(f"{import_model(source, output, tokenizer)} written to {output}")
 
 
+# By version, typer uses click or its own copy of it; the base of the error that it exports is in either.
+_UsageError: type[Exception] = next(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
+
+
+def _fail(text: str) -> NoReturn:
+    # Paths and messages of libraries may hold line breaks.
+    print("error: " + " ".join(text.splitlines()), file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
 def main() -> None:
     """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
     warnings.showwarning = _one_line_warning
     # Orbax reports every save through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        _fail(str(error))
+    except _UsageError as error:
+        _fail(_usage(error))
     except Preempted as stopped:
         print(f"preempted: {stopped}", file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except OSError as error:
         if error.errno is None:
             raise
-        print(
-            f"error: {error.filename or 'file system'}: {error.strerror}. Make room or mend the path.",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_USER_ERROR)
+        _fail(f"{error.filename or 'file system'}: {error.strerror}. Make room or mend the path.")
+
+
+def _usage(error: Any) -> str:
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "r2d"
+    return f"{command}: {error.format_message().rstrip('.')}. `{command} --help` tells what it takes."
 
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -43,8 +43,16 @@ def test_published_settings():
         "weight_decay": 0.0,
         "clip_norm": 1.0,
     }
-    assert (config.stage1.max_steps, config.stage1.eval_every_steps, config.stage1.patience_evals) == (50000, 1000, 3)
-    assert (config.stage2.max_steps, config.stage2.eval_every_steps, config.stage2.patience_evals) == (30000, 500, 5)
+    assert (config.stage1.max_steps, config.stage1.eval_every_steps, config.stage1.patience_evals) == (
+        50000,
+        1000,
+        3,
+    )
+    assert (config.stage2.max_steps, config.stage2.eval_every_steps, config.stage2.patience_evals) == (
+        30000,
+        500,
+        5,
+    )
     assert (config.data.input_limit_tokens, config.data.rationale_limit_tokens) == (1024, 256)
     assert config.model.compute_dtype == "bfloat16"
 
@@ -110,4 +118,6 @@ def test_the_hash_covers_results_only(tmp_path):
     one = from_text(tmp_path, "")
     assert config_hash(one) != config_hash(from_text(tmp_path, "", "seed=1"))
     assert config_hash(one) != config_hash(from_text(tmp_path, "", "stage2.optimizer.clip_norm=2"))
-    assert config_hash(one) == config_hash(from_text(tmp_path, "", "tensorboard=false", "stage1.log_every_steps=7"))
+    assert config_hash(one) == config_hash(
+        from_text(tmp_path, "", "tensorboard=false", "stage1.log_every_steps=7")
+    )

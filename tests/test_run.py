@@ -24,12 +24,22 @@ STAGE = {
     "optimizer": {"learning_rate": 0.01},
 }
 # Training, evaluation and export must work where torch and TensorFlow cannot be imported.
-WITHOUT_TORCH = (
-    "import sys\n"
-    "for name in ('torch', 'tensorflow', 'transformers'): sys.modules[name] = None\n"
-    "from r2d_jax.cli import main\n"
-    "main()"
-)
+WITHOUT_TORCH = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "tensorflow", "transformers"):
+            return None
+        return self.finder.find_spec(name, path, target)
+
+sys.meta_path = [Without(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
+from r2d_jax.cli import main
+main()
+"""
 
 
 def write_rows(path, count, seed, split):

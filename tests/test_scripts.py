@@ -61,7 +61,9 @@ def test_install_once_from_any_directory_and_a_path_with_spaces(tmp_path):
     executable(copy / "venv" / "bin" / "python", stub)
     executable(copy / "venv" / "bin" / "r2d", stub)
     for _ in range(2):
-        result = call(copy / "launch" / "quickstart.sh", "seed=1", cwd=tmp_path, PYTHON=sys.executable, VENV="venv")
+        result = call(
+            copy / "launch" / "quickstart.sh", "seed=1", cwd=tmp_path, PYTHON=sys.executable, VENV="venv"
+        )
         assert result.returncode == 0, result.stderr
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["python", "python", "r2d", "r2d"]

@@ -106,7 +106,21 @@ def test_one_fact_decides_and_distractors_never_do(rows):
     assert more_urgent / len(rows) > 0.25
 
 
-def test_distractors_say_nothing_about_the_level():
+def test_what_is_absent_is_mentioned_about_as_often_as_what_is_present():
+    """Else a mention alone would tell that a finding is there, or that it is not."""
+    present, absent = {}, {}
+    for index in range(4000):
+        for fact in generate_row(CONFIG, SEED, "train", index).patient.facts:
+            if fact.value is None:
+                counts = present if fact.status == "present" else absent
+                counts[fact.key] = counts.get(fact.key, 0) + 1
+    for level in ORDER[:4]:
+        for key in COMPLAINT_LEVELS[level]:
+            assert 0.25 < present[key] / (present[key] + absent[key]) < 0.6, key
+    assert not COMPLAINT_LEVELS["non-urgent"] & absent.keys()
+
+
+def test_distractor_counts_do_not_depend_on_the_level():
     counts = {level: [] for level in LEVELS}
     for index in range(4000):
         row = generate_row(CONFIG, SEED, "train", index)
@@ -117,8 +131,7 @@ def test_distractors_say_nothing_about_the_level():
 
 
 ABSENT = re.compile(
-    r"^(no|no sign of|denies|father had|mother had|family history of|previous) |two years ago, resolved|last year"
-    r"|^had ",
+    r"^(no|no sign of|denies|father had|mother had|family history of|previous|past history of|had) ",
     re.I,
 )
 MEASURED = {
@@ -322,7 +335,7 @@ def test_every_wording_and_number_is_seen_often(splits):
                     for fact in measured
                     if (fact.key, fact.value, fact.signed) == (vital.key, value, False)
                 ]
-                assert len(shown) >= 30, (vital.key, value)
+                assert len(shown) >= 20, (vital.key, value)
 
 
 def test_splits_share_no_question_and_keep_sizes(splits):

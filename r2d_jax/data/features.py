@@ -7,6 +7,7 @@ import numpy as np
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.prompts import END_ID, PAD_ID, PromptBuilder, PromptTokens
+from r2d_jax.data.raw_rows import shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -84,13 +85,13 @@ def label_limit_tokens(config: DataConfig, tokenizer: Tokenizer, labels: Sequenc
         ids = tokenizer.encode(label)
         if tokenizer.decode(ids) != label:
             raise UserError(
-                f"label {label!r}",
-                f"the vocabulary gives it back as {tokenizer.decode(ids)!r}",
+                f"label {shown([label])}",
+                f"the vocabulary gives it back as {shown([tokenizer.decode(ids)])}",
                 "Rename the label, or use a tokenizer that holds its characters.",
             )
         if config.label_limit_tokens is not None and len(ids) + 1 > config.label_limit_tokens:
             raise UserError(
-                f"label {label!r}",
+                f"label {shown([label])}",
                 f"it takes {len(ids) + 1} tokens and data.label_limit_tokens is {config.label_limit_tokens}",
                 "Raise the limit, or leave it null to have it derived from the labels.",
             )

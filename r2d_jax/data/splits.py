@@ -17,7 +17,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
-_SHOWN_LABELS = 60
+_SHOWN_LABELS, _SHOWN_SPLITS = 60, 5
 
 
 def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str]) -> Splits:
@@ -99,9 +99,11 @@ def _from_one_file(config: DataConfig, sources: Sequence[str]) -> dict[str, list
     names = {value: name for name, value in config.split_values.items()}
     unknown = sorted({row.split for row in rows} - names.keys())
     if unknown:
+        # So many values are hardly those of a split column; another column's would be case text.
+        told = shown(unknown) if len(unknown) <= _SHOWN_SPLITS else f"{len(unknown)} different ones"
         raise UserError(
             f"{config.path}, field {config.columns.split!r}",
-            f"values without a split: {shown(unknown)}",
+            f"values without a split: {told}",
             f"Map them in data.split_values, now {dict(config.split_values)}.",
         )
     split: dict[str, list[Example]] = {name: [] for name in NAMES}

@@ -10,12 +10,14 @@ from r2d_jax.data.triage_rules import COMPLAINT, COMPLAINTS, LEVELS, VITALS, Com
 
 T = TypeVar("T")
 
-VITAL_DECIDES = 0.5
+VITAL_DECIDES = 0.4
 LESSER_COMPLAINT = 0.35
 LESSER_VITAL = 0.35
 THIRD_VITAL = 0.5
 SIGNED = 0.15
-DISTRACTOR_LEVELS = range(3)
+DISTRACTOR_WEIGHTS = (1.0, 2.0, 3.0, 3.0, 0.0)
+"""How often a complaint of a level is told as absent: about as often as it is present, or mentioning a
+seizure would all but prove that there is none."""
 
 
 class Draw:
@@ -151,7 +153,8 @@ def _lesser_complaint(draw: Draw, level: int, facts: Sequence[Fact], painful: bo
 
 def _distractor(draw: Draw, facts: Sequence[Fact]) -> Fact:
     """Drawn without regard to the patient's level, so that what is absent says nothing about it."""
-    complaint = draw.pick(_free_complaints(facts, DISTRACTOR_LEVELS))
+    options = _free_complaints(facts, range(len(LEVELS)))
+    complaint = options[draw.weighted([DISTRACTOR_WEIGHTS[option.level] for option in options])]
     statuses: list[Status] = ["denied", "past"]
     if complaint.inheritable:
         statuses += ["family", "family"]

@@ -71,7 +71,7 @@ class Vital:
         unit: behind a number in rationales, without a space.
         decimals: digits behind the point.
         formats: how notes write it; {v} is the value, {d} a diastolic pressure.
-        signed_format: how notes write it with <, or ≥ before the value.
+        signed_format: how notes write it with < or ≥ before the value.
         shorthand: how a nurse's rationale writes it.
         bands: ranges without gaps.
     """

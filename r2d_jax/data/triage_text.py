@@ -10,30 +10,28 @@ LINE_BREAKS = 0.15
 
 _OPENINGS = (
     "{age}-year-old {person} presenting with {x}.",
-    "{age} {letter}, {x} {onset}.",
+    "{age} {letter}, onset of {x} {onset}.",
     "{Person}, {age} years, attends with {x} {onset}.",
-    "{age} yo {person} with {x}.",
+    "{age} yo {person}, now {x}.",
 )
 _ONSETS = ("since this morning", "for 2 hours", "since last night")
 _PEOPLE = (("man", "M"), ("woman", "F"))
 _AGES = tuple(range(18, 79, 3))
-_ALSO = ("Also {x}.", "In addition {x}.", "{X} as well.")
+_ALSO = ("Also {x}.", "Now also {x}.", "Also onset of {x}.")
 _OBSERVATIONS = ("Obs: {x}.", "Vitals: {x}.", "On arrival {x}.", "{X}.")
 _ABSENT: dict[str, tuple[str, ...]] = {
     "denied": ("No {x}.", "No sign of {x}.", "Denies {x}."),
     "family": ("Father had {x}.", "Mother had {x}.", "Family history of {x}."),
-    "past": ("Had {x} last year, recovered.", "Previous {x}, now resolved.", "{X} two years ago, resolved."),
+    "past": ("Had {x} last year, resolved.", "Previous {x}, resolved.", "Past history of {x}, resolved."),
 }
 _REMARKS = (
     "Arrived by ambulance.",
     "Walked in alone.",
-    "Brought in by father.",
-    "Brought in by mother.",
+    "Brought in by a neighbour.",
     "Known hypertension.",
     "No known allergies.",
     "Cap refill < 2 s.",
     "Last meal > 3 hours ago.",
-    "Had a flu jab last year.",
 )
 _REMARK_COUNTS = (0, 1, 1, 2)
 

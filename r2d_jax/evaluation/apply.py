@@ -67,6 +67,15 @@ def _predictor(
     return Predictor(model.factory, prompts, model.tokenizer, model.card.label_tokens, tokens, mesh), features
 
 
+def _require_free(output: pathlib.Path, input_file: pathlib.Path | None) -> None:
+    if output.is_dir():
+        raise UserError(str(output), "is a folder, not a file", "Name the file to write.")
+    if input_file is not None and output.exists() and input_file.exists() and output.samefile(input_file):
+        raise UserError(
+            str(output), "is the input itself", "Choose another --output; nothing was changed."
+        )
+
+
 def predict_file(
     model_path: pathlib.Path,
     input_file: pathlib.Path,
@@ -94,9 +103,11 @@ def predict_file(
         raise UserError(
             str(output_file), "its folder does not exist", "Create it, or choose another --output."
         )
-    model, mesh = _open(model_path, batch_size)
-    named = dataclasses.replace(model.card.columns, **columns)
+    _require_free(output_file, input_file)
+    # The rows before the weights: a wrong path is told at once.
+    named = dataclasses.replace(read_card(find_model_folder(model_path)).columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
+    model, mesh = _open(model_path, batch_size)
     predictor, features = _predictor(model, mesh, examples, None)
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -126,13 +137,15 @@ def evaluate_model(
     Raises:
         UserError: a fault of the file or folder, or no run to take the split from.
     """
-    model, mesh = _open(model_path, batch_size)
-    config = _run_config(find_model_folder(model_path))
+    if folder.exists() and not folder.is_dir():
+        raise UserError(str(folder), "is a file, not a folder", "Name the folder to write to.")
+    _require_free(folder / "predictions.jsonl", input_file)
+    home = find_model_folder(model_path)
+    config = _run_config(home)
     if input_file is not None:
-        source = next(iter(model.card.columns.rationales))
-        examples: Sequence[Example] = read_examples(
-            input_file, model.card.columns, rationale_sources=(source,)
-        )
+        columns = read_card(home).columns
+        source = next(iter(columns.rationales))
+        examples: Sequence[Example] = read_examples(input_file, columns, rationale_sources=(source,))
     elif config is None:
         raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")
     elif split not in ("test", "validation"):
@@ -140,6 +153,7 @@ def evaluate_model(
     else:
         source = config.stage2.rationale_source or _only_source(config)
         examples = getattr(load_splits(config.data, config.seed, (source,)), split)
+    model, mesh = _open(model_path, batch_size)
     predictor, features = _predictor(model, mesh, examples, source)
     result = evaluate_rows(model, predictor, examples, features, source, batch_size=batch_size, folder=folder)
     return result.metrics

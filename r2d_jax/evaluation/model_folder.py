@@ -15,7 +15,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.checkpoint import best_step, restore_weights
+from r2d_jax.runtime.checkpoint import BEST, LATEST, complete_steps, restore_weights
 from r2d_jax.runtime.mesh import tree_shardings, with_shardings
 
 CARD_FILE = "r2d_model.json"
@@ -85,7 +85,7 @@ def read_card(folder: pathlib.Path) -> ModelCard:
 
 
 def find_model_folder(path: pathlib.Path) -> pathlib.Path:
-    """The folder with the model card at `path` or up to three levels above it (a stage or step folder).
+    """The folder with the model card at `path` or up to four levels above it (a stage, step or weights folder).
 
     Raises:
         UserError: there is none; says what was looked for.
@@ -95,7 +95,7 @@ def find_model_folder(path: pathlib.Path) -> pathlib.Path:
         raise UserError(
             str(path), "no such folder", "Give a run's workdir, an exported or an imported folder."
         )
-    for folder in (start, *list(start.parents)[:3]):
+    for folder in (start, *list(start.parents)[:4]):
         if (folder / CARD_FILE).is_file():
             return folder
     below = sorted(start.glob(f"*/{CARD_FILE}")) if start.is_dir() else []
@@ -108,26 +108,36 @@ def find_model_folder(path: pathlib.Path) -> pathlib.Path:
 
 
 def _weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
-    stage1, stage2 = folder / "stage1", folder / "stage2"
     if (folder / WEIGHTS_FOLDER).is_dir():
         return folder / WEIGHTS_FOLDER
-    for stage in (stage2, stage1):
-        if asked.absolute().is_relative_to(stage) or (stage == stage2 and asked.absolute() == folder):
-            step = best_step(stage)
-            if step is not None:
-                return stage / "best" / str(step)
-    raise UserError(
-        str(asked),
-        "no best checkpoint of stage 2 yet",
-        f"Finish training, or name {stage1} for the stage-1 model.",
-    )
+    inside = asked.absolute().relative_to(folder).parts
+    stage, kind, step, *_ = (*inside, *("stage2", BEST, "")[len(inside) :])
+    # A file of the run stands for the run.
+    if len(inside) == 1 and (folder / stage).is_file():
+        stage = "stage2"
+    if stage not in ("stage1", "stage2") or kind not in (BEST, LATEST):
+        raise UserError(
+            str(asked), "lies in a run but holds no checkpoint", f"Give {folder}, or a stage folder in it."
+        )
+    there = complete_steps(folder / stage / kind)
+    if step:
+        if step not in map(str, there):
+            raise UserError(
+                str(asked), "is no complete checkpoint", f"Complete here: {there or 'none'}."
+            )
+        return folder / stage / kind / step
+    if not there:
+        hint = f", or name {folder / 'stage1'} for the stage-1 model" if stage == "stage2" else ""
+        raise UserError(str(asked), f"no {kind} checkpoint of {stage} yet", f"Finish training{hint}.")
+    return folder / stage / kind / str(there[-1])
 
 
 def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None) -> LoadedModel:
     """Load a model from a run folder (best stage-2 checkpoint), an exported or an imported folder.
 
     Args:
-        path: the folder, or a stage or step folder in it.
+        path: the folder, or a part of a run: a stage (its best checkpoint), its best or latest folder, or
+            one step of these.
         mesh: where the weights go.
         compute_dtype: "float32" or "bfloat16"; None: that of the card.
 

@@ -94,14 +94,19 @@ class Workdir:
         """Marks by name.
 
         Raises:
-            UserError: there is no run in this folder.
+            UserError: there is no run in this folder, or its marks are damaged.
         """
         path = self.path / STATE_FILE
         if not path.is_file():
             raise UserError(
                 str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run."
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                str(path), "is damaged", "Restore it, or choose a new --workdir; nothing was changed."
+            ) from error
 
     def mark(self, name: str, value: Any) -> None:
         """Store a mark, atomically."""
