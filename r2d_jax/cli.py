@@ -159,7 +159,7 @@ def main() -> None:
     # Orbax reports every save through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
     except UserError as error:
         _fail(str(error))
     except _UsageError as error:

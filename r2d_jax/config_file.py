@@ -6,14 +6,18 @@ import hashlib
 import io
 import json
 import pathlib
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode
 
-from r2d_jax.config import Config, StageConfig
+from r2d_jax.config import Config
+from r2d_jax.config_check import check_config
 from r2d_jax.errors import UserError
 
 _ADAPTER = TypeAdapter(Config)
@@ -24,7 +28,11 @@ _NOT_IN_HASH = (
     "stage1.log_every_steps",
     "stage2.log_every_steps",
 )
-TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
+# Beside its own errors ruamel lets those of int(), date() and deep recursion through, and values that
+# JSON cannot say (an alias within itself, a list as key) fail when they are copied.
+_BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
+
+__all__ = ["check_config", "config_hash", "dump_config", "load_config"]
 
 
 def _yaml() -> YAML:
@@ -34,6 +42,11 @@ def _yaml() -> YAML:
     yaml.default_flow_style = False
     yaml.allow_duplicate_keys = False
     return yaml
+
+
+def _parsed(text: str) -> Any:
+    # An alias in YAML is one shared object; an override of one place must not change the other.
+    return json.loads(json.dumps(_yaml().load(text), default=str))
 
 
 def load_config(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -49,12 +62,11 @@ def load_config(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) 
     values = _read_chain(pathlib.Path(path), []) if path is not None else {}
     for override in overrides:
         _apply(values, override)
-    where = str(path) if path is not None else "config"
     try:
         # Through JSON, since YAML has lists where the config has tuples.
         config = _ADAPTER.validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise _explained(where, error) from error
+        raise _explained(path, overrides, error) from error
     check_config(config)
     return config
 
@@ -65,22 +77,22 @@ def _read_chain(path: pathlib.Path, seen: list[pathlib.Path]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(str(path), "no such config file", "Check the path; configs/ holds examples.")
     try:
-        values = _yaml().load(path.read_text(encoding="utf-8"))
+        values = _parsed(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise UserError(
             f"{path} line {line}", f"is not valid YAML ({error.problem})", "Mend this line."
         ) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except _BAD_YAML as error:
         raise UserError(
-            str(path), f"is not valid YAML ({type(error).__name__})", "Save it as UTF-8 YAML."
+            str(path),
+            f"is not valid YAML ({type(error).__name__})",
+            "Save it as UTF-8, and quote what is to be text.",
         ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise UserError(str(path), "holds no settings", "Write `key: value` lines.")
-    # An alias in YAML is one shared object; an override of one place must not change the other.
-    values = json.loads(json.dumps(values, default=str))
     base = values.pop("extends", None)
     if base is None:
         return values
@@ -107,8 +119,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
             f"override {override!r}", "is not KEY=VALUE", "Write for example stage1.max_steps=100."
         )
     try:
-        value = _yaml().load(text) if text else ""
-    except YAMLError as error:
+        value = _parsed(text) if text else ""
+    except _BAD_YAML as error:
         raise UserError(f"override {name}", "its value is not valid YAML", "Quote the value.") from error
     *parents, last = name.split(".")
     inner = values
@@ -126,19 +138,42 @@ def _keys_at(location: Sequence[Any]) -> list[str]:
     return list(keys) if isinstance(keys, dict) else []
 
 
-def _explained(where: str, error: ValidationError) -> UserError:
+def _line_of(path: pathlib.Path, location: Sequence[Any]) -> int | None:
+    """Line on which a setting stands in a file; None where it comes from elsewhere."""
+    node = _yaml().compose(path.read_text(encoding="utf-8"))
+    line = None
+    for part in location:
+        if not isinstance(node, MappingNode):
+            break
+        here = [(key, value) for key, value in node.value if key.value == str(part)]
+        if not here:
+            return None
+        line, node = here[0][0].start_mark.line + 1, here[0][1]
+    return line
+
+
+def _explained(
+    path: str | pathlib.Path | None, overrides: Sequence[str], error: ValidationError
+) -> UserError:
     first = error.errors(include_url=False)[0]
     location = [part for part in first["loc"]]
     field = ".".join(str(part) for part in location)
+    where = "config" if path is None else str(path)
+    # A line that an override has replaced would send the reader to the wrong place.
+    names = [override.partition("=")[0] for override in overrides]
+    overridden = any(f"{field}.".startswith(f"{name}.") or name.startswith(f"{field}.") for name in names)
+    if path is not None and not overridden and (line := _line_of(pathlib.Path(path), location)):
+        where += f" line {line}"
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _keys_at(location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known here: {', '.join(known)}."
         return UserError(f"{where}, {field}", "no such setting", hint)
     found = first.get("input")
+    shown = reprlib.repr(found)
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return UserError(
-        f"{where}, {field}", f"{message} (found {found!r}, {type(found).__name__})", "Correct the value."
+        f"{where}, {field}", f"{message} (found {shown}, {type(found).__name__})", "Correct the value."
     )
 
 
@@ -148,7 +183,12 @@ def dump_config(config: Config) -> str:
     yaml = YAML()
     yaml.version = None
     yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.dump(_ADAPTER.dump_python(config, mode="json"), stream)
+    # Folding a long line loses one of two blanks in a row.
+    yaml.width = sys.maxsize
+    values = _ADAPTER.dump_python(config, mode="json")
+    # ruamel writes these line breaks of Unicode as they are, and reads a plain line break back.
+    yaml.allow_unicode = not set("\x85\u2028\u2029\ufeff") & set(json.dumps(values, ensure_ascii=False))
+    yaml.dump(values, stream)
     return stream.getvalue()
 
 
@@ -162,70 +202,3 @@ def config_hash(config: Config) -> str:
             inner = inner[parent]
         del inner[last]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check_config(config: Config) -> None:
-    """Check how settings fit together.
-
-    Raises:
-        UserError: names the setting and what fits.
-    """
-    for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
-        _check_stage(name, stage, config)
-    second = config.stage2
-    if second.warmup_fraction + second.transition_fraction > 1 and not second.select_before_transition:
-        raise UserError(
-            "stage2.transition_fraction",
-            f"warm-up {second.warmup_fraction} and transition {second.transition_fraction} exceed the stage, so no "
-            "evaluation could be selected",
-            "Lower one of them, or set stage2.select_before_transition=true.",
-        )
-    data = config.data
-    if data.source == "files" and not (data.path or data.train_path):
-        raise UserError(
-            "data", "no file is named", "Set data.path or data.train_path, or data.source=triage."
-        )
-    if data.path and (data.train_path or data.validation_path or data.test_path):
-        raise UserError("data.path", "is set beside files by split", "Use either.")
-    shares = data.triage.class_shares
-    if len(shares) != 5 or min(shares) < 0 or sum(shares) <= 0:
-        raise UserError(
-            "data.triage.class_shares", f"{list(shares)} are no five shares", "Give five numbers >= 0."
-        )
-    if len(set(data.split_values.values())) < len(data.split_values):
-        raise UserError("data.split_values", "two splits have the same value", "Give each its own.")
-
-
-def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
-    for key in ("eval_every_steps", "save_every_steps"):
-        if getattr(stage, key) > stage.max_steps:
-            raise UserError(
-                f"{name}.{key}",
-                f"{getattr(stage, key)} is beyond the run of {stage.max_steps} steps",
-                f"Set at most {stage.max_steps}.",
-            )
-    if stage.optimizer.warmup_steps >= stage.max_steps:
-        raise UserError(
-            f"{name}.optimizer.warmup_steps", "leaves no step to decay", f"Set below {stage.max_steps}."
-        )
-    if stage.batch_size % stage.micro_batches:
-        below = max(stage.batch_size // stage.micro_batches, 1) * stage.micro_batches
-        raise UserError(
-            f"{name}.batch_size",
-            f"{stage.batch_size} rows do not divide into {stage.micro_batches} micro-batches",
-            f"Set {below} or {below + stage.micro_batches}.",
-        )
-    for key in ("beta1", "beta2"):
-        if getattr(stage.optimizer, key) >= 1:
-            raise UserError(f"{name}.optimizer.{key}", "must be below 1", "Use for example 0.9.")
-    sources = TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
-    if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
-        raise UserError(
-            f"{name}.rationale_source", "several sources and none chosen", f"Choose of {sources}."
-        )
-    if stage.rationale_source is not None and stage.rationale_source not in sources:
-        raise UserError(
-            f"{name}.rationale_source",
-            f"{stage.rationale_source!r} is no source",
-            f"Choose of {', '.join(sources)}.",
-        )

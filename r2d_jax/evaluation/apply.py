@@ -71,9 +71,7 @@ def _require_free(output: pathlib.Path, input_file: pathlib.Path | None) -> None
     if output.is_dir():
         raise UserError(str(output), "is a folder, not a file", "Name the file to write.")
     if input_file is not None and output.exists() and input_file.exists() and output.samefile(input_file):
-        raise UserError(
-            str(output), "is the input itself", "Choose another --output; nothing was changed."
-        )
+        raise UserError(str(output), "is the input itself", "Choose another --output; nothing was changed.")
 
 
 def predict_file(

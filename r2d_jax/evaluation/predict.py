@@ -107,7 +107,8 @@ class Predictor:
     def decode_rationales(self) -> Callable[[Params, Batch, jax.Array, jax.Array], Decoded]:
         """Jitted: params, a batch, label ids [B, L] and lengths [B] to the decoded rationales [B, T]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
-        return jax.jit(self._rationales, in_shardings=(None, rows, rows, rows), out_shardings=whole)
+        # The labels come from decode_labels, so every device holds all of them.
+        return jax.jit(self._rationales, in_shardings=(None, rows, whole, whole), out_shardings=whole)
 
     def _texts(self, decoded: Decoded) -> list[str]:
         ids, lengths = np.asarray(decoded.token_ids), np.asarray(decoded.lengths)

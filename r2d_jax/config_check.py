@@ -1,0 +1,100 @@
+"""How settings fit together; in: a Config whose fields are valid one by one, out: nothing or a UserError."""
+
+import math
+
+from r2d_jax.config import Config, DataConfig, StageConfig
+from r2d_jax.errors import UserError
+
+TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
+
+
+def check_config(config: Config) -> None:
+    """Check how settings fit together.
+
+    Raises:
+        UserError: names the setting and what fits.
+    """
+    for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
+        _check_stage(name, stage, config)
+    second = config.stage2
+    if second.warmup_fraction + second.transition_fraction > 1 and not second.select_before_transition:
+        raise UserError(
+            "stage2.transition_fraction",
+            f"warm-up {second.warmup_fraction} and transition {second.transition_fraction} exceed the stage, so no "
+            "evaluation could be selected",
+            "Lower one of them, or set stage2.select_before_transition=true.",
+        )
+    _check_data(config.data)
+    if config.model.shape.layer_norm_epsilon <= 0 or not math.isfinite(config.model.shape.layer_norm_epsilon):
+        raise UserError("model.shape.layer_norm_epsilon", "must be above 0", "Use for example 1e-6.")
+
+
+def _check_data(data: DataConfig) -> None:
+    by_split = {"train": data.train_path, "validation": data.validation_path, "test": data.test_path}
+    named = [name for name, path in by_split.items() if path]
+    if data.source == "triage" and (data.path or named):
+        # Else a run meant for the user's rows would quietly train on synthetic ones.
+        field = "data.path" if data.path else f"data.{named[0]}_path"
+        raise UserError(
+            field, "a file is named beside data.source=triage", "Set data.source=files, or name no file."
+        )
+    if data.source == "files" and not (data.path or data.train_path):
+        raise UserError(
+            "data", "no file is named", "Set data.path or data.train_path, or data.source=triage."
+        )
+    if data.path and named:
+        raise UserError("data.path", "is set beside files by split", "Use either.")
+    if not data.columns.rationales:
+        raise UserError(
+            "data.columns.rationales", "names no column", "Give one at least, as {default: rationale}."
+        )
+    shares = data.triage.class_shares
+    # A sum that is not finite has a share that is not.
+    if len(shares) != 5 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
+        raise UserError(
+            "data.triage.class_shares", f"{list(shares)} are no five shares", "Give five numbers >= 0."
+        )
+    if len(set(data.split_values.values())) < len(data.split_values):
+        raise UserError("data.split_values", "two splits have the same value", "Give each its own.")
+
+
+def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
+    for key in ("eval_every_steps", "save_every_steps"):
+        if getattr(stage, key) > stage.max_steps:
+            raise UserError(
+                f"{name}.{key}",
+                f"{getattr(stage, key)} is beyond the run of {stage.max_steps} steps",
+                f"Set at most {stage.max_steps}.",
+            )
+    if stage.optimizer.warmup_steps >= stage.max_steps:
+        raise UserError(
+            f"{name}.optimizer.warmup_steps", "leaves no step to decay", f"Set below {stage.max_steps}."
+        )
+    if stage.batch_size % stage.micro_batches:
+        below = max(stage.batch_size // stage.micro_batches, 1) * stage.micro_batches
+        raise UserError(
+            f"{name}.batch_size",
+            f"{stage.batch_size} rows do not divide into {stage.micro_batches} micro-batches",
+            f"Set {below} or {below + stage.micro_batches}.",
+        )
+    for key in ("beta1", "beta2"):
+        if getattr(stage.optimizer, key) >= 1:
+            raise UserError(f"{name}.optimizer.{key}", "must be below 1", "Use for example 0.9.")
+    for key, usual in (("eps", "1e-8"), ("learning_rate", "5e-5"), ("weight_decay", "0")):
+        value = getattr(stage.optimizer, key)
+        # eps 0 divides by zero wherever a gradient is 0, as in embedding rows that no batch used.
+        if not math.isfinite(value) or (key == "eps" and value <= 0):
+            raise UserError(
+                f"{name}.optimizer.{key}", f"{value} is no usable number", f"Use for example {usual}."
+            )
+    sources = TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
+    if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
+        raise UserError(
+            f"{name}.rationale_source", "several sources and none chosen", f"Choose of {', '.join(sources)}."
+        )
+    if stage.rationale_source is not None and stage.rationale_source not in sources:
+        raise UserError(
+            f"{name}.rationale_source",
+            f"{stage.rationale_source!r} is no source",
+            f"Choose of {', '.join(sources)}.",
+        )
