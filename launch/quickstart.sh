@@ -14,11 +14,13 @@ in about 10 minutes on two CPU cores. Run again, it goes on where it stopped, or
   PYTHON=      Python to use, 3.11 or newer (default: the newest found)
   VENV=        folder of the virtual environment (default: .venv)
   WORKDIR=     folder of the run (default: runs/quickstart)
+
+Paths count from the folder of the project.
 TEXT
   exit 0
 fi
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 . launch/environment.sh
 

@@ -12,11 +12,13 @@ fails; the exit code tells whether all passed.
   PYTEST ARGUMENT   for example -k checkpoint, or tests/test_config.py
   PYTHON=           Python to use, 3.11 or newer (default: the newest found)
   VENV=             folder of the virtual environment (default: .venv-test)
+
+Paths count from the folder of the project.
 TEXT
   exit 0
 fi
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh
 . launch/environment.sh
 
@@ -36,14 +38,15 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy r2d_jax
-check shellcheck --external-sources launch/*.sh tests/run.sh .ci/run
+check shellcheck --external-sources launch/*.sh tests/*.sh .ci/run
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi
 echo "== pytest"
 status=0
 "$bin/python" -m pytest "$@" || status=$?
-if [ "${#failed[@]}" -gt 0 ]; then
-  exit 1
+# Nothing is printed after pytest, so that its closing line stays the last.
+if [ "$status" -eq 0 ] && [ "${#failed[@]}" -gt 0 ]; then
+  status=1
 fi
 exit "$status"

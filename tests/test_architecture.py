@@ -75,6 +75,8 @@ def faults_of_imports(name, source):
         yield f"{own} is no known room: add it to ALLOWED"
     for module in imported(source):
         top, *rest = module.split(".")
+        if parts[-1] == "__init__":
+            yield f"{name} imports {module}: importing one module must not load a whole room"
         if top in BANNED | {"", "unknown"}:
             yield f"{name} imports {module or 'relatively'}"
         elif top == "r2d_jax" and rest and rest[0] not in allowed | {"__version__"}:
@@ -125,6 +127,7 @@ def test_the_code_keeps_its_shape(name, rule):
         (faults_of_imports, "model/x.py", "import pickle as p"),
         (faults_of_imports, "data/x.py", "try:\n    import tensorflow.io\nexcept ImportError:\n    pass"),
         (faults_of_imports, "attic/x.py", ""),
+        (faults_of_imports, "data/__init__.py", "from r2d_jax.data import schema"),
         (faults_of_names, "model/layers.py", "NAME = 'block.0.layer.0.SelfAttention.q.weight'"),
         (faults_of_names, "training/x.py", "def f(x):\n    return f'explain: {x}'"),
         (faults_of_names, "model/x.py", "from jax.sharding import PartitionSpec as P"),

@@ -5,8 +5,19 @@ import os
 import pathlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from r2d_jax.config import Config, DataConfig
+from r2d_jax.config import (
+    ColumnsConfig,
+    Config,
+    DataConfig,
+    OptimizerConfig,
+    Stage1Config,
+    TokenizerConfig,
+    TriageConfig,
+)
+from r2d_jax.config_check import check_config
 from r2d_jax.config_file import config_hash, dump_config, load_config
 from r2d_jax.errors import UserError
 
@@ -73,12 +84,123 @@ def test_yaml_is_1_2(tmp_path):
     assert config.stage1.optimizer.learning_rate == 1e-4
 
 
+# Words that YAML could take for something else, or that a careless writer would fold or cut.
+TRICKY = ["no", "null", "~", "", "1e-4", "01", "0o7", "1_0", "=", "<<", "2020-01-01", "1:30", "a: b", " a ", "a #b",
+          "x  y" * 60, "a\tb", "a\nb\n", "'\"\\", "[a]", "&a", "*a", "!x", "%", "---", "≥ é", "\x85", "\u2028", "True"]  # fmt: skip
+TEXT = st.one_of(st.sampled_from(TRICKY), st.text(st.characters(exclude_categories=("Cs",)), max_size=20))
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, TEXT, st.dictionaries(TEXT, TEXT, min_size=1, max_size=3), st.floats(1e-12, 1e12))
+def test_what_is_dumped_is_what_is_read(tmp_path_factory, one, other, rationales, rate):
+    config = Config(
+        data=DataConfig(
+            source="triage",
+            columns=ColumnsConfig(question=one, id=other, rationales=rationales),
+            triage=TriageConfig(class_shares=(rate, 0.0, 1.0, 2.0, 3.0)),
+        ),
+        tokenizer=TokenizerConfig(path=other),
+        stage1=Stage1Config(optimizer=OptimizerConfig(learning_rate=rate)),
+    )
+    path = tmp_path_factory.mktemp("dump") / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8", newline="")
+    assert load_config(path) == config
+
+
+BAD_YAML = {
+    "seed: 1\nstage1: {}\nseed: 2\n": 'line 3: .*duplicate key "seed"',
+    "stage1:\n  max_steps: 9\n  max_steps: 8\n": 'line 3: .*duplicate key "max_steps"',
+    "stage1:\n\tmax_steps: 3\n": "line 2: ",
+    "seed: 1\n---\nseed: 2\n": "another document",
+    "seed: !!python/object/apply:os.getcwd []\n": "line 1: .*constructor",
+    "data: &a\n  triage: *a\n": "not valid YAML",
+    "? [a, b]\n: 1\n": "not valid YAML",
+    "seed: -_\n": "not valid YAML",
+    "data: {encoding: 2020-99-99}\n": "not valid YAML",
+    "seed: \x00\n": "not valid YAML",
+    "- seed\n": "holds no settings",
+    "extends: [a]\n": "extends: is not a file name",
+    "extends: absent.yaml\n": "absent.yaml: no such config file",
+}
+
+
+@pytest.mark.parametrize("text", BAD_YAML)
+def test_bad_yaml_is_one_line(tmp_path, text):
+    with pytest.raises(UserError, match=BAD_YAML[text]) as caught:
+        from_text(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"data: {encoding: \xe9}\n")
+    with pytest.raises(UserError, match="Save it as UTF-8"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed", "override 'seed': is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("seed=-_", "override seed: its value is not valid YAML"),
+        ("stage1={max_steps: 8, max_steps: 9}", "override stage1: its value is not valid YAML"),
+        ("stage1=&a [*a]", "override stage1: its value is not valid YAML"),
+        ("stage1.max_steps.x=3", r"stage1\.max_steps: should be a valid integer"),
+        ("extends=other.yaml", "extends: no such setting"),
+    ],
+)
+def test_bad_overrides_are_one_line(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        from_text(tmp_path, "", override)
+
+
+def test_the_line_of_a_wrong_value_is_told(tmp_path):
+    text = "# top\nseed: 1\nstage1:\n  optimizer:\n    learning_rate: fast\n"
+    with pytest.raises(
+        UserError, match=r"config\.yaml line 5, stage1\.optimizer\.learning_rate: .*'fast', str"
+    ):
+        from_text(tmp_path, text)
+    with pytest.raises(UserError, match=r"config\.yaml, stage1\.optimizer\.learning_rate: .*'slow', str"):
+        from_text(tmp_path, text, "stage1.optimizer.learning_rate=slow")
+    (tmp_path / "base.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml, stage1\.optimizer\.learning_rate: "):
+        from_text(tmp_path, "extends: base.yaml\nseed: 2\n")
+
+
+def test_numbers_are_not_bent_to_fit(tmp_path):
+    assert from_text(tmp_path, "", "stage1.optimizer.learning_rate=1").stage1.optimizer.learning_rate == 1.0
+    assert (
+        from_text(tmp_path, "", "data.triage.class_shares=[1, 1, 1, 1, 1]").data.triage.class_shares
+        == (1.0,) * 5
+    )
+    for value in ("1000.0", "'1000'", "true", "1e4", "null"):
+        with pytest.raises(UserError, match="max_steps: should be a valid integer"):
+            from_text(tmp_path, "", f"stage1.max_steps={value}")
+
+
+def test_a_map_of_names_is_replaced_and_not_merged(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: {columns: {rationales: {llm: a}}, split_values: {train: x}}\n")
+    text = "extends: base.yaml\ndata: {columns: {rationales: {nurse: b}}, split_values: {test: y}}\n"
+    data = from_text(tmp_path, text).data
+    assert (data.columns.rationales, data.split_values) == ({"nurse": "b"}, {"test": "y"})
+
+
+def test_a_chain_of_extends_counts_from_each_file(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "root.yaml").write_text("seed: 1\nstage1: {batch_size: 8}\n")
+    (tmp_path / "deep" / "base.yaml").write_text("extends: ../root.yaml\nstage1: {micro_batches: 2}\n")
+    config = from_text(tmp_path, "extends: deep/base.yaml\nseed: 2\n")
+    assert (config.seed, config.stage1.batch_size, config.stage1.micro_batches) == (2, 8, 2)
+
+
 @pytest.mark.parametrize(("text", "value"), [("false", False), ("False", False), ("true", True)])
 def test_booleans_are_strict(tmp_path, text, value):
     """B104: --do-export False."""
     assert from_text(tmp_path, "", f"tensorboard={text}").tensorboard is value
-    with pytest.raises(UserError, match="tensorboard: should be a valid boolean"):
-        from_text(tmp_path, "", "tensorboard=nein")
+    for wrong in ("nope", "no", "yes", "0", "1", "", "'false'"):
+        with pytest.raises(UserError, match="tensorboard: should be a valid boolean"):
+            from_text(tmp_path, "", f"tensorboard={wrong}")
 
 
 def test_an_alias_is_not_shared(tmp_path):
@@ -99,6 +221,22 @@ def test_extends_merges_and_refuses_a_circle(tmp_path):
     ("override", "message"),
     [
         ("stage2.warmup_fraction=0.5", "exceed the stage"),
+        ("stage1.save_every_steps=50001", r"stage1\.save_every_steps: 50001 is beyond .* Set at most 50000"),
+        ("stage2.eval_every_steps=30001", r"stage2\.eval_every_steps: 30001 is beyond .* Set at most 30000"),
+        ("stage2.micro_batches=5", "64 rows do not divide into 5 micro-batches. Set 60 or 65"),
+        ("stage2.micro_batches=100", "64 rows do not divide into 100 micro-batches. Set 100 or 200"),
+        ("stage1.rationale_source=gpt", "'gpt' is no source. Choose of llm, nurse, nurse_polished"),
+        ("stage1.optimizer.beta2=1", "beta2: must be below 1"),
+        ("stage1.optimizer.eps=0", r"stage1\.optimizer\.eps: 0\.0 is no usable number"),
+        ("stage1.optimizer.eps=.nan", r"eps: nan is no usable number"),
+        ("stage2.optimizer.learning_rate=.inf", "learning_rate: inf is no usable number"),
+        ("model.shape.layer_norm_epsilon=0", "layer_norm_epsilon: must be above 0"),
+        ("data.triage.class_shares=[1, 1, 1, 1, .nan]", "no five shares"),
+        ("data.triage.class_shares=[1, 1, 1, 1, .inf]", "no five shares"),
+        ("data.triage.class_shares=[1, 1, 1, 1, -1]", "no five shares"),
+        ("data.triage.class_shares=[0, 0, 0, 0, 0]", "no five shares"),
+        ("data.path=rows.jsonl", r"data\.path: a file is named beside data.source=triage"),
+        ("data.test_path=rows.jsonl", r"data\.test_path: a file is named beside data.source=triage"),
         ("stage1.optimizer.beta1=1.0", "beta1: must be below 1"),
         ("stage1.optimizer.warmup_steps=50000", "leaves no step to decay"),
         ("data.triage.class_shares=[1, 2]", "no five shares"),
@@ -114,10 +252,78 @@ def test_what_does_not_fit_is_refused(tmp_path, override, message):
         from_text(tmp_path, "", override)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": "a", "train_path": "b"}, "is set beside files by split"),
+        ({"path": "a", "columns": ColumnsConfig(rationales={})}, "rationales: names no column"),
+        (
+            {"path": "a", "columns": ColumnsConfig(rationales={"x": "a", "y": "b"})},
+            "stage1.rationale_source: .*x, y",
+        ),
+    ],
+)
+def test_what_does_not_fit_in_files_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        check_config(Config(data=DataConfig(**change)))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stage1.optimizer.learning_rate=3",
+        "stage2.warmup_fraction=0.4",
+        "stage2={warmup_fraction: 0.9, select_before_transition: true}",
+        "stage1.rationale_source=nurse",
+        "stage1.eval_every_steps=50000",
+        "stage1.optimizer.warmup_steps=49999",
+        "stage1.optimizer.clip_norm=.inf",
+        "stage1.micro_batches=64",
+    ],
+)
+def test_what_is_unusual_but_fits_is_taken(tmp_path, override):
+    from_text(tmp_path, "", override)
+
+
 def test_the_hash_covers_results_only(tmp_path):
     one = from_text(tmp_path, "")
     assert config_hash(one) != config_hash(from_text(tmp_path, "", "seed=1"))
     assert config_hash(one) != config_hash(from_text(tmp_path, "", "stage2.optimizer.clip_norm=2"))
-    assert config_hash(one) == config_hash(
-        from_text(tmp_path, "", "tensorboard=false", "stage1.log_every_steps=7")
-    )
+    shown_only = ["tensorboard=false", "evaluation.worked_examples=2"]
+    shown_only += ["stage1.log_every_steps=7", "stage2.log_every_steps=7"]
+    assert config_hash(one) == config_hash(from_text(tmp_path, "", *shown_only))
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict) and path[-1:] not in (("rationales",), ("split_values",)):
+        for key, inner in value.items():
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+CHANGED = {int: 1, float: 0.125, bool: True, str: "other", tuple: 1.0, type(None): "other"}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(dataclasses.asdict(Config()))], ids=".".join)
+def test_every_setting_is_in_the_hash_unless_it_only_shows(path):
+    """A new setting that is forgotten would let a run go on with other settings than it began with."""
+    only_shows = path[-1] in ("tensorboard", "worked_examples", "log_every_steps")
+
+    def changed(value, rest):
+        if not rest:
+            if isinstance(value, bool):
+                return not value
+            if isinstance(value, dict):
+                return {"train": "other"}
+            if isinstance(value, tuple):
+                return (*value[1:], value[0])
+            if isinstance(value, int | float):
+                return value + 1
+            return "other"
+        return dataclasses.replace(value, **{rest[0]: changed(getattr(value, rest[0]), rest[1:])})
+
+    # Past validation on purpose: any other value will do here.
+    default = Config()
+    other = unchecked(default, path, changed)
+    assert (config_hash(other) == config_hash(default)) == only_shows
