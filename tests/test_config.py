@@ -1,5 +1,6 @@
 """Config files: what is read is what was written, and what is dumped is what is read."""
 
+import copy
 import dataclasses
 import os
 import pathlib
@@ -85,8 +86,23 @@ def test_yaml_is_1_2(tmp_path):
 
 
 # Words that YAML could take for something else, or that a careless writer would fold or cut.
-TRICKY = ["no", "null", "~", "", "1e-4", "01", "0o7", "1_0", "=", "<<", "2020-01-01", "1:30", "a: b", " a ", "a #b",
-          "x  y" * 60, "a\tb", "a\nb\n", "'\"\\", "[a]", "&a", "*a", "!x", "%", "---", "≥ é", "\x85", "\u2028", "True"]  # fmt: skip
+TRICKY = ["no", "null", "~", "", "1e-4", "01", "0o7", "1_0", "=", "<<", "2020-01-01", "1:30", "a: b", " a "]
+TRICKY += [
+    "a #b",
+    "x  y" * 60,
+    "a\tb",
+    "a\nb\n",
+    "'\"\\",
+    "[a]",
+    "&a",
+    "*a",
+    "!x",
+    "%",
+    "---",
+    "≥ é",
+    "\x85",
+    "\u2028",
+]
 TEXT = st.one_of(st.sampled_from(TRICKY), st.text(st.characters(exclude_categories=("Cs",)), max_size=20))
 
 
@@ -302,28 +318,22 @@ def leaves(value, path=()):
         yield path, value
 
 
-CHANGED = {int: 1, float: 0.125, bool: True, str: "other", tuple: 1.0, type(None): "other"}
+def another(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return {dict: {"train": "x"}, tuple: (1.0,)}.get(type(value), "other")
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("path", [path for path, _ in leaves(dataclasses.asdict(Config()))], ids=".".join)
 def test_every_setting_is_in_the_hash_unless_it_only_shows(path):
-    """A new setting that is forgotten would let a run go on with other settings than it began with."""
+    """A setting left out would let a run go on with other settings than it began with."""
+    config = holder = copy.deepcopy(Config())
+    for name in path[:-1]:
+        holder = getattr(holder, name)
+    # Past validation on purpose: any other value will do.
+    object.__setattr__(holder, path[-1], another(getattr(holder, path[-1])))
     only_shows = path[-1] in ("tensorboard", "worked_examples", "log_every_steps")
-
-    def changed(value, rest):
-        if not rest:
-            if isinstance(value, bool):
-                return not value
-            if isinstance(value, dict):
-                return {"train": "other"}
-            if isinstance(value, tuple):
-                return (*value[1:], value[0])
-            if isinstance(value, int | float):
-                return value + 1
-            return "other"
-        return dataclasses.replace(value, **{rest[0]: changed(getattr(value, rest[0]), rest[1:])})
-
-    # Past validation on purpose: any other value will do here.
-    default = Config()
-    other = unchecked(default, path, changed)
-    assert (config_hash(other) == config_hash(default)) == only_shows
+    assert (config_hash(config) == config_hash(Config())) == only_shows
