@@ -134,10 +134,10 @@ def test_a_bad_setting_is_named_with_what_fits(job, override, wanted):
     [
         (
             "stage1:\n  max_step: 3\n",
-            [r"bad\.yaml, stage1\.max_step: no such setting", "Did you mean 'max_steps'"],
+            [r"bad\.yaml line [12], stage1\.max_step: no such setting", "Did you mean 'max_steps'"],
         ),
-        ("sed: 3\n", [r"bad\.yaml, sed: no such setting", "Did you mean 'seed'"]),
-        ("stage1: {max_steps: '3'}\n", [r"bad\.yaml, stage1\.max_steps: .* integer", "'3', str"]),
+        ("sed: 3\n", [r"bad\.yaml line 1, sed: no such setting", "Did you mean 'seed'"]),
+        ("stage1: {max_steps: '3'}\n", [r"bad\.yaml line [12], stage1\.max_steps: .* integer", "'3', str"]),
         ("seed: 1\nseed: 2\n", [r"bad\.yaml line 2: is not valid YAML", "Mend this line"]),
         ("seed: 1\nstage1: {max_steps: [}\n", [r"bad\.yaml line 2: is not valid YAML", "Mend this line"]),
         ("- seed\n", [r"bad\.yaml: holds no settings", "Write `key: value`"]),
