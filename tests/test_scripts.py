@@ -44,7 +44,7 @@ class Copy:
         (self.root / "tests").mkdir()
         for name in ("tests/run.sh", "requirements.txt", "requirements-test.txt", "setup.cfg"):
             shutil.copy(ROOT / name, self.root / name)
-        note = f'name=$(basename "$0"); echo "$name $*" >> "{self.log}"'
+        note = f'name=$(basename "$0"); echo "$name$(printf " %q" "$@")" >> "{self.log}"'
         tool = f'{note}\necho "$name was here"\nif [ -f "{folder}/fail-$name" ]; then exit 7; fi'
         self.tool = executable(folder / "tool", tool)
         self.python = self.make_python("py thon", sys.version)
@@ -133,7 +133,7 @@ def test_the_newest_python_that_runs_is_taken(copy):
 def test_installs_once_from_any_directory_and_in_a_path_with_blanks(copy):
     result, calls = copy.call("launch/quickstart.sh", "seed=1", "data.encoding=a b")
     assert result.returncode == 0, result.stderr
-    assert kinds(calls) == [*MADE, RUN + " seed=1 data.encoding=a b"]
+    assert kinds(calls) == [*MADE, RUN + r" seed=1 data.encoding=a\ b"]
     assert copy.call("launch/quickstart.sh")[1] == [RUN]
 
 
@@ -195,17 +195,18 @@ def test_every_check_runs_and_pytest_speaks_last(copy, script):
     assert calls[6].startswith("shellcheck ")
     for name in (*SCRIPTS, "launch/environment.sh", ".ci/run"):
         assert name in calls[6]
-    assert calls[7:] == [" ".join(["python -m pytest", *arguments])]
+    assert calls[7:] == ["python -m pytest" + (r" -k not\ slow" if arguments else "")]
     assert kinds(calls)[1] == "--requirement requirements-test.txt"
     assert result.stdout.endswith("== pytest\npython was here\n")
     assert not (copy.root / ".venv").exists()
 
 
+@pytest.mark.parametrize("script", ["tests/run.sh", ".ci/run"])
 @pytest.mark.parametrize(("name", "code"), [("ruff", 1), ("mypy", 1), ("shellcheck", 1), ("python", 7)])
-def test_a_failed_check_stops_nothing_and_is_told(copy, name, code):
+def test_a_failed_check_stops_nothing_and_is_told(copy, script, name, code):
     copy.call("tests/run.sh")
     copy.fail(name)
-    result, calls = copy.call("tests/run.sh")
+    result, calls = copy.call(script)
     assert result.returncode == code
     assert len(calls) == 5
     assert calls[-1] == "python -m pytest"
