@@ -237,8 +237,13 @@ def test_predict_gives_the_same_from_run_export_and_import(finished, tmp_path):
         output = tmp_path / f"{index}.jsonl"
         r2d("predict", "--model", model, "--input", rows, "--output", output, "--batch-size", 7 * (index + 1))
         outputs.append(output.read_text())
-    assert len(set(outputs)) == 1
-    assert len(outputs[0].splitlines()) == 50
+    rows_of = [[json.loads(line) for line in output.splitlines()] for output in outputs]
+    confidences = [[row.pop("label_confidence") for row in rows] for rows in rows_of]
+    # Texts are the same at any batch size; a confidence may differ in its last digits.
+    assert rows_of[1:] == rows_of[:1] * 3
+    assert len(rows_of[0]) == 50
+    for other in confidences[1:]:
+        assert other == pytest.approx(confidences[0], abs=2e-6)
 
 
 def test_import_of_an_export_is_bitwise_equal(finished, tmp_path):

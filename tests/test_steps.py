@@ -72,7 +72,7 @@ def context_of(factory, width=40):
 
 def start(params, config, mesh, step=0):
     state = fresh_state(
-        jax.tree.map(jnp.asarray, params), make_optimizer(config.optimizer, config.max_steps), mesh
+        jax.tree.map(jnp.array, params), make_optimizer(config.optimizer, config.max_steps), mesh
     )
     step = jax.device_put(state.step + step, state.step.sharding)
     return TrainState(step, state.params, state.opt_state)
