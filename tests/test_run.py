@@ -258,17 +258,30 @@ def test_import_of_an_export_is_bitwise_equal(finished, tmp_path):
         np.testing.assert_array_equal(value, second[name])
 
 
-def test_transformers_alone_gives_the_same_texts(finished):
+@pytest.fixture(scope="module")
+def trained_longer(tmp_path_factory, config):
+    """A run long enough that its texts differ between rows."""
+    workdir = tmp_path_factory.mktemp("runs") / "longer"
+    longer = [
+        f"stage{number}.{key}={value}"
+        for number in (1, 2)
+        for key, value in (("max_steps", 150), ("eval_every_steps", 75), ("save_every_steps", 75))
+    ]
+    r2d("run", "--config", config, "--workdir", workdir, *longer)
+    return workdir
+
+
+def test_transformers_alone_gives_the_same_texts(trained_longer):
     """The export's own README snippet, on the 50 test rows."""
     import torch
     from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-    folder = str(finished[0] / "export")
+    folder = str(trained_longer / "export")
     model, info = T5ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    card = json.loads((finished[0] / "export" / "r2d_model.json").read_text())
+    card = json.loads((trained_longer / "export" / "r2d_model.json").read_text())
 
     def generate(prompt, limit):
         with torch.no_grad():
@@ -276,9 +289,9 @@ def test_transformers_alone_gives_the_same_texts(finished):
             output = model.generate(ids, max_new_tokens=limit, do_sample=False, num_beams=1)
         return tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    data = pathlib.Path(YAML(typ="safe").load(finished[0] / "config.yaml")["data"]["path"])
+    data = pathlib.Path(YAML(typ="safe").load(trained_longer / "config.yaml")["data"]["path"])
     questions = {row["id"]: row["question"] for row in map(json.loads, data.open())}
-    predictions = [json.loads(line) for line in (finished[0] / "evaluation/predictions.jsonl").open()]
+    predictions = [json.loads(line) for line in (trained_longer / "evaluation/predictions.jsonl").open()]
     texts = set()
     for row in predictions:
         question = questions[row["id"]]
