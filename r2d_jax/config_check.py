@@ -8,6 +8,16 @@ from r2d_jax.errors import UserError
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
 
 
+def rationale_sources(config: Config) -> tuple[str, ...]:
+    """Rationale sources that the rows of a config have."""
+    return TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
+
+
+def rationale_source(config: Config, stage: StageConfig) -> str:
+    """The rationale source of a stage: the configured one, or the first there is."""
+    return stage.rationale_source or rationale_sources(config)[0]
+
+
 def check_config(config: Config) -> None:
     """Check how settings fit together.
 
@@ -87,7 +97,7 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
             raise UserError(
                 f"{name}.optimizer.{key}", f"{value} is no usable number", f"Use for example {usual}."
             )
-    sources = TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
+    sources = rationale_sources(config)
     if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
         raise UserError(
             f"{name}.rationale_source", "several sources and none chosen", f"Choose of {', '.join(sources)}."

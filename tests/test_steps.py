@@ -22,6 +22,15 @@ TOKENS = PromptTokens(oracle.PREDICT, oracle.EXPLAIN, oracle.GIVEN, oracle.THEN_
 # The published rate. In the first update Adam divides a gradient by its own size, so at higher rates an element
 # whose gradient is all rounding moves by more than the limit, in torch against float64 torch as well.
 OPTIMIZER = OptimizerConfig(learning_rate=5e-5)
+# pi is 1 from step 2 on.
+SAMPLING = Stage2Config(
+    max_steps=20,
+    batch_size=ROWS,
+    optimizer=OPTIMIZER,
+    warmup_fraction=0.05,
+    transition_fraction=0.05,
+    max_sampling_probability=1.0,
+)
 VARIANTS = {"t5-1.0": {"tied": True, "gated": False}, "flan": {"tied": False, "gated": True}}
 
 
@@ -112,15 +121,7 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
         )
         objective = steps.stage2_objective(context, config)
     else:
-        # pi is 1 from step 2 on.
-        config = Stage2Config(
-            max_steps=20,
-            batch_size=ROWS,
-            optimizer=OPTIMIZER,
-            warmup_fraction=0.05,
-            transition_fraction=0.05,
-            max_sampling_probability=1.0,
-        )
+        config = SAMPLING
         objective, first_step = steps.stage2_objective(context, config), 2
     state = start(params, config, one_device, first_step)
     step_fn = steps.make_train_step(context, objective, config, one_device)
@@ -148,25 +149,16 @@ def small(tmp_path_factory):
     return factory, jax.tree.map(jnp.asarray, params)
 
 
-SAMPLING = Stage2Config(
-    max_steps=20,
-    batch_size=ROWS,
-    optimizer=OPTIMIZER,
-    warmup_fraction=0.05,
-    transition_fraction=0.05,
-    max_sampling_probability=1.0,
-)
-
-
-def gradient(factory, params, config, batch, step):
-    context = context_of(factory)
+def gradient(context, params, config, batch, step):
     objective = steps.stage2_objective(context, config)
     batch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
     def loss_of(params):
         return objective.combine(
-            objective.terms(factory.merge(params), batch, jnp.int32(step), True), weights, jnp.int32(step)
+            objective.terms(context.factory.merge(params), batch, jnp.int32(step), True),
+            weights,
+            jnp.int32(step),
         )[0]
 
     return jax.jit(jax.grad(loss_of))(params)
@@ -192,23 +184,14 @@ def test_no_gradient_flows_through_the_label_decode(small):
 
         return Forced(TOKENS, prompts.width)
 
-    sampled = gradient(factory, params, SAMPLING, batch, 10)
-    never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
     context = context_of(factory)
+    sampled = gradient(context, params, SAMPLING, batch, 10)
+    never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
     forced = dataclasses.replace(
         context, prompts=with_given(context.prompts, (decoded.token_ids, decoded.lengths))
     )
-    objective = steps.stage2_objective(forced, never)
-    jbatch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
-    weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
-    expected = jax.jit(
-        jax.grad(
-            lambda p: objective.combine(
-                objective.terms(factory.merge(p), jbatch, jnp.int32(10), True), weights, jnp.int32(10)
-            )[0]
-        )
-    )(params)
-    teacher_forced = gradient(factory, params, never, batch, 10)
+    expected = gradient(forced, params, never, batch, 10)
+    teacher_forced = gradient(context, params, never, batch, 10)
     for name, value in flatten(sampled).items():
         np.testing.assert_allclose(value, flatten(expected)[name], rtol=1e-5, atol=1e-6, err_msg=name)
     assert any(

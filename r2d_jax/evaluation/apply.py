@@ -8,6 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from r2d_jax.config import Config, DataConfig, MeshConfig, T5Config
+from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.schema import Example
@@ -33,6 +34,7 @@ from r2d_jax.model.hf_format import locate, read_hf_folder
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 from r2d_jax.runtime.checkpoint import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
+from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 
 # A label limit for models that come without a label set (the published target length).
@@ -47,7 +49,7 @@ def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
 
 
 def _predictor(
-    model: LoadedModel, mesh: Mesh, examples: Sequence[Example], rationale_source: str | None
+    model: LoadedModel, mesh: Mesh, examples: Sequence[Example], source: str | None
 ) -> tuple[Predictor, Features]:
     limits = DataConfig(
         input_limit_tokens=model.card.input_limit_tokens,
@@ -55,7 +57,7 @@ def _predictor(
         label_limit_tokens=model.card.label_tokens,
     )
     encoder = FeatureEncoder(limits, model.tokenizer, model.card.labels)
-    encoded = encoder.encode(examples, rationale_source)
+    encoded = encoder.encode(examples, source)
     shapes = encoder.shapes(encoded)
     features = encoder.features(encoded, shapes)
     if features.cut_questions:
@@ -149,16 +151,12 @@ def evaluate_model(
     elif split not in ("test", "validation"):
         raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
     else:
-        source = config.stage2.rationale_source or _only_source(config)
+        source = rationale_source(config, config.stage2)
         examples = getattr(load_splits(config.data, config.seed, (source,)), split)
     model, mesh = _open(model_path, batch_size)
     predictor, features = _predictor(model, mesh, examples, source)
     result = evaluate_rows(model, predictor, examples, features, source, batch_size=batch_size, folder=folder)
     return result.metrics
-
-
-def _only_source(config: Config) -> str:
-    return "llm" if config.data.source == "triage" else next(iter(config.data.columns.rationales))
 
 
 def _run_config(folder: pathlib.Path) -> Config | None:
@@ -198,7 +196,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS_FOLDER, params)
     tokenizer.save(folder / TOKENIZER_FOLDER)
-    (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    write_text(folder / CARD_FILE, card.to_json())
     return (
         f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
     )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.data.features import Features, Shapes
+from r2d_jax.data.features import Features
 from r2d_jax.data.pipeline import evaluation_batches
 from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.tokenizer import Tokenizer
@@ -57,19 +57,6 @@ class Predictor:
     label_tokens: int
     rationale_tokens: int
     mesh: Mesh
-
-    @classmethod
-    def for_shapes(
-        cls,
-        factory: T5Factory,
-        tokenizer: Tokenizer,
-        shapes: Shapes,
-        prompts: PromptBuilder,
-        rationale_tokens: int,
-        mesh: Mesh,
-    ) -> "Predictor":
-        """A predictor whose label limit is that of the shapes."""
-        return cls(factory, prompts, tokenizer, shapes.label, rationale_tokens, mesh)
 
     def _labels(self, params: Params, batch: Batch) -> Decoded:
         model = self.factory.merge(params)

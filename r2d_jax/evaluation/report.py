@@ -1,12 +1,11 @@
 """What a user sees of an evaluation; in: metrics, cases and rows, out: console tables and files."""
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,8 +13,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from r2d_jax.errors import UserError
 from r2d_jax.evaluation.mentions import fold_white_space
+from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30
 # Characters at which str.splitlines() ends a line but JSON does not escape; one row must stay one line.
@@ -190,28 +189,6 @@ def _label_line(case: WorkedCase, arrow: str) -> Text:
     return line.append("right" if right else "wrong", style="green" if right else "red")
 
 
-@contextlib.contextmanager
-def _whole_file(path: pathlib.Path) -> Iterator[TextIO]:
-    """A text file that appears at `path` complete, or not at all."""
-    # A fixed name: what a killed process leaves behind is replaced by the next one, and never piles up.
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        file = partial.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(
-            str(path), f"cannot be written ({error.strerror})", "Choose another place."
-        ) from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def _plain(value: Any) -> Any:
     """Numbers of numpy and JAX as Python numbers, paths as text, for json."""
     if hasattr(value, "item"):
@@ -233,7 +210,7 @@ def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> 
     Raises:
         UserError: the place cannot be written to.
     """
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, default=_plain).translate(_LINE_ENDS) + "\n")
 
@@ -244,5 +221,5 @@ def write_json(path: pathlib.Path, obj: Any) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    with _whole_file(path) as file:
+    with whole_file(path) as file:
         file.write(json.dumps(obj, ensure_ascii=False, indent=2, default=_plain) + "\n")

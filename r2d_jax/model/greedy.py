@@ -5,10 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from r2d_jax.data.prompts import END_ID, PAD_ID
 from r2d_jax.model.t5 import T5, DecodeCache
-
-PAD_ID = 0
-END_ID = 1
 
 
 class Decoded(NamedTuple):

@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 METRICS_FILE = "metrics.jsonl"
 
 
+def say(console: Console, text: str) -> None:
+    """One plain line: never read as markup, never broken, so that paths can be copied."""
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 class Reporter:
     """Reports one stage. Only numbers and names pass through here, never case text."""
 
@@ -69,7 +74,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """One line about the stage."""
-        self.console.print(f"{self.stage}: {text}", highlight=False, soft_wrap=True, markup=False)
+        say(self.console, f"{self.stage}: {text}")
 
     def close(self) -> None:
         """Flush and close."""

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, StageConfig, T5Config
+from r2d_jax.config import Config, T5Config
+from r2d_jax.config_check import rationale_source
 from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.schema import Example, Splits
@@ -17,9 +18,10 @@ from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import restore_weights
+from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_size, tree_shardings, with_shardings
 from r2d_jax.training.steps import StepContext
-from r2d_jax.training.workdir import Workdir, write_text
+from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
 
@@ -89,9 +91,13 @@ class Prepared:
 
     def predictor(self) -> Predictor:
         """Decoding with the shapes of this run."""
-        prompts = self.shapes.prompt_builder(self.encoder.tokens)
         return Predictor(
-            self.factory, prompts, self.tokenizer, self.shapes.label, self.rationale_tokens, self.mesh
+            self.factory,
+            self.context.prompts,
+            self.tokenizer,
+            self.shapes.label,
+            self.rationale_tokens,
+            self.mesh,
         )
 
     def initial_params(self) -> Params:
@@ -101,13 +107,6 @@ class Prepared:
             return load_initial(init, self.factory, self.mesh)
         shardings = tree_shardings(self.factory.abstract_params, self.mesh)
         return jax.jit(self.factory.init, out_shardings=shardings)(jax.random.key(self.config.seed))
-
-
-def rationale_source(config: Config, stage: StageConfig) -> str:
-    """The rationale source of a stage; the configured one, or the only one there is."""
-    if stage.rationale_source is not None:
-        return stage.rationale_source
-    return "llm" if config.data.source == "triage" else next(iter(config.data.columns.rationales))
 
 
 def _init_shape(init: str) -> T5Config:

@@ -16,6 +16,7 @@ from r2d_jax.evaluation.model_folder import load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
@@ -30,24 +31,22 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     """
     check_config(config)
     cache = enable_compile_cache()
-    say = lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)  # noqa: E731
-    say(f"devices: {check_platform(config.platform)}")
+    say(console, f"devices: {check_platform(config.platform)}")
     workdir = Workdir(folder)
     prepared = prepare(config, workdir, make_mesh(config.mesh))
-    say(f"workdir: {workdir.path}")
-    say(f"compile cache: {cache}")
-    say(describe(prepared.splits, prepared.tokenizer))
+    say(console, f"workdir: {workdir.path}")
+    say(console, f"compile cache: {cache}")
+    say(console, describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
     return prepared, workdir
 
 
 def _say_limits(prepared: Prepared, console: Console) -> None:
     shapes = prepared.shapes
-    console.print(
+    say(
+        console,
         f"tokens: question {shapes.question}, label {shapes.label}, rationale {shapes.rationale}, "
         f"prompt {prepared.context.prompts.width}; vocabulary {prepared.tokenizer.size}",
-        highlight=False,
-        soft_wrap=True,
     )
     named = {
         "train": prepared.stages[2].train,
@@ -56,11 +55,10 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
     }
     for name, features in named.items():
         if features.cut_questions or features.cut_rationales:
-            console.print(
+            say(
+                console,
                 f"warning: {name}: {features.cut_questions} of {len(features)} questions/contexts and "
                 f"{features.cut_rationales} rationales are longer than their limit and were cut at the end",
-                highlight=False,
-                soft_wrap=True,
             )
 
 
@@ -75,14 +73,14 @@ def run(config: Config, folder: pathlib.Path, console: Console) -> None:
     """Stage 1, stage 2, test-set evaluation, predictions and export; goes on where it stopped."""
     prepared, workdir = start(config, folder, console)
     if workdir.state.get("run_done"):
-        console.print("this run is finished; nothing to do", highlight=False)
+        say(console, "this run is finished; nothing to do")
         _say_where(workdir, console)
         return
     with StopSignal() as stop:
         for number in (1, 2):
             run_stage(prepared, workdir, number, console, stop)
         model = load_model(workdir.path, prepared.mesh)
-        console.print(f"evaluating {model.source} on {len(prepared.splits.test)} test rows", highlight=False)
+        say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")
 
         def check_stop() -> None:
             if stop.requested:
@@ -121,4 +119,4 @@ def _say_where(workdir: Workdir, console: Console) -> None:
         ("checkpoints", workdir.stage(2)),
         ("effective config", workdir.path / "config.yaml"),
     ):
-        console.print(f"{what}: {path}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"{what}: {path}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from r2d_jax.config import StageConfig
@@ -14,8 +15,8 @@ from r2d_jax.evaluation.evaluate import label_scores
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints, best_step, checksum, restore_weights
 from r2d_jax.runtime.compilation import CompileCounter
-from r2d_jax.runtime.mesh import place_batch, with_shardings
-from r2d_jax.runtime.reporting import Reporter
+from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
+from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
 from r2d_jax.training.optimizer import make_optimizer
@@ -122,13 +123,13 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     """
     name = f"stage {number}"
     if workdir.state.get(f"stage{number}_done"):
-        console.print(f"{name}: done before, nothing to do", highlight=False)
+        say(console, f"{name}: done before, nothing to do")
         return
     stage = STAGES[number](prepared)
     optimizer = make_optimizer(stage.config.optimizer, stage.config.max_steps)
     checkpoints = StageCheckpoints(workdir.stage(number))
-    say = lambda text: console.print(f"{name}: {text}", highlight=False, soft_wrap=True, markup=False)  # noqa: E731
-    state, progress = _starting_point(prepared, workdir, number, optimizer, checkpoints, say)
+    state, progress, origin = _starting_point(prepared, workdir, number, optimizer, checkpoints)
+    say(console, f"{name}: {origin}")
     reporter = Reporter(
         workdir.stage(number),
         name,
@@ -159,8 +160,8 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     finally:
         reporter.close()
         checkpoints.close()
-    say(f"compiled {compiled}")
-    say(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
+    say(console, f"{name}: compiled {compiled}")
+    say(console, f"{name}: best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
     workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
 
 
@@ -170,22 +171,20 @@ def _starting_point(
     number: int,
     optimizer: Any,
     checkpoints: StageCheckpoints,
-    say: Callable[[str], None],
-) -> tuple[TrainState, Progress]:
+) -> tuple[TrainState, Progress, str]:
+    """The state to train from, its progress, and where it came from, in words."""
     abstract = with_shardings(prepared.factory.abstract_params, prepared.mesh)
     if checkpoints.latest_step() is not None:
         target = abstract_state(prepared.factory.abstract_params, optimizer)
         opt_target = with_shardings(target.opt_state, prepared.mesh)
         step, params, opt_state, saved = checkpoints.restore_latest(abstract, opt_target)
-        say(f"going on from step {step} of {workdir.stage(number) / 'latest'}")
-        state = fresh_state(params, optimizer, prepared.mesh)
-        step_array = jax.device_put(state.step + step, state.step.sharding)
-        return TrainState(step_array, params, opt_state), Progress(**saved)
+        state = TrainState(jax.device_put(jnp.int32(step), replicated(prepared.mesh)), params, opt_state)
+        return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
     if number == 1:
         params = prepared.initial_params()
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
-        say(f"starting from {source}, checksum {checksum(params)}")
-        return fresh_state(params, optimizer, prepared.mesh), Progress()
+        origin = f"starting from {source}, checksum {checksum(params)}"
+        return fresh_state(params, optimizer, prepared.mesh), Progress(), origin
     best = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
     if best is None:
         raise UserError(
@@ -195,5 +194,5 @@ def _starting_point(
         )
     folder = workdir.stage(1) / "best" / str(best)
     params = restore_weights(folder, abstract)
-    say(f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}")
-    return fresh_state(params, optimizer, prepared.mesh), Progress()
+    origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
+    return fresh_state(params, optimizer, prepared.mesh), Progress(), origin

@@ -1,13 +1,13 @@
 """The folder of one run; in: a path and a Config, out: checked paths, stored config and done marks."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
 from r2d_jax.config import Config
 from r2d_jax.config_file import config_hash, dump_config
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.files import write_text
 
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "run.json"
@@ -114,10 +114,3 @@ class Workdir:
 
     def _write_state(self, state: dict[str, Any]) -> None:
         write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
