@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from r2d_jax import cli_llm
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
@@ -140,6 +141,8 @@ def import_(
 
     print(f"{import_model(source, output, tokenizer)} written to {output}")
 
+
+cli_llm.register(app)
 
 # By version, typer uses click or its own copy of it; the base of the error that it exports is in either.
 _UsageError: type[Exception] = next(

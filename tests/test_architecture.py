@@ -25,7 +25,8 @@ ALLOWED = {
     "objective": DATA_AND_DEVICES | {"model"},
     "evaluation": DATA_AND_DEVICES | {"model"},
     "training": DATA_AND_DEVICES | {"model", "objective", "evaluation"},
-    "cli": DATA_AND_DEVICES | {"model", "objective", "evaluation", "training"},
+    "cli_llm": DATA_AND_DEVICES | {"evaluation"},
+    "cli": DATA_AND_DEVICES | {"model", "objective", "evaluation", "training", "cli_llm"},
 }
 # tensorflow takes the accelerator's memory; a pickle runs what its author wrote into it.
 BANNED = {"tensorflow", "pickle", "cloudpickle", "dill"}
