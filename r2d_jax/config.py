@@ -113,6 +113,8 @@ class DataConfig:
     rationale_limit_tokens: Annotated[int, Field(ge=2)] = 256
     label_limit_tokens: Annotated[int, Field(ge=2)] | None = None
     """Longest label with its end token; null: derived from the label set. A longer label is an error."""
+    length_buckets: Count = 4
+    """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all."""
 
 
 @dataclass(frozen=True, config=_strict)

@@ -152,7 +152,7 @@ def prompts_of(encoder, examples, source):
     }
     prompts = {}
     for kind, (ids, mask) in built.items():
-        assert ids.shape == mask.shape == (len(examples), builder.width)
+        assert ids.shape == mask.shape == (len(examples), builder.width(shapes.question))
         assert ids.dtype == mask.dtype == jnp.int32
         kept = [np.asarray(row)[np.asarray(real) > 0].tolist() for row, real in zip(ids, mask, strict=True)]
         # The mask is one run from the left, and behind it stands only padding.
@@ -191,7 +191,7 @@ def test_b008_a_cut_takes_only_the_end_of_question_and_context(real, pubmed, lim
     encoder = encoder_of(real, PUBMED_LABELS, input_limit_tokens=limit)
     examples = pubmed[:100]
     prompts, features, shapes, builder = prompts_of(encoder, examples, "default")
-    assert builder.width <= limit
+    assert builder.width(shapes.question) <= limit
     cut = 0
     for index, row in enumerate(examples):
         whole = real.encode(f"{row.question} {row.context}")
@@ -209,8 +209,8 @@ def test_b008_a_cut_takes_only_the_end_of_question_and_context(real, pubmed, lim
     assert cut > 40 if limit <= 256 else cut < 10
     if limit <= 256:
         # No room is given away: the widest prompt of the longest label reaches the limit less rounding.
-        assert builder.width == limit // 8 * 8
-        assert shapes.question == builder.width - encoder.tokens.overhead(encoder.label_tokens)
+        assert builder.width(shapes.question) == limit // 8 * 8
+        assert shapes.question == limit // 8 * 8 - encoder.tokens.overhead(encoder.label_tokens)
 
 
 def test_b008_the_question_stands_before_the_context_and_outlives_it(real):

@@ -75,8 +75,8 @@ def one_device():
     )
 
 
-def context_of(factory, width=40):
-    return steps.StepContext(factory, PromptBuilder(TOKENS, width), factory.config.vocab_size, 7)
+def context_of(factory):
+    return steps.StepContext(factory, PromptBuilder(TOKENS, LABEL), factory.config.vocab_size, 7)
 
 
 def start(params, config, mesh, step=0):
@@ -170,26 +170,24 @@ def test_no_gradient_flows_through_the_label_decode(small):
     rows = random_rows(11)
     model = factory.merge(params)
     batch = batch_of(rows)
-    ids, mask = PromptBuilder(TOKENS, 40).predict(
+    ids, mask = PromptBuilder(TOKENS, LABEL).predict(
         jnp.asarray(batch["question_ids"]), jnp.asarray(batch["question_length"])
     )
     decoded = steps.greedy_decode(model, model.encode(ids, mask), mask, max_tokens=LABEL, vocab_limit=96)
 
-    def with_given(prompts, given):
+    def with_given(given):
         """A context whose rationale prompt always gets these labels."""
 
         class Forced(PromptBuilder):
             def explain_given_label(self, question_ids, question_length, label_ids, label_length):
                 return super().explain_given_label(question_ids, question_length, *given)
 
-        return Forced(TOKENS, prompts.width)
+        return Forced(TOKENS, LABEL)
 
     context = context_of(factory)
     sampled = gradient(context, params, SAMPLING, batch, 10)
     never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
-    forced = dataclasses.replace(
-        context, prompts=with_given(context.prompts, (decoded.token_ids, decoded.lengths))
-    )
+    forced = dataclasses.replace(context, prompts=with_given((decoded.token_ids, decoded.lengths)))
     expected = gradient(forced, params, never, batch, 10)
     teacher_forced = gradient(context, params, never, batch, 10)
     for name, value in flatten(sampled).items():
@@ -201,7 +199,7 @@ def test_no_gradient_flows_through_the_label_decode(small):
 
 
 def run_steps(factory, params, config, mesh, count=3, first_step=5, **widths):
-    context = context_of(factory, width=widths.pop("width", 40))
+    context = context_of(factory)
     objective = (
         steps.stage2_objective(context, config)
         if isinstance(config, Stage2Config)
@@ -262,7 +260,7 @@ def test_device_layouts_do_not_matter(with_dropout, reference, axes):
 def test_extra_padding_does_not_matter(small, one_device):
     """B037."""
     plain = run_steps(*small, SAMPLING, one_device)
-    wide = run_steps(*small, SAMPLING, one_device, width=64, question=32, rationale=40)
+    wide = run_steps(*small, SAMPLING, one_device, question=32, rationale=40)
     for ours, theirs in zip(wide[1], plain[1], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)

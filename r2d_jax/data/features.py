@@ -6,17 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.prompts import END_ID, PAD_ID, PromptBuilder, PromptTokens
+from r2d_jax.data.prompts import END_ID, PAD_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.raw_rows import shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
-
-_ROUND_TO = 8
-
-
-def _round_up(size: int) -> int:
-    return -(-size // _ROUND_TO) * _ROUND_TO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +28,8 @@ class Shapes:
     rationale: int
 
     def prompt_builder(self, tokens: PromptTokens) -> PromptBuilder:
-        """A builder whose width holds the longest prompt of these sizes."""
-        return PromptBuilder(tokens, _round_up(self.question + tokens.overhead(self.label)))
+        """A builder of prompts with labels of this size."""
+        return PromptBuilder(tokens, self.label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,18 +104,20 @@ def question_limit_tokens(config: DataConfig, tokens: PromptTokens, label_tokens
     Raises:
         UserError: input_limit_tokens leaves no room for a question.
     """
-    room = config.input_limit_tokens // _ROUND_TO * _ROUND_TO - tokens.overhead(label_tokens)
+    room = config.input_limit_tokens // WIDTH_MULTIPLE * WIDTH_MULTIPLE - tokens.overhead(label_tokens)
     if room < 1:
         raise UserError(
             "data.input_limit_tokens",
             f"{config.input_limit_tokens} tokens leave no room for the question beside the prompt and the label",
-            f"Set at least {_round_up(tokens.overhead(label_tokens) + _ROUND_TO)}.",
+            f"Set at least {round_up(tokens.overhead(label_tokens) + WIDTH_MULTIPLE)}.",
         )
     return room
 
 
 @dataclasses.dataclass(frozen=True)
-class _Encoded:
+class EncodedRow:
+    """Token ids of a row, uncut; label and rationale with the end token, or empty where there is none."""
+
     question: list[int]
     label: list[int]
     rationale: list[int]
@@ -142,14 +138,14 @@ class FeatureEncoder:
         self.question_limit = question_limit_tokens(config, self.tokens, self.label_tokens)
         self.rationale_limit = config.rationale_limit_tokens
 
-    def encode(self, examples: Sequence[Example], rationale_source: str | None) -> list[_Encoded]:
+    def encode(self, examples: Sequence[Example], rationale_source: str | None) -> list[EncodedRow]:
         """Token ids of each row, uncut; a row's rationale is the one of rationale_source."""
 
         def target(text: str) -> list[int]:
             return [*self.tokenizer.encode(text), END_ID] if text else []
 
         return [
-            _Encoded(
+            EncodedRow(
                 self.tokenizer.encode(question_text(example)),
                 target(example.label),
                 target(example.rationales.get(rationale_source, "") if rationale_source else ""),
@@ -157,18 +153,18 @@ class FeatureEncoder:
             for example in examples
         ]
 
-    def shapes(self, *splits: Sequence[_Encoded]) -> Shapes:
+    def shapes(self, *splits: Sequence[EncodedRow]) -> Shapes:
         """The smallest static sizes, a multiple of 8 each but L, that hold all rows as cut by the limits."""
         rows = [row for split in splits for row in split]
         question = max((len(row.question) for row in rows), default=1)
         rationale = max((len(row.rationale) for row in rows), default=1)
         return Shapes(
-            question=min(_round_up(question), self.question_limit),
+            question=min(round_up(question), self.question_limit),
             label=self.label_tokens,
-            rationale=min(_round_up(max(rationale, 1)), self.rationale_limit),
+            rationale=min(round_up(max(rationale, 1)), self.rationale_limit),
         )
 
-    def features(self, rows: Sequence[_Encoded], shapes: Shapes) -> Features:
+    def features(self, rows: Sequence[EncodedRow], shapes: Shapes) -> Features:
         """Arrays of these rows; a rationale that is cut has no end token, so that no stop is learned there."""
         question_ids, question_length = _padded([row.question for row in rows], shapes.question)
         label_ids, label_length = _padded([row.label for row in rows], shapes.label)

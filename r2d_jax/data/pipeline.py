@@ -1,52 +1,84 @@
 """Batches in order; in: Features and a seed, out: endless shuffled train batches or padded evaluation batches."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 
+from r2d_jax.data.buckets import Bucket, bucket_of_rows
 from r2d_jax.data.features import Features
 
 Batch = dict[str, np.ndarray]
 
-
-class _Rows:
-    """Random access to one row of Features, for grain."""
-
-    def __init__(self, features: Features):
-        self._arrays = features.arrays()
-        self._length = len(features)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: array[index] for name, array in self._arrays.items()}
+# Batches whose rows are sorted by bucket together: long enough that few mix buckets, short enough that
+# the order stays random over the run.
+_WINDOW = 32
 
 
-def train_batches(features: Features, batch_size: int, *, seed: int, start_step: int = 0) -> Iterator[Batch]:
-    """Endless batches; batch k is a function of (features, batch_size, seed, k) alone.
+class _Order:
+    """Rows of each batch: a function of (N, batch size, seed, bucket of each row, batch number) alone."""
+
+    def __init__(self, bucket_of_row: np.ndarray, batch_size: int, seed: int):
+        self._bucket_of_row = bucket_of_row
+        self._batch_size = batch_size
+        self._seed = seed
+        # Each pass over the rows has its own order.
+        self._stream = grain.MapDataset.range(len(bucket_of_row)).seed(seed).shuffle().repeat(None)
+
+    def window(self, number: int) -> np.ndarray:
+        """Rows int64 [_WINDOW, batch_size] of a window of batches."""
+        size = _WINDOW * self._batch_size
+        rows = np.array([self._stream[i] for i in range(number * size, (number + 1) * size)], np.int64)
+        kind = self._bucket_of_row[rows]
+        if (kind == kind[0]).all():
+            return rows.reshape(_WINDOW, -1)
+        batches = rows[np.argsort(kind, kind="stable")].reshape(_WINDOW, -1)
+        return np.random.default_rng([self._seed, number]).permutation(batches)
+
+
+def train_batches(
+    features: Features, batch_size: int, *, seed: int, start_step: int = 0, buckets: Sequence[Bucket] = ()
+) -> Iterator[Batch]:
+    """Endless batches; batch k is a function of (features, batch_size, seed, buckets, k) alone.
 
     Each pass over the rows has its own order, and a batch may span two passes, so no row is left
-    out. The position is a count of batches, so a run goes on exactly where it stopped, on any
-    number of hosts.
+    out. With several buckets, rows of like size travel together: the rows of some dozens of batches are
+    sorted by bucket, cut into batches, and these put in random order. The position is a count of
+    batches, so a run goes on exactly where it stopped, on any number of hosts.
 
     Args:
         features: the train split, N rows.
         batch_size: B, rows of the global batch.
         seed: of the order.
         start_step: batches already consumed.
+        buckets: from `choose_buckets`; a batch is trimmed to the first that holds its rows. None: the
+            rows stay in the order of the shuffle, and no batch is trimmed.
 
     Yields:
         Arrays of `Features` with first axis B, and row_weight float32 [B], all ones.
     """
-    data = grain.MapDataset.source(_Rows(features)).seed(seed).shuffle().repeat(None).batch(batch_size)
-    # Rows are already in memory: a thread pool would cost more than it saves.
-    iterator = iter(data.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
-    iterator.set_state({"next_index": start_step})
-    for batch in iterator:
+    arrays = features.arrays()
+    lengths = features.question_length, features.rationale_length
+    kind = bucket_of_rows(buckets, *lengths) if buckets else np.zeros(len(features), np.int32)
+    order = _Order(kind, batch_size, seed)
+    step, rows = start_step, order.window(start_step // _WINDOW)
+    while True:
+        picked = rows[step % _WINDOW]
+        batch = {name: array[picked] for name, array in arrays.items()}
+        # Buckets are not nested: rows of two may need a third, that holds both.
+        batch = _trimmed(batch, buckets)
         yield batch | {"row_weight": np.ones((batch_size,), np.float32)}
+        step += 1
+        if step % _WINDOW == 0:
+            rows = order.window(step // _WINDOW)
+
+
+def _trimmed(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
+    for bucket in buckets:
+        if bucket.holds(batch["question_length"], batch["rationale_length"]).all():
+            return bucket.trim(batch)
+    return batch
 
 
 def evaluation_batches(features: Features, batch_size: int) -> Iterator[Batch]:

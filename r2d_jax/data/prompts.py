@@ -14,6 +14,13 @@ GIVEN_LABEL = "given label: {label}, explain: {question}"
 PAD_ID = 0
 END_ID = 1
 
+WIDTH_MULTIPLE = 8
+
+
+def round_up(tokens: int) -> int:
+    """The next width that accelerators lay out without waste."""
+    return -(-tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
 
 class Encoder(Protocol):
     """What is needed of a tokenizer here."""
@@ -101,25 +108,31 @@ class PromptBuilder:
 
     Attributes:
         tokens: fixed parts.
-        width: S, the input width of every prompt; holds question, label and instruction whole.
+        label_tokens: L, room for a label, end token included.
     """
 
     tokens: PromptTokens
-    width: int
+    label_tokens: int
 
-    def _with_end(self, segments: list[tuple[jax.Array, jax.Array]]) -> tuple[jax.Array, jax.Array]:
-        end = _constant((END_ID,), segments[0][0].shape[0])
-        return concatenate([*segments, end], self.width)
+    def width(self, question_tokens: int) -> int:
+        """S, the width of every prompt around questions of this width; holds the longest of them whole."""
+        return round_up(question_tokens + self.tokens.overhead(self.label_tokens))
+
+    def _with_end(
+        self, segments: list[tuple[jax.Array, jax.Array]], question_ids: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        end = _constant((END_ID,), question_ids.shape[0])
+        return concatenate([*segments, end], self.width(question_ids.shape[1]))
 
     def predict(self, question_ids: jax.Array, question_length: jax.Array) -> tuple[jax.Array, jax.Array]:
         """`predict: {question}` as ids and mask int32 [B, S], of int32 [B, Q] and [B]."""
         prefix = _constant(self.tokens.predict, question_ids.shape[0])
-        return self._with_end([prefix, (question_ids, question_length)])
+        return self._with_end([prefix, (question_ids, question_length)], question_ids)
 
     def explain(self, question_ids: jax.Array, question_length: jax.Array) -> tuple[jax.Array, jax.Array]:
         """`explain: {question}` as ids and mask int32 [B, S], of int32 [B, Q] and [B]."""
         prefix = _constant(self.tokens.explain, question_ids.shape[0])
-        return self._with_end([prefix, (question_ids, question_length)])
+        return self._with_end([prefix, (question_ids, question_length)], question_ids)
 
     def explain_given_label(
         self,
@@ -143,5 +156,6 @@ class PromptBuilder:
                 (label_ids, label_length),
                 _constant(self.tokens.then_explain, batch),
                 (question_ids, question_length),
-            ]
+            ],
+            question_ids,
         )

@@ -1,13 +1,15 @@
 """All that a run needs before its first step; in: Config and Workdir, out: checked data, tokenizer and model shape."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import Mesh
 
 from r2d_jax.config import Config, T5Config
 from r2d_jax.config_check import rationale_source
-from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
+from r2d_jax.data.buckets import Bucket, choose_buckets
+from r2d_jax.data.features import EncodedRow, FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import content_hash, label_set, load_splits
@@ -28,10 +30,11 @@ _VOCAB_MULTIPLE = 128
 
 @dataclasses.dataclass(frozen=True)
 class StageFeatures:
-    """Features of one stage, with its own rationale source."""
+    """Features of one stage, with its own rationale source, and the shapes of its training batches."""
 
     train: Features
     validation: Features
+    buckets: tuple[Bucket, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,24 @@ def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
     return shape
 
 
+def _stage_features(
+    config: Config,
+    encoder: FeatureEncoder,
+    shapes: Shapes,
+    train: Sequence[EncodedRow],
+    validation: Sequence[EncodedRow],
+) -> StageFeatures:
+    features = encoder.features(train, shapes)
+    buckets = choose_buckets(
+        features.question_length,
+        features.rationale_length,
+        full=Bucket(shapes.question, shapes.rationale),
+        count=config.data.length_buckets,
+        prompt_tokens=encoder.tokens.overhead(shapes.label),
+    )
+    return StageFeatures(features, encoder.features(validation, shapes), buckets)
+
+
 def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     """Load and check everything; nothing is trained yet.
 
@@ -184,10 +205,7 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         factory,
         encoder,
         shapes,
-        {
-            number: StageFeatures(*(encoder.features(rows, shapes) for rows in pair))
-            for number, pair in encoded.items()
-        },
+        {number: _stage_features(config, encoder, shapes, *pair) for number, pair in encoded.items()},
         encoder.features(encoded_test, shapes),
         mesh,
         sources,

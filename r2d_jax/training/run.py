@@ -46,8 +46,12 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
     say(
         console,
         f"tokens: question {shapes.question}, label {shapes.label}, rationale {shapes.rationale}, "
-        f"prompt {prepared.context.prompts.width}; vocabulary {prepared.tokenizer.size}",
+        f"prompt {prepared.context.prompts.width(shapes.question)}; vocabulary {prepared.tokenizer.size}",
     )
+    for number, stage in prepared.stages.items():
+        if len(stage.buckets) > 1:
+            widths = ", ".join(f"{bucket.question}+{bucket.rationale}" for bucket in stage.buckets)
+            say(console, f"stage {number}: batches are trimmed to question+rationale {widths} tokens")
     named = {
         "train": prepared.stages[2].train,
         "validation": prepared.stages[2].validation,

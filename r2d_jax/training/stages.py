@@ -138,15 +138,14 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
         start_step=int(state.step),
         tensorboard=prepared.config.tensorboard,
     )
-    features = prepared.stages[number].train
-    seed = prepared.config.seed
+    data, seed = prepared.stages[number], prepared.config.seed
     try:
         with CompileCounter() as compiled:
             _, progress = train(
                 stage.config,
                 step_fn=make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh),
                 batches=lambda step: train_batches(
-                    features, stage.config.batch_size, seed=seed, start_step=step
+                    data.train, stage.config.batch_size, seed=seed, start_step=step, buckets=data.buckets
                 ),
                 evaluate=stage.evaluate,
                 selection=stage.selection,

@@ -1,0 +1,132 @@
+"""Length buckets: what is chosen, that rows fit, and that batches lose nothing by being trimmed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from r2d_jax.data.buckets import Bucket, bucket_of_rows, choose_buckets
+from r2d_jax.data.features import Features
+from r2d_jax.data.pipeline import train_batches
+
+FULL = Bucket(96, 48)
+
+
+def lengths(rows=2000, seed=0):
+    rng = np.random.default_rng(seed)
+    return (
+        np.clip(rng.normal(38, 9, rows), 10, 96).astype(np.int32),
+        np.clip(rng.normal(31, 5, rows), 5, 48).astype(np.int32),
+    )
+
+
+def features(question, rationale):
+    def ids(sizes, width):
+        return np.where(np.arange(width) < sizes[:, None], np.arange(1, len(sizes) + 1)[:, None], 0).astype(
+            np.int32
+        )
+
+    label = np.ones((len(question), 2), np.int32)
+    return Features(
+        ids(question, FULL.question),
+        question,
+        label,
+        label[:, 0],
+        ids(rationale, FULL.rationale),
+        rationale,
+        0,
+        0,
+    )
+
+
+def padded_cost(buckets, question, rationale, prompt_tokens=8):
+    kind = bucket_of_rows(buckets, question, rationale)
+    return sum(2 * (buckets[k].question + prompt_tokens) + buckets[k].rationale for k in kind)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_buckets_hold_every_row_and_more_of_them_pad_no_more(count):
+    question, rationale = lengths()
+    buckets = choose_buckets(question, rationale, full=FULL, count=count, prompt_tokens=8)
+    assert buckets[-1] == FULL
+    assert 1 <= len(buckets) <= count
+    kind = bucket_of_rows(buckets, question, rationale)
+    for number, bucket in enumerate(buckets):
+        assert bucket.holds(question, rationale)[kind == number].all()
+        assert (bucket.question + 8) % 8 == 0 or bucket == FULL
+        assert bucket.rationale % 8 == 0
+    if count > 1:
+        fewer = choose_buckets(question, rationale, full=FULL, count=count - 1, prompt_tokens=8)
+        assert padded_cost(buckets, question, rationale) <= padded_cost(fewer, question, rationale)
+
+
+def test_two_buckets_are_the_best_pair():
+    """Greedy choice of one further shape is the best of all, found here by trying every shape."""
+    question, rationale = lengths(300)
+    chosen = choose_buckets(question, rationale, full=FULL, count=2, prompt_tokens=8)
+    every = [(Bucket(q, t), FULL) for q in range(8, 97, 8) for t in range(8, 49, 8)]
+    best = min(padded_cost(pair, question, rationale) for pair in every)
+    assert padded_cost(chosen, question, rationale) == best
+
+
+def test_rows_of_one_size_need_one_shape():
+    same = np.full(50, 24, np.int32)
+    assert choose_buckets(same, same, full=Bucket(24, 24), count=4, prompt_tokens=8) == (Bucket(24, 24),)
+
+
+def test_trimming_takes_padding_only_and_keeps_every_row():
+    question, rationale = lengths(640)
+    data = features(question, rationale)
+    buckets = choose_buckets(question, rationale, full=FULL, count=4, prompt_tokens=8)
+    assert len(buckets) > 2
+    seen, shapes = [], set()
+    for batch in itertools.islice(train_batches(data, 16, seed=0, buckets=buckets), 40):
+        shapes.add((batch["question_ids"].shape[1], batch["rationale_ids"].shape[1]))
+        for name in ("question", "rationale"):
+            np.testing.assert_array_equal((batch[f"{name}_ids"] > 0).sum(axis=1), batch[f"{name}_length"])
+        seen += (batch["question_ids"][:, 0] - 1).tolist()
+    assert shapes <= {(bucket.question, bucket.rationale) for bucket in buckets}
+    # 40 batches are a window and a part of the next; the first 32 hold 512 of 640 rows, none twice.
+    assert len(set(seen[:512])) == 512
+
+
+def test_a_pass_holds_every_row_once_when_it_ends_with_a_window():
+    question, rationale = lengths(512)
+    buckets = choose_buckets(question, rationale, full=FULL, count=4, prompt_tokens=8)
+    batches = itertools.islice(train_batches(features(question, rationale), 16, seed=3, buckets=buckets), 32)
+    rows = np.concatenate([batch["question_ids"][:, 0] for batch in batches])
+    assert sorted(rows) == list(range(1, 513))
+
+
+def test_most_batches_hold_one_bucket_and_their_order_is_random():
+    question, rationale = lengths(6000)
+    buckets = choose_buckets(question, rationale, full=FULL, count=4, prompt_tokens=8)
+    kind = bucket_of_rows(buckets, question, rationale)
+    mixed, largest = 0, []
+    for batch in itertools.islice(
+        train_batches(features(question, rationale), 16, seed=0, buckets=buckets), 320
+    ):
+        kinds = kind[batch["question_ids"][:, 0] - 1]
+        mixed += len(set(kinds.tolist())) > 1
+        largest.append(kinds.max())
+    assert mixed <= 320 * (len(buckets) - 1) / 32
+    steps = np.diff(largest[:32])
+    assert (steps < 0).sum() > 5
+    assert (steps > 0).sum() > 5
+
+
+@pytest.mark.parametrize("start", [1, 31, 32, 50])
+def test_going_on_gives_the_same_trimmed_batches(start):
+    question, rationale = lengths(100)
+    data = features(question, rationale)
+    buckets = choose_buckets(question, rationale, full=FULL, count=3, prompt_tokens=8)
+
+    def batches(first, count):
+        return list(
+            itertools.islice(train_batches(data, 8, seed=1, start_step=first, buckets=buckets), count)
+        )
+
+    for one, other in zip(batches(0, start + 6)[start:], batches(start, 6), strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
