@@ -156,11 +156,16 @@ def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> l
     ]
 
 
-def bootstrap_interval(scores: Sequence[int]) -> tuple[float, float]:
-    """95 % percentile interval of the mean over rows: 2000 resamples of N scores, seed 0, N at least 1."""
-    values, draw = np.asarray(scores, float), np.random.default_rng(0)
-    means = [values[draw.integers(0, len(values), len(values))].mean() for _ in range(_RESAMPLES)]
-    low, high = np.quantile(means, [0.025, 0.975])
+def bootstrap_interval(counts: Sequence[int]) -> tuple[float, float]:
+    """95 % percentile interval of the mean score over rows: 2000 resamples, seed 0.
+
+    Args:
+        counts: rows with score 1, 2, 3, 4 and 5; at least one row.
+    """
+    rows = sum(counts)
+    # To draw rows with replacement is to draw how many of them have each score.
+    drawn = np.random.default_rng(0).multinomial(rows, np.asarray(counts) / rows, _RESAMPLES)
+    low, high = np.quantile(drawn @ np.arange(1, 6) / rows, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -184,7 +189,7 @@ def write_judgements(
         predictions_file: where the predictions came from.
     """
     left = iter(answers)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for prediction in predictions:
         if not prediction.rationale.strip():
             rows.append({"id": prediction.row_id, **dict.fromkeys(CRITERIA, 1), "fault": EMPTY_RATIONALE})
@@ -219,13 +224,10 @@ def write_judgements(
 
 
 def _figures(scores: Sequence[int]) -> dict[str, Any]:
-    low, high = bootstrap_interval(scores) if scores else (None, None)
-    return {
-        "mean": float(np.mean(scores)) if scores else None,
-        "low": low,
-        "high": high,
-        "counts": [scores.count(score) for score in range(1, 6)],
-    }
+    counts = [scores.count(score) for score in range(1, 6)]
+    low, high = bootstrap_interval(counts) if scores else (None, None)
+    mean = float(np.mean(scores)) if scores else None
+    return {"mean": mean, "low": low, "high": high, "counts": counts}
 
 
 def print_judgements(result: dict[str, Any], console: Console) -> None:

@@ -15,7 +15,16 @@ Message = dict[str, str]
 
 # What is sent beside the body. The client adds more (operating system, organisation, headers of
 # OPENAI_CUSTOM_HEADERS); none of it is needed, and some of it belongs to another endpoint.
-_SENT_HEADERS = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length"}
+# The last one is how the client remembers that the raw reply is wanted.
+_SENT_HEADERS = {
+    "host",
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-type",
+    "content-length",
+    "x-stainless-raw-response",
+}
 # Codes that may be told to the user; any other text of a server may repeat the case.
 _KNOWN_CODES = {
     "context_length_exceeded",

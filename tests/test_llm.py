@@ -1,0 +1,697 @@
+"""`r2d judge` and `r2d zero-shot` against a real server on this machine: cost, privacy, stops, and what is scored."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import LABELS, ROOT, SECRET, SECRET_WORDS, as_lines, make_rows, settings, snapshot
+from llm_server import SCORES, answer, hang, page, reset, running, slow, status
+from ruamel.yaml import YAML
+
+from r2d_jax.config import ColumnsConfig, T5Config
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation import judge, zero_shot
+from r2d_jax.evaluation.evaluate import prediction_row
+from r2d_jax.evaluation.llm_cache import Answer, AnswerCache
+from r2d_jax.evaluation.llm_client import LlmClient
+from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.evaluation.model_folder import ModelCard
+from r2d_jax.evaluation.predict import Prediction
+
+KEY = "sk-Quagga-0815"
+ROWS = make_rows()[:6]
+COLUMNS = ("--id-column", "id", "--context-column", "context")
+
+
+@pytest.fixture(autouse=True)
+def quick_and_clean(monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def server():
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A file of labelled rows."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(as_lines(ROWS), encoding="utf-8")
+    return path
+
+
+def predictions_of(rows, **third):
+    lines = []
+    for number, row in enumerate(rows):
+        label = LABELS[number % 3 == 0]
+        prediction = Prediction(label, True, 0.5, f"Because {SECRET} fell on day {number}.")
+        lines.append(prediction_row(row["id"], prediction, LABELS) | {"gold_label": row["label"]})
+    lines[2] = {name: value for name, value in (lines[2] | third).items() if value is not ...}
+    return lines
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(as_lines(predictions_of(ROWS)), encoding="utf-8")
+    return path
+
+
+class Command:
+    """A command on the six rows; whatever it does, no case text and no key is printed or cached."""
+
+    def __init__(self, r2d, server, output, *arguments):
+        self.r2d, self.server, self.output, self.arguments = r2d, server, output, arguments
+
+    def __call__(self, *more, url=None, private=True):
+        sent = len(self.server.got)
+        url = self.server.url if url is None else url
+        ended = self.r2d(*self.arguments, "--base-url", url, "--llm", "m", "--output", self.output, *more)
+        self.sent = self.server.got[sent:]
+        assert KEY not in ended.out + ended.err
+        if private:
+            assert not [word for word in SECRET_WORDS if word in ended.out + ended.err]
+        for path in self.output.rglob("*"):
+            if path.name not in ("predictions.jsonl", "zero_shot_answers.jsonl"):
+                text = path.read_text(encoding="utf-8")
+                assert not [word for word in (KEY, *SECRET_WORDS) if word in text], path
+        return ended
+
+    def lines(self, name):
+        return list(map(json.loads, (self.output / name).read_text(encoding="utf-8").splitlines()))
+
+    def json(self, name):
+        return json.loads((self.output / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def judging(r2d, server, tmp_path, rows, predictions):
+    arguments = ("judge", "--predictions", predictions, "--input", rows, *COLUMNS)
+    return Command(r2d, server, tmp_path / "judged", *arguments)
+
+
+@pytest.fixture
+def guessing(r2d, server, tmp_path, rows):
+    server.usual = answer({"rationale": "It is so.", "label": "urgent"})
+    return Command(r2d, server, tmp_path / "guessed", "zero-shot", "--input", rows, *COLUMNS)
+
+
+# What is asked, and what comes of it
+
+
+def test_every_rationale_is_judged_once(judging):
+    judging().done(
+        "6 rows; sent now: 6 requests, 660 tokens", "correctness +4.00 +4.00 to 4.00 +0 +0 +0 +6 +0"
+    )
+    for got, row, prediction in zip(judging.sent, ROWS, predictions_of(ROWS), strict=True):
+        assert got.path == "/v1/chat/completions"
+        assert got.case == {
+            "input": f"{row['question']} {row['context']}",
+            "reference_label": row["label"],
+            "predicted_label": prediction["label"],
+            "rationale": prediction["rationale"],
+        }
+        assert got.body["messages"][0] == {"role": "system", "content": judge.RUBRIC}
+        assert {name: got.body[name] for name in got.body.keys() - {"messages"}} == {
+            "model": "m",
+            "max_tokens": 1024,
+            "temperature": 0.0,
+        }
+        assert got.headers["Authorization"] == f"Bearer {KEY}"
+    assert judging.lines("judgements.jsonl") == [{"id": row["id"], **SCORES, "fault": None} for row in ROWS]
+    result = judging.json("judge.json")
+    assert (result["rows"], result["rows_judged"], result["rows_failed"]) == (6, 6, 0)
+    assert (result["prompt_tokens"], result["answer_tokens"], result["tokens_estimated"]) == (600, 60, False)
+    assert result["endpoint_host"] == judging.server.url[7:-3]
+    assert result["rubric_hash"] == judge.rubric_hash()
+    before = snapshot(judging.output)
+    judging().done("sent now: 0 requests, 0 tokens")
+    assert not judging.sent
+    assert snapshot(judging.output) == before
+
+
+def test_justifications_are_kept_on_request_only(judging, server):
+    server.usual = answer({"justification": "It fits the case.", **SCORES})
+    judging().done()
+    assert not any(b"fits" in path.read_bytes() for path in judging.output.iterdir())
+    judging("--keep-justifications").done("sent now: 6 requests")
+    assert judging.lines("judgements.jsonl")[0]["justification"] == "It fits the case."
+
+
+def test_another_model_parameter_or_address_is_asked_anew(judging):
+    judging("--max-rows", 1).done()
+    for change in (
+        ("--temperature", 1),
+        ("--json-mode",),
+        ("--reasoning-model",),
+        ("--max-answer-tokens", 99),
+    ):
+        judging("--max-rows", 1, *change).done()
+        assert len(judging.sent) == 1
+    body = judging.sent[0].body
+    assert body["max_tokens"] == 99
+    with running() as other:
+        judging("--max-rows", 1, url=other.url).done()
+        assert len(other.got) == 1
+
+
+def test_a_reasoning_model_gets_no_temperature(judging):
+    judging("--reasoning-model", "--json-mode", "--max-rows", 1).done()
+    body = judging.sent[0].body
+    assert body.keys() == {"model", "messages", "max_completion_tokens", "response_format"}
+
+
+def test_an_empty_rationale_is_the_worst_and_not_sent(judging, predictions):
+    predictions.write_text(as_lines(predictions_of(ROWS, rationale=" ")), encoding="utf-8")
+    judging().done("1 rationales are empty; each counts as 1")
+    assert len(judging.sent) == 5
+    result = judging.json("judge.json")
+    assert (result["rows_judged"], result["rows_empty_rationale"]) == (5, 1)
+    assert result["criteria"]["alignment"]["counts"] == [1, 0, 0, 0, 5]
+    assert result["criteria"]["alignment"]["mean"] == pytest.approx(26 / 6)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```json\n{}\n```".replace("{}", json.dumps({"justification": "", **SCORES})),
+        "<think>{or not}</think>\n" + json.dumps({"justification": "", **SCORES, "more": 1}),
+    ],
+)
+def test_json_in_a_fence_or_behind_thoughts(judging, server, text):
+    server.usual = answer(text)
+    judging("--max-rows", 1).done("sent now: 1 requests")
+
+
+def test_the_interval_is_that_of_drawn_rows():
+    counts = [2, 0, 9, 17, 12]
+    scores, draw = np.repeat(np.arange(1, 6), counts), np.random.default_rng(1)
+    means = [draw.choice(scores, len(scores)).mean() for _ in range(4000)]
+    assert judge.bootstrap_interval(counts) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
+    assert judge.bootstrap_interval(counts) == judge.bootstrap_interval(counts)
+    assert judge.bootstrap_interval([0, 0, 1, 0, 0]) == (3, 3)
+
+
+# A server that misbehaves
+
+
+def test_a_bad_day_of_the_server_costs_no_row(judging, server):
+    good = server.usual
+    server.script = [
+        status(429, Retry_After="1"),
+        good,
+        status(500),
+        status(503),
+        good,
+        hang,
+        good,
+        reset,
+        good,
+        answer("I think {it is fine"),
+        good,
+        answer({"correctness": 6} | SCORES),
+        good,
+    ]
+    judging("--timeout-secs", 0.4).done("6 rows; sent now: 13 requests")
+    assert judging.sent[1].time - judging.sent[0].time >= 1.0
+    assert judging.json("judge.json")["rows_judged"] == 6
+    assert judging.json("judge.json")["prompt_tokens"] == 800
+    notes = [got.body["messages"][0]["content"].removeprefix(judge.RUBRIC) for got in judging.sent]
+    assert [bool(note) for note in notes] == [False] * 10 + [True, False, True]
+    assert "not one JSON object" in notes[10]
+    assert "a key was missing" in notes[12]
+
+
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        (answer("no"), "no JSON object"),
+        (answer('{"correctness": }'), "no JSON object"),
+        (answer({"justification": "", **SCORES, "grounding": 0}), "JSON of another form"),
+        (answer({"justification": "", **SCORES, "grounding": "3"}), "JSON of another form"),
+        (answer({"justification": "", **SCORES, "grounding": True}), "JSON of another form"),
+        (answer({"justification": SECRET}), "JSON of another form"),
+        (answer('{"justification": "cut', finish="length"), "cut at the answer limit"),
+        (answer(None), "refused by the model"),
+        (answer("", finish="content_filter"), "refused by the model"),
+    ],
+)
+def test_unusable_answers_end_in_a_failed_row(judging, server, bad, fault):
+    server.script = [bad] * 3
+    judging().done(f"1 rows failed and are in no mean: 1 {fault}")
+    assert len(judging.sent) == 3 + 5
+    result = judging.json("judge.json")
+    assert (result["rows"], result["rows_judged"], result["failures"]) == (6, 5, {fault: 1})
+    assert result["criteria"]["grounding"]["counts"] == [0, 0, 5, 0, 0]
+    assert judging.lines("judgements.jsonl")[0] == {"id": "case-0", **dict.fromkeys(SCORES), "fault": fault}
+    judging().done("sent now: 0 requests")
+
+
+def test_one_row_that_the_server_refuses(judging, server):
+    server.script = [status(400, code_name="context_length_exceeded"), server.usual, status(400)]
+    judging().done("1 HTTP 400, 1 HTTP 400, context_length_exceeded")
+    assert judging.json("judge.json")["rows_judged"] == 4
+    # They were not paid for, so they are asked again.
+    judging().done("sent now: 2 requests")
+    assert judging.json("judge.json")["rows_judged"] == 6
+
+
+@pytest.mark.parametrize(
+    ("bad", "wanted", "requests"),
+    [
+        (status(401), r"refuses requests \(HTTP 401\). Check the key in OPENAI_API_KEY", 1),
+        (status(403), "HTTP 403.*Check the key", 1),
+        (status(404, code_name="model_not_found"), r"HTTP 404, model_not_found\). Check --llm", 1),
+        (status(429, Retry_After="3600"), "HTTP 429.*Try again in 3600 s", 1),
+        (status(429, code_name="insufficient_quota"), "HTTP 429, insufficient_quota", 2),
+        (status(302, Location="http://127.0.0.1:9/v1"), "is a redirect, which is not followed", 1),
+        (status(500), r"no answer for 3 rows in a row \(HTTP 500\)", 6),
+        (status(400, code_name=SECRET_WORDS[0]), r"no answer for 3 rows in a row \(HTTP 400\)", 3),
+        (reset, r"no answer for 3 rows in a row \(connection lost\)", 6),
+        (hang, r"no answer for 3 rows in a row \(no answer in 0.2 s\)", 6),
+        (page, "reply is no chat completion", 3),
+    ],
+)
+def test_a_server_that_stays_bad_stops_the_command_and_nothing_is_lost(
+    judging, server, bad, wanted, requests
+):
+    good, server.script = server.usual, [server.usual] * 2
+    server.usual = bad
+    ended = judging("--max-attempts", 2, "--timeout-secs", 0.2)
+    ended.refused(server.url[7:-3], wanted, "Answers so far are kept; the same command goes on")
+    assert len(judging.sent) == 2 + requests
+    assert not (judging.output / "judge.json").exists()
+    server.usual = good
+    judging().done("sent now: 4 requests")
+    assert judging.json("judge.json")["rows_judged"] == 6
+
+
+def test_a_redirect_is_not_followed(judging, server):
+    with running() as other:
+        server.usual = status(307, Location=other.url + "/chat/completions")
+        judging().refused("redirect")
+        assert not other.got
+
+
+def test_a_server_that_is_gone(judging, server):
+    judging("--max-rows", 2).done()
+    with running() as other:
+        url = other.url
+    judging("--max-attempts", 2, url=url).refused("no connection in 2 attempts", "Check --base-url")
+
+
+def test_without_counts_tokens_are_estimated_and_the_result_says_so(judging, server):
+    server.usual = answer({"justification": "", **SCORES}, usage=None)
+    judging().done()
+    result = judging.json("judge.json")
+    assert result["tokens_estimated"] is True
+    prompt = judging.sent[0].body["messages"]
+    expected = sum(-(-len(message["content"].encode()) // 4) + 4 for message in prompt)
+    assert abs(result["prompt_tokens"] / 6 - expected) < 3
+
+
+# Stops
+
+
+@pytest.fixture
+def started(judging):
+    """The command in a process of its own."""
+
+    def start(**environment):
+        arguments = (
+            *judging.arguments,
+            "--base-url",
+            judging.server.url,
+            "--llm",
+            "m",
+            "--output",
+            judging.output,
+        )
+        return subprocess.Popen(
+            [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        )
+
+    return start
+
+
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_killed_command_pays_for_no_answer_twice(judging, server, started):
+    server.script = [server.usual] * 3 + [hang]
+    process = started()
+    wait_for(lambda: len(server.got) == 4)
+    # While it lives, a second one would pay for the same rows.
+    judging().refused("another command is writing to it", "choose another --output")
+    assert not judging.sent
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with (judging.output / "judge_answers.jsonl").open("ab") as file:
+        file.write(b'{"key": "0123", "answ')
+    judging().done("sent now: 3 requests")
+    assert [got.case["rationale"][-2] for got in judging.sent] == ["3", "4", "5"]
+    assert len(judging.lines("judge_answers.jsonl")) == 6
+    assert judging.json("judge.json")["prompt_tokens"] == 600
+
+
+def test_a_damaged_line_is_told_and_asked_again(judging):
+    judging().done()
+    cache = judging.output / "judge_answers.jsonl"
+    lines = cache.read_text().splitlines(keepends=True)
+    cache.write_text("".join([lines[0], lines[1][20:], *lines[2:]]))
+    ended = judging()
+    assert (ended.code, len(judging.sent)) == (0, 1)
+    assert "1 unreadable lines; their rows are asked again" in ended.err
+
+
+def test_ctrl_c_keeps_what_is_paid(judging, monkeypatch):
+    send, asked = LlmClient.send, []
+
+    def interrupted(self, messages):
+        asked.append(messages)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return send(self, messages)
+
+    monkeypatch.setattr(LlmClient, "send", interrupted)
+    ended = judging()
+    assert ended.code == 75
+    assert ended.err == "preempted: 2 of 6 rows are answered and kept; the same command goes on\n"
+    judging().done("sent now: 4 requests")
+
+
+def test_the_cache_is_locked_and_readable_beside(tmp_path):
+    cache = AnswerCache(tmp_path / "a.jsonl")
+    cache.put("k", Answer({"label": "\u2028"}, None, 1, 2))
+    with pytest.raises(UserError, match="another command"):
+        AnswerCache(tmp_path / "a.jsonl")
+    assert AnswerCache(tmp_path / "a.jsonl", read_only=True).get("k") == Answer(
+        {"label": "\u2028"}, None, 1, 2
+    )
+    cache.close()
+    AnswerCache(tmp_path / "a.jsonl").close()
+
+
+# Limits of cost
+
+
+def test_a_limit_of_requests_counts_retries(judging, server):
+    server.script = [server.usual, status(500)]
+    judging("--max-requests", 2).refused("--max-requests: all 2 are sent", "the same command goes on")
+    assert len(judging.sent) == 2
+    judging("--max-requests", 5).done("sent now: 5 requests")
+
+
+def test_a_limit_of_tokens_is_not_passed(judging):
+    judging("--max-tokens-total", 1000, "--max-answer-tokens", 50).refused("--max-tokens-total: .* are used")
+    first = len(judging.sent)
+    assert 1 <= first <= 6
+    assert first * 110 <= 1000
+    judging("--max-tokens-total", 9000, "--max-answer-tokens", 50).done(f"sent now: {6 - first} requests")
+
+
+def test_a_limit_of_rows(judging, guessing):
+    judging("--max-rows", 2).done()
+    assert judging.json("judge.json")["rows"] == 2
+    guessing("--max-rows", 2).done("Results on 2 rows")
+    assert guessing.sent[0].case["labels"] == sorted(LABELS)
+
+
+@pytest.mark.parametrize("command", ["judging", "guessing"])
+def test_a_dry_run_sends_and_writes_nothing(command, request, monkeypatch):
+    command = request.getfixturevalue(command)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    command("--dry-run").done(
+        f"nothing is sent; model m at {command.server.url}",
+        "6 rows, 0 of them",
+        "6 requests; at most 18",
+        r"about \d+ prompt tokens \(an estimate",
+        "at most 6144 answer tokens",
+    )
+    assert not command.output.exists()
+    shown = command("--dry-run", "--show-prompt", private=False)
+    assert shown.out.count(SECRET) == (3 if command.arguments[0] == "judge" else 2)
+    command("--show-prompt").refused("--show-prompt: goes with --dry-run only")
+    assert not command.server.got
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    command("--max-rows", 4).done()
+    command("--dry-run").done("6 rows, 4 of them", "2 requests")
+    assert len(command.server.got) == 4
+
+
+# Refused before anything is sent
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("", "--base-url: is not given, and without it nothing is sent anywhere"),
+        ("localhost:8000/v1", "no http or https address"),
+        ("ftp://localhost/v1", "no http or https address"),
+        ("http://local host/v1", "no http or https address"),
+        ("http://localhost:port/v1", "no http or https address"),
+        (f"https://user:{KEY}@localhost/v1", "holds a user, password"),
+        (f"https://localhost/v1?key={KEY}", "holds a user, password, query"),
+        ("http://example.org/v1", "http to example.org would send case text unencrypted.*--allow-http"),
+    ],
+)
+def test_addresses(judging, guessing, url, wanted):
+    for command in (judging, guessing):
+        command(url=url).refused(wanted)
+        assert not command.output.exists()
+
+
+def test_an_address_of_the_environment_is_not_used(r2d, judging, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", judging.server.url)
+    r2d(*judging.arguments, "--llm", "m", "--output", judging.output).refused("--base-url: is not given")
+    r2d(*judging.arguments, "--base-url", judging.server.url, "--output", judging.output).refused("--llm")
+    assert not judging.server.got
+
+
+@pytest.mark.parametrize("key", ["", f"{KEY}\n", f"{KEY} x", f"{KEY}é"])
+def test_keys(judging, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    judging().refused("environment variable OPENAI_API_KEY: (is not set|holds a blank)", "Set it")
+    monkeypatch.setenv("OTHER", KEY)
+    assert not judging.output.exists()
+    judging("--api-key-env", "OTHER").done()
+    assert judging.sent[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_missing_extra_is_one_line(judging, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    judging().refused("openai: the package is not installed", r'pip install "r2d_jax\[llm\]"')
+    assert not judging.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("third", "wanted"),
+    [
+        ({"id": "case-1"}, "line 3: has another id"),
+        ({"id": ...}, "line 3: has no text in 'id'"),
+        ({"rationale": ...}, "line 3: has no text in 'rationale'"),
+        ({"rationale": None}, "line 3: has no text in 'rationale'"),
+        ({"gold_label": "not urgent"}, "line 3: has another gold label"),
+    ],
+)
+def test_predictions_of_other_rows(judging, predictions, third, wanted):
+    predictions.write_text(as_lines(predictions_of(ROWS, **third)), encoding="utf-8")
+    judging().refused(wanted)
+    assert not judging.sent
+    predictions.write_text(as_lines(predictions_of(ROWS)[::-1]), encoding="utf-8")
+    judging().refused("line 1: has another id")
+    predictions.write_text(as_lines(predictions_of(ROWS)[:4]), encoding="utf-8")
+    judging().refused("has 4 rows for 6 labelled rows")
+
+
+def test_predictions_without_gold_labels(judging, predictions):
+    """`r2d predict` writes none."""
+    lines = [{name: row[name] for name in ("id", "label", "rationale")} for row in predictions_of(ROWS)]
+    predictions.write_text(as_lines(lines), encoding="utf-8")
+    judging().done()
+
+
+def test_inputs_and_outputs(r2d, server, tmp_path, judging, guessing, rows, predictions):
+    where = ("--base-url", server.url, "--llm", "m", "--output")
+    out = tmp_path / "out"
+    r2d("zero-shot", *where, out).refused("neither --input nor --model is given")
+    r2d("zero-shot", *where, out, "--id-column", "id", "--model", tmp_path).refused("--input: is needed")
+    r2d("zero-shot", *where, out, "--input", tmp_path / "no.jsonl").refused("no such file")
+    r2d("zero-shot", *where, rows, "--input", rows).refused("is a file, not a folder")
+    r2d("zero-shot", *where, out, "--input", rows, "--label-column", "answer").refused("no column 'answer'")
+    before = predictions.read_bytes()
+    r2d("zero-shot", *where, tmp_path, "--input", rows, *COLUMNS).refused("not of this command")
+    r2d("zero-shot", *where, tmp_path, "--input", predictions, *COLUMNS).refused("is an input")
+    assert predictions.read_bytes() == before
+    r2d("judge", "--predictions", tmp_path / "no.jsonl", "--input", rows, *where, out).refused("no such file")
+    assert not server.got
+    assert not out.exists()
+
+
+# Privacy
+
+
+def test_a_proxy_of_the_environment_is_used_on_request_only(judging, monkeypatch):
+    with running() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url[:-3])
+        judging("--max-rows", 1).done()
+        assert (len(judging.sent), len(proxy.got)) == (1, 0)
+        judging("--max-rows", 2, "--environment-proxy").done()
+        assert not judging.sent
+        assert proxy.got[0].path == f"{judging.server.url}/chat/completions"
+
+
+def test_what_the_environment_tells_the_library_stays_here(judging, started):
+    """Its log would print whole requests, and its headers belong to another endpoint."""
+    process = started(
+        OPENAI_LOG="debug",
+        OPENAI_ORG_ID="org-Okapi",
+        OPENAI_PROJECT_ID="proj-Okapi",
+        OPENAI_CUSTOM_HEADERS="X-Extra: Okapi\nAuthorization: Bearer Okapi",
+    )
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert not [word for word in (KEY, *SECRET_WORDS, "DEBUG") if word in out]
+    allowed = {"host", "accept", "accept-encoding", "connection", "content-type", "content-length"}
+    for got in judging.server.got:
+        assert {name.lower() for name in got.headers} <= allowed | {
+            "user-agent",
+            "authorization",
+            "x-stainless-raw-response",
+        }
+        assert "Okapi" not in str(got.headers)
+        assert got.headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_the_command_line_starts_without_the_library():
+    code = "import sys, r2d_jax.cli; sys.exit('openai' in sys.modules or 'jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def test_the_docs_hold_what_is_sent():
+    text = (ROOT / "docs" / "llm.md").read_text(encoding="utf-8")
+    assert judge.RUBRIC in text
+    assert zero_shot.zero_shot_question(LABELS, rationale=True).instructions in text
+    assert judge.rubric_hash() in text
+
+
+# Zero-shot
+
+
+def test_a_zero_shot_run_is_scored_as_a_model_is(guessing, server):
+    server.script = [
+        answer({"rationale": f"The {SECRET} says so.", "label": label})
+        for label in (" urgent ", "not  urgent", "not urgent")
+    ]
+    guessing().done("Results on 6 rows", "macro-F1", "BLEU of the corpus", r"m at 127.0.0.1:\d+, zero-shot")
+    lines, gold = guessing.lines("predictions.jsonl"), [row["label"] for row in ROWS]
+    model_line = prediction_row("", Prediction("", True, 0.5), LABELS) | {"gold_label": ""}
+    assert [list(line) for line in lines] == [list(model_line)] * 6
+    assert [line["label"] for line in lines] == ["urgent", "not  urgent", "not urgent"] + ["urgent"] * 3
+    assert all(line["label_valid"] and line["label_confidence"] is None for line in lines)
+    metrics = guessing.json("metrics.json")
+    expected = label_metrics(gold, [line["label"] for line in lines], sorted(LABELS))
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["zero_shot"]["prompt_tokens"] == 600
+    for got in guessing.sent:
+        assert got.case.keys() == {"input", "labels"}
+        assert "Since" not in str(got.body)
+
+
+def test_labels_off_the_list_are_asked_again_and_then_invalid(guessing, server):
+    good, off = server.usual, answer({"rationale": "So.", "label": f"Urgent {SECRET}"})
+    server.script = [off, good, off, off, off, good, *[answer("?")] * 3]
+    ended = guessing()
+    ended.done(
+        "rows without a usable answer, each counted as wrong: 1 label not on the list, 1 no JSON object"
+    )
+    assert len(guessing.sent) == 2 + 3 + 1 + 3 + 2
+    lines = guessing.lines("predictions.jsonl")
+    assert [line["label"] for line in lines[:4]] == ["urgent", f"Urgent {SECRET}", "urgent", ""]
+    assert [line["label_valid"] for line in lines] == [True, False, True, False, True, True]
+    assert (lines[1]["error"], lines[3]["error"]) == ("label not on the list", "no JSON object")
+    metrics = guessing.json("metrics.json")
+    assert (metrics["invalid_fraction"], metrics["empty_fraction"]) == (2 / 6, 1 / 6)
+    assert (metrics["zero_shot"]["rows_failed"], metrics["zero_shot"]["rows_off_list"]) == (1, 1)
+    assert metrics["rows"] == 6
+    guessing().done("sent now: 0 requests")
+
+
+def test_labels_alone(guessing, server, rows):
+    rows.write_text(as_lines([row | {"rationale": ""} for row in ROWS]), encoding="utf-8")
+    guessing().refused("line 1, field 'rationale': is empty")
+    server.usual = answer({"label": "urgent"})
+    guessing("--no-rationale", "--task", "How soon the patient must be seen.").done("macro-F1")
+    assert "rationale" not in guessing.sent[0].body["messages"][0]["content"]
+    assert "one label. How soon the patient" in guessing.sent[0].body["messages"][0]["content"]
+    assert not {"bleu", "label_agreement", "evidence_fraction"} & guessing.json("metrics.json").keys()
+
+
+def test_zero_shot_predictions_can_be_judged(guessing, judging, server):
+    guessing().done()
+    server.usual = answer({"justification": "", **SCORES})
+    judging("--predictions", guessing.output / "predictions.jsonl").done("correctness +4.00")
+
+
+# Rows of a run
+
+
+@pytest.fixture
+def a_run(tmp_path):
+    """A run's folder as far as rows and labels go; no weights are needed."""
+    (tmp_path / "all.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    YAML().dump(settings(tmp_path / "all.jsonl"), folder / "config.yaml")
+    columns = ColumnsConfig(id="id", split="split", context="context")
+    card = ModelCard(T5Config(), (*LABELS, "later"), 4, 64, 8, "float32", "0", columns)
+    (folder / "r2d_model.json").write_text(card.to_json(), encoding="utf-8")
+    return folder
+
+
+def test_the_split_columns_and_labels_of_a_run(r2d, server, a_run, tmp_path, rows):
+    server.usual = answer({"rationale": "So.", "label": "later"})
+    where = ("--base-url", server.url, "--llm", "m", "--model", a_run)
+    r2d("zero-shot", *where, "--output", tmp_path / "z").done("Results on 6 rows")
+    assert server.got[0].case["labels"] == [*LABELS, "later"]
+    found = [json.loads(line)["id"] for line in (tmp_path / "z/predictions.jsonl").read_text().splitlines()]
+    assert found == [f"case-{number}" for number in range(24, 30)]
+    server.usual = answer({"justification": "", **SCORES})
+    predicted = ("--predictions", tmp_path / "z/predictions.jsonl", "--output", tmp_path / "j")
+    r2d("judge", *where, *predicted).done("correctness")
+    r2d("judge", *where, *predicted, "--split", "validation").refused("line 1: has another id")
+    r2d("judge", *where, *predicted, "--split", "train").refused("is not a split to evaluate")
+    # A file with the columns of the run.
+    r2d("zero-shot", *where, "--output", tmp_path / "f", "--input", rows, "--dry-run").done(
+        "6 rows, 0 of them"
+    )
+    (a_run / "config.yaml").unlink()
+    r2d("judge", *where, *predicted).refused("is no run folder", "Give --input FILE")
+
+
+def test_a_limit_of_time_is_for_silence(judging, server):
+    server.usual = slow(0.15, server.usual)
+    judging("--timeout-secs", 1, "--max-rows", 2).done("sent now: 2 requests")
