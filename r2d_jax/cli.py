@@ -144,6 +144,23 @@ def import_(
 
 cli_llm.register(app)
 
+
+@app.command()
+def report(
+    runs: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN...", help="Workdirs of runs.")],
+    output: Annotated[pathlib.Path, typer.Option(help="HTML file to write.")],
+    include_text: Annotated[
+        bool, typer.Option("--include-text", help="Put inputs and rationales of the test rows in.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write one HTML page about runs: curves, figures, calibration, confusion, and the test cases."""
+    from r2d_jax.evaluation.html_report import write_report
+
+    write_report(runs, output, include_text=include_text, overwrite=overwrite)
+    print(f"written: {output}")
+
+
 # By version, typer uses click or its own copy of it; the base of the error that it exports is in either.
 _UsageError: type[Exception] = next(
     kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"

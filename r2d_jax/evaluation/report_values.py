@@ -1,0 +1,254 @@
+"""What a report tells of each run; in: RunRecords, out: rows of tables, warnings and which curves to draw."""
+
+import json
+import pathlib
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from r2d_jax.evaluation.case_table import is_number, row_sets, short
+from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
+from r2d_jax.evaluation.run_record import RunRecord, StageRecord
+
+_PLAIN_NAME = re.compile(r"[a-z0-9_]{1,60}")
+
+Scored = tuple[float, tuple[float, float] | None]
+"""A figure, and its interval where the run states one."""
+
+
+class Figure(NamedTuple):
+    """One main figure.
+
+    Attributes:
+        title: as shown.
+        path: where it stands in metrics.json.
+        digits: after the point.
+        up: higher is better.
+    """
+
+    title: str
+    path: tuple[str, ...]
+    digits: int = 3
+    up: bool = True
+
+
+ECE = Figure("calibration error", ("expected_calibration_error",), up=False)
+FIGURES = (
+    Figure("macro-F1", ("macro_f1",)),
+    Figure("accuracy", ("accuracy",)),
+    Figure("outputs that are no label", ("invalid_fraction",), up=False),
+    ECE,
+    Figure("BLEU of the corpus", ("bleu", "corpus"), 1),
+    Figure("BERTScore F1", ("bertscore", "f1")),
+    Figure("rationales that name the evidence", ("evidence_fraction",)),
+    Figure("rationales that name their label", ("label_agreement", "names_label_fraction")),
+)
+
+
+class Panel(NamedTuple):
+    """One plot of training.
+
+    Attributes:
+        title: above it.
+        stage: 1 or 2.
+        curves: name in metrics.jsonl, name in the legend, and style as in `plots.Line`.
+        fraction: the values are 0 to 1.
+        note: below it.
+    """
+
+    title: str
+    stage: int
+    curves: tuple[tuple[str, str, str], ...]
+    fraction: bool = False
+    note: str = ""
+
+
+def _losses(name: str) -> tuple[tuple[str, str, str], ...]:
+    return ((f"train/{name}", "train", "thin"), (f"eval/{name}", "validation", "marked"))
+
+
+PANELS = (
+    Panel("Stage 1: rationale loss", 1, _losses("rationale_loss")),
+    Panel("Stage 2: label loss", 2, _losses("label_loss")),
+    Panel("Stage 2: rationale loss", 2, _losses("rationale_loss")),
+    Panel("Stage 2: validation macro-F1", 2, (("eval/macro_f1", "validation", "marked"),), True),
+    Panel(
+        "Stage 2: weight of the label loss",
+        2,
+        (("train/label_weight", "\N{GREEK SMALL LETTER ALPHA}", "dashed"),),
+        True,
+        "\N{GREEK SMALL LETTER ALPHA} of the loss; the rationale loss has the rest.",
+    ),
+    Panel(
+        "Stage 2: scheduled sampling",
+        2,
+        (
+            ("train/sampling_probability", "probability \N{GREEK SMALL LETTER PI}", "dashed"),
+            ("train/sampled_fraction", "realised share", "thin"),
+        ),
+        True,
+        "Rows whose rationale prompt holds the model's own label instead of the gold one.",
+    ),
+)
+
+
+def main_figures(run: RunRecord) -> dict[Figure, Scored]:
+    """The main figures that a run has."""
+    found: dict[Figure, Scored] = {}
+    for figure in FIGURES:
+        value = _at(run.metrics, figure.path)
+        if is_number(value):
+            found[figure] = (float(value), _interval(run.metrics, figure))
+    if ECE not in found and (scored := confidences(run))[0]:
+        found[ECE] = (calibration(*scored)[1], None)
+    return found
+
+
+def _at(values: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _interval(metrics: Mapping[str, Any], figure: Figure) -> tuple[float, float] | None:
+    stated = metrics.get("intervals")
+    for name in (".".join(figure.path), "_".join(figure.path), figure.path[0], figure.path[-1]):
+        pair = stated.get(name) if isinstance(stated, Mapping) else None
+        if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)):
+            return float(pair[0]), float(pair[1])
+    return None
+
+
+def all_figures(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Every number of metrics.json by its dotted name, for each run; but not those by label, shown elsewhere."""
+    flat = [
+        dict(_numbers(run.metrics, set(map(str, run.metrics.get("labels_outside_set", ()))))) for run in runs
+    ]
+    names = list(dict.fromkeys(name for numbers in flat for name in numbers))
+    return [
+        (name, [f"{numbers[name]:.6g}" if name in numbers else "\N{EN DASH}" for numbers in flat])
+        for name in names
+    ]
+
+
+def _numbers(
+    values: Mapping[str, Any], hidden: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        # A gold label outside the set may be case text, and so may what is no plain name.
+        if key in ("per_class", "confusion", "intervals") or key in hidden or not _PLAIN_NAME.fullmatch(key):
+            continue
+        if isinstance(value, Mapping):
+            yield from _numbers(value, hidden, f"{prefix}{key}.")
+        elif is_number(value):
+            yield f"{prefix}{key}", value
+
+
+def cell(figure: Figure, scored: Scored | None) -> dict[str, str]:
+    """The texts of one cell of the table of figures."""
+    if scored is None:
+        return {"value": "\N{EN DASH}", "interval": ""}
+    value, interval = scored
+    told = " to ".join(f"{end:.{figure.digits}f}" for end in interval) if interval else ""
+    return {"value": f"{value:.{figure.digits}f}", "interval": told}
+
+
+def majority_rows(
+    runs: Sequence[RunRecord], columns: Sequence[Figure]
+) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """What always giving the most common gold label would reach, once for runs with the same test rows."""
+    for numbers in row_sets(runs):
+        scores = next(
+            (
+                run.metrics["majority_class"]
+                for n in numbers
+                if (run := runs[n]).metrics.get("majority_class")
+            ),
+            None,
+        )
+        if scores is not None:
+            found = {
+                figure: (scores[figure.path[0]], None) for figure in FIGURES[:2] if figure.path[0] in scores
+            }
+            yield "the most common label, always", [cell(figure, found.get(figure)) for figure in columns]
+
+
+def run_summary(run: RunRecord) -> dict[str, Any]:
+    """What the table of runs tells of one run; all texts."""
+    settings = run.settings
+    rows = run.metrics.get("rows", len(run.predictions))
+    triage = settings.get("data.source") == "triage"
+    data = settings.get("data.path") or settings.get("data.train_path") or ""
+    made = [f"{settings.get(f'data.triage.{name}_rows')} {name}" for name in ("train", "validation", "test")]
+    return {
+        "state": "unfinished" if run.missing else "finished",
+        "seed": short(settings.get("seed", "\N{EN DASH}")),
+        "labels": str(len(run.labels) or "\N{EN DASH}"),
+        "test_rows": str(rows or "\N{EN DASH}"),
+        # The folder of the data is nobody's business.
+        "data": "synthetic triage notes, " + ", ".join(made)
+        if triage
+        else short(pathlib.PurePath(str(data)).name),
+        "stages": [_stage_summary(stage) for stage in run.stages],
+        "evaluated": _evaluated(run),
+    }
+
+
+def _stage_summary(stage: StageRecord) -> str:
+    if not stage.last_step:
+        return "\N{EN DASH}"
+    name = "eval/rationale_loss" if stage.number == 1 else "eval/macro_f1"
+    score = stage.value_at(name, stage.best_step)
+    steps = f"{stage.last_step} of {stage.max_steps or 'unknown'} steps"
+    if stage.done and stage.last_step < stage.max_steps:
+        steps += ", stopped early"
+    if stage.best_step is None:
+        return f"{steps}; no checkpoint chosen yet"
+    kind = "loss" if stage.number == 1 else "macro-F1"
+    told = f" (validation {kind} {score:.3f})" if score is not None else ""
+    return f"{steps}; {'chosen' if stage.done else 'best so far'}: step {stage.best_step}{told}"
+
+
+def _evaluated(run: RunRecord) -> str:
+    found = re.search(r"(stage\d)/(best|latest)/(\d+)$", str(run.metrics.get("model", "")).replace("\\", "/"))
+    return f"{found[1]}, {found[2]}, step {found[3]}" if found else "\N{EN DASH}"
+
+
+def collapse_of(run: RunRecord) -> str:
+    """That a run gives nearly one label only, in words; "" where it does not."""
+    label = run.metrics.get("collapsed")
+    if not label:
+        return ""
+    row = run.metrics.get("per_class", {}).get(label, {})
+    rows = run.metrics.get("rows") or len(run.predictions) or 1
+    share = f", in {100 * row['predicted'] / rows:.1f} % of rows" if "predicted" in row else ""
+    return f"The model has collapsed: it gives nearly one label only ({LabelNames(run)(label)}{share})."
+
+
+def warnings_of(run: RunRecord) -> Iterator[str]:
+    """What a reader must know before trusting the figures of a run."""
+    if run.missing:
+        yield "Unfinished: " + "; ".join(run.missing) + "."
+    if text := collapse_of(run):
+        yield text
+    if outside := run.metrics.get("labels_outside_set"):
+        yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong."
+    chosen = run.stages[1].best_step
+    evaluated = re.search(r"stage2/(?:best|latest)/(\d+)$", str(run.metrics.get("model", "")))
+    if evaluated and chosen is not None and int(evaluated[1]) != chosen:
+        yield f"Evaluated at step {evaluated[1]} of stage 2, but step {chosen} is the chosen checkpoint."
+
+
+def setting_differences(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
+    """Settings that are not the same in all runs, with the value of each run."""
+    names = sorted({name for run in runs for name in run.settings})
+    told = {name: [_told(run.settings, name) for run in runs] for name in names}
+    return [(short(name), texts) for name, texts in told.items() if len(set(texts)) > 1]
+
+
+def _told(settings: Mapping[str, Any], name: str) -> str:
+    return (
+        short(json.dumps(settings[name], ensure_ascii=False, default=str), 200)
+        if name in settings
+        else "(not set)"
+    )

@@ -1,0 +1,220 @@
+"""What a run wrote, for its report; in: the folder of a run, finished or not, out: a RunRecord, and what is missing."""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from r2d_jax.errors import UserError
+from r2d_jax.runtime.reporting import METRICS_FILE
+
+STATE_FILE, CONFIG_FILE, CARD_FILE = "run.json", "config.yaml", "r2d_model.json"
+"""The first is what makes a folder a run; it is written before all others."""
+
+Curve = tuple[tuple[int, ...], tuple[float, ...]]
+"""Steps (updates done) and the value at each; NaN where a value is not finite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecord:
+    """What one stage logged.
+
+    Attributes:
+        number: 1 or 2.
+        curves: curve by name, such as "eval/macro_f1".
+        last_step: the last step in the log; 0 where there is none.
+        max_steps: length of the stage as configured; 0 where it is not known.
+        done: the stage has ended.
+        best_step: the checkpoint chosen, or best so far; None before the first.
+    """
+
+    number: int
+    curves: Mapping[str, Curve]
+    last_step: int
+    max_steps: int
+    done: bool
+    best_step: int | None
+
+    def value_at(self, name: str, step: int | None) -> float | None:
+        """The value of a curve at a step; None where it has none."""
+        steps, values = self.curves.get(name, ((), ()))
+        return values[steps.index(step)] if step in steps else None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What one run wrote.
+
+    Attributes:
+        path: its folder.
+        settings: every value of config.yaml by dotted name.
+        labels: the label set; empty before the run has stored it.
+        stages: the two stages, in order.
+        metrics: metrics.json of the test evaluation; empty before it.
+        predictions: rows of predictions.jsonl; empty before the test evaluation.
+        data_hash: of the rows of all splits, "" where it is not stored.
+        missing: what an unfinished run lacks, in words.
+    """
+
+    path: pathlib.Path
+    settings: Mapping[str, Any]
+    labels: tuple[str, ...]
+    stages: tuple[StageRecord, StageRecord]
+    metrics: Mapping[str, Any]
+    predictions: tuple[Mapping[str, Any], ...]
+    data_hash: str
+    missing: tuple[str, ...]
+
+
+def read_run(path: pathlib.Path) -> RunRecord:
+    """Read what the run in a folder has written so far; the weights are not touched.
+
+    Raises:
+        UserError: no run there, or a file of it is damaged (names the file).
+    """
+    if not (path / STATE_FILE).is_file():
+        fault = f"no run here ({STATE_FILE} is missing)" if path.is_dir() else "no such folder"
+        raise UserError(str(path), fault, "Give the --workdir of a run.")
+    state = _json_object(path / STATE_FILE)
+    settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
+    card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
+    metrics_file = path / "evaluation" / "metrics.json"
+    metrics = _json_object(metrics_file) if metrics_file.is_file() else {}
+    stages = (_stage(path, 1, state, settings), _stage(path, 2, state, settings))
+    predictions = tuple(_json_lines(path / "evaluation" / "predictions.jsonl"))
+    missing = [text for stage in stages if _has_stage(settings, stage.number) and (text := _missing(stage))]
+    if not settings:
+        missing.append(f"{CONFIG_FILE} is missing")
+    if not predictions:
+        missing.append("there are no test predictions yet")
+    if not metrics:
+        missing.append("there are no test figures yet")
+    return RunRecord(
+        path=path,
+        settings=settings,
+        labels=tuple(map(str, card.get("labels", ()))),
+        stages=stages,
+        metrics=metrics,
+        predictions=predictions,
+        data_hash=str(state.get("data_hash", "")),
+        missing=tuple(missing),
+    )
+
+
+def _stage(
+    path: pathlib.Path, number: int, state: Mapping[str, Any], settings: Mapping[str, Any]
+) -> StageRecord:
+    folder = path / f"stage{number}"
+    # A line that a kill cut off is done again when the run goes on.
+    rows = _json_lines(folder / METRICS_FILE, cut_off_allowed=True)
+    done, max_steps = state.get(f"stage{number}_done"), settings.get(f"stage{number}.max_steps")
+    return StageRecord(
+        number=number,
+        curves=_curves(rows),
+        last_step=max((row["step"] for row in rows), default=0),
+        max_steps=max_steps if isinstance(max_steps, int) else 0,
+        done=bool(done),
+        best_step=done.get("best_step") if isinstance(done, dict) else _best_so_far(folder),
+    )
+
+
+def _best_so_far(folder: pathlib.Path) -> int | None:
+    if not (folder / "best").is_dir():
+        return None
+    # Loads Orbax, which takes seconds; a finished stage does without.
+    from r2d_jax.runtime.checkpoint import best_step
+
+    return best_step(folder)
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
+    points: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                points.setdefault(name, {})[row["step"]] = value if math.isfinite(value) else math.nan
+    return {
+        name: (tuple(sorted(by_step)), tuple(by_step[step] for step in sorted(by_step)))
+        for name, by_step in points.items()
+    }
+
+
+def _has_stage(settings: Mapping[str, Any], number: int) -> bool:
+    # As config_check.stage_numbers, but of settings that another version may have written.
+    return number == 2 or (
+        settings.get("method", "r2d") == "r2d" and settings.get("stage1.enabled", True) is not False
+    )
+
+
+def _missing(stage: StageRecord) -> str | None:
+    if stage.done:
+        return None
+    if not stage.last_step:
+        return f"stage {stage.number} has logged nothing yet"
+    return f"stage {stage.number} is not finished (step {stage.last_step} of {stage.max_steps or 'unknown'})"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, dict) and value
+            else {f"{prefix}{key}": value}
+        )
+    return flat
+
+
+def _damaged(where: str, error: Exception | None = None) -> UserError:
+    # Only the kind of fault is told: what stands in the file may be case text.
+    kind = f" ({type(error).__name__})" if error else ""
+    return UserError(where, f"is damaged{kind}", "Restore it, or do this part of the run again.")
+
+
+def _yaml(path: pathlib.Path) -> dict[str, Any]:
+    # Read as it is: a run of another version, with other settings, can be reported too.
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, ValueError) as error:
+        raise _damaged(str(path), error) from error
+    if not isinstance(values, dict):
+        raise _damaged(str(path))
+    return values
+
+
+def _json_object(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(str(path), error) from error
+    if not isinstance(value, dict):
+        raise _damaged(str(path))
+    return value
+
+
+def _json_lines(path: pathlib.Path, *, cut_off_allowed: bool = False) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise _damaged(str(path), error) from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if cut_off_allowed and number == len(lines):
+                break
+            raise _damaged(f"{path} line {number}", error) from error
+        if not isinstance(row, dict) or (cut_off_allowed and not isinstance(row.get("step"), int)):
+            raise _damaged(f"{path} line {number}")
+        rows.append(row)
+    return rows
