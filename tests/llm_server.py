@@ -70,6 +70,8 @@ class Got:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet; else each request waits for a delayed acknowledgement.
+    wbufsize = -1
 
     def do_POST(self):
         self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -282,6 +282,7 @@ def test_one_row_that_the_server_refuses(judging, server):
         (status(302, Location="http://127.0.0.1:9/v1"), "is a redirect, which is not followed", 1),
         (status(500), r"no answer for 3 rows in a row \(HTTP 500\)", 6),
         (status(400, code_name=SECRET_WORDS[0]), r"no answer for 3 rows in a row \(HTTP 400\)", 3),
+        (status(400, code_name=[]), r"no answer for 3 rows in a row \(HTTP 400\)", 3),
         (reset, r"no answer for 3 rows in a row \(connection lost\)", 6),
         (hang, r"no answer for 3 rows in a row \(no answer in 0.2 s\)", 6),
         (page, "reply is no chat completion", 3),

@@ -70,13 +70,16 @@ class AnswerCache:
             try:
                 # Two processes would pay for the same rows twice.
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 self._file.close()
                 raise UserError(
                     str(path),
                     "another command is writing to it",
                     "Wait for that one, or choose another --output.",
                 ) from error
+            except OSError:
+                # Some network file systems have no locks; a single command is safe there all the same.
+                pass
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if self._file is not None and len(whole) < len(content):

@@ -206,7 +206,8 @@ class LlmClient:
         return RequestFault(what)
 
     def _status_fault(self, error: Any) -> Exception:
-        status, code = error.status_code, f", {error.code}" if error.code in _KNOWN_CODES else ""
+        status, known = error.status_code, isinstance(error.code, str) and error.code in _KNOWN_CODES
+        code = f", {error.code}" if known else ""
         found = f"HTTP {status}{code}"
         if status in (401, 403):
             fix = f"Check the key in {self.endpoint.key_variable}, and --base-url."

@@ -79,10 +79,8 @@ def labelled_rows(
         named, labels = card.columns, card.labels
     if input_file is not None:
         named = _named_columns(named, columns)
-        source = next(iter(named.rationales)) if with_rationales else None
-        examples: Sequence[Example] = read_examples(
-            input_file, named, rationale_sources=() if source is None else (source,)
-        )
+        sources = tuple(named.rationales)[:1] if with_rationales else ()
+        examples: Sequence[Example] = read_examples(input_file, named, rationale_sources=sources)
     else:
         if not (home / "config.yaml").is_file():
             raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
@@ -90,6 +88,8 @@ def labelled_rows(
             raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
         config = load_config(home / "config.yaml")
         source = rationale_source(config, config.stage2)
-        examples = getattr(load_splits(config.data, config.seed, (source,)), split)
+        # A run that learns labels alone has no rationales.
+        sources = () if source is None else (source,)
+        examples = getattr(load_splits(config.data, config.seed, sources), split)
     found = labels or tuple(sorted({example.label for example in examples}))
-    return LabelledRows(tuple(examples), found, source)
+    return LabelledRows(tuple(examples), found, sources[0] if sources else None)
