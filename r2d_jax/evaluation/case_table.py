@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.mentions import fold_white_space
-from r2d_jax.evaluation.run_record import CONFIG_FILE, RunRecord
+from r2d_jax.evaluation.run_record import CONFIG_FILE, RunRecord, is_number
 
 _LONGEST_NAME = 80
 # XML and UTF-8 cannot say these: control characters, halves of surrogate pairs and two that are none.
@@ -163,11 +162,6 @@ def _prediction(
         flags,
     ]
     return [*values, "" if valid else clean(label), clean(row.get("rationale", ""))] if with_text else values
-
-
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number, and a finite one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rank(row: list[Any]) -> int:

@@ -119,9 +119,10 @@ def _policy(style: str, script: str) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
+    """JSON for a script element: nothing in it ends the element, begins a comment or turns the source's lines."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
+    turning = "\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return text.translate({ord(char): f"\\u{ord(char):04x}" for char in "<>&" + turning})
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:

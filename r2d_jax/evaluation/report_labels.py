@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r2d_jax.evaluation.case_table import is_number, is_right, label_names, short
-from r2d_jax.evaluation.run_record import RunRecord
+from r2d_jax.evaluation.case_table import is_right, label_names, short
+from r2d_jax.evaluation.run_record import RunRecord, is_number
 
 _MOST_IN_MATRIX, _SHARES_UP_TO, _SORTED_FROM = 20, 8, 31
 # Shades of the matrix, beside that of 0; the page's styles have as many.

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from r2d_jax.evaluation.case_table import is_number, row_sets, short
+from r2d_jax.evaluation.case_table import row_sets, short
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
-from r2d_jax.evaluation.run_record import RunRecord, StageRecord
+from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
 
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,60}")
 

@@ -85,6 +85,8 @@ def read_run(path: pathlib.Path) -> RunRecord:
     card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
     metrics_file = path / "evaluation" / "metrics.json"
     metrics = _json_object(metrics_file) if metrics_file.is_file() else {}
+    if not _is_whole(metrics):
+        raise _damaged(str(metrics_file))
     stages = (_stage(path, 1, state, settings), _stage(path, 2, state, settings))
     predictions = tuple(_json_lines(path / "evaluation" / "predictions.jsonl"))
     missing = [text for stage in stages if _has_stage(settings, stage.number) and (text := _missing(stage))]
@@ -137,7 +139,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
     for row in rows:
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
-                points.setdefault(name, {})[row["step"]] = value if math.isfinite(value) else math.nan
+                points.setdefault(name, {})[row["step"]] = value if is_number(value) else math.nan
     return {
         name: (tuple(sorted(by_step)), tuple(by_step[step] for step in sorted(by_step)))
         for name, by_step in points.items()
@@ -157,6 +159,34 @@ def _missing(stage: StageRecord) -> str | None:
     if not stage.last_step:
         return f"stage {stage.number} has logged nothing yet"
     return f"stage {stage.number} is not finished (step {stage.last_step} of {stage.max_steps or 'unknown'})"
+
+
+def _is_whole(metrics: Mapping[str, Any]) -> bool:
+    """Whether what `label_metrics` returns has its form, where it is there."""
+    per_class, confusion = metrics.get("per_class", {}), metrics.get("confusion", {})
+    majority = metrics.get("majority_class", {})
+    if not all(isinstance(part, dict) for part in (per_class, confusion, majority)):
+        return False
+    labels, counts = confusion.get("labels", []), confusion.get("counts", [])
+    scores = ("precision", "recall", "f1", "support", "predicted")
+    return (
+        all(
+            isinstance(row, dict) and all(is_number(row.get(name)) for name in scores)
+            for row in per_class.values()
+        )
+        and isinstance(labels, list)
+        and isinstance(counts, list)
+        and len(labels) == len(counts)
+        and all(
+            isinstance(row, list) and len(row) == len(labels) + 1 and all(map(is_number, row))
+            for row in counts
+        )
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number, and a finite one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
