@@ -69,6 +69,24 @@ def train(
     job.train_stage(load_config(config, overrides or ()), workdir, stage, _console())
 
 
+@app.command()
+def compare(
+    config: Annotated[
+        pathlib.Path, typer.Option("--config", help="Comparison file; see configs/compare_triage.yaml.")
+    ],
+    workdir: Annotated[
+        pathlib.Path, typer.Option("--workdir", help="Folder of the comparison; holds a folder per run.")
+    ],
+    only: Annotated[
+        list[str] | None, typer.Option(help="Method to train and compare; may be given several times.")
+    ] = None,
+) -> None:
+    """Train methods x rationale sources x seeds and write one table; skips runs that are finished."""
+    from r2d_jax.training.compare import run_comparison
+
+    run_comparison(config, workdir, _console(), only=only or ())
+
+
 @app.command(name="eval")
 def evaluate(
     model: ModelOption,
@@ -79,12 +97,25 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+    checks: Annotated[
+        bool, typer.Option(help="Feed rationales back and write them under other labels.")
+    ] = True,
+    bertscore: Annotated[
+        str | None, typer.Option(help="Hub name or folder of a model to compute BERTScore with.")
+    ] = None,
+    bertscore_layers: Annotated[
+        int | None, typer.Option(help="Its layer to use, where bert-score does not know it.", min=1)
+    ] = None,
 ) -> None:
     """Predict labelled rows and score them; prints the table of results."""
+    from r2d_jax.config import BertScoreConfig
     from r2d_jax.evaluation.apply import evaluate_model
     from r2d_jax.evaluation.report import print_results
 
-    metrics = evaluate_model(model, output, input_file=input, split=split, batch_size=batch_size)
+    settings: dict[str, Any] = {"batch_size": batch_size, "rationale_checks": checks}
+    if bertscore is not None:
+        settings["bertscore"] = BertScoreConfig(bertscore, bertscore_layers)
+    metrics = evaluate_model(model, output, input_file=input, split=split, settings=settings)
     print_results(metrics, _console())
     print(f"written: {output / 'predictions.jsonl'}, {output / 'metrics.json'}")
 

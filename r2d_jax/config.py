@@ -96,6 +96,8 @@ class ColumnsConfig:
 class DataConfig:
     """Rows and their limits."""
 
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Of synthetic rows and of a validation split taken from train; null: the run's seed."""
     source: Literal["files", "triage"] = "files"
     path: str | None = None
     """One file with all rows, split by columns.split."""
@@ -154,6 +156,8 @@ class StageConfig:
 class Stage1Config(StageConfig):
     """Stage 1: rationale only; the best checkpoint has the lowest validation loss."""
 
+    enabled: bool = True
+    """False: stage 2 starts from model.init or random weights (ablation)."""
     max_steps: Count = 50000
     eval_every_steps: Count = 1000
     save_every_steps: Count = 1000
@@ -165,7 +169,7 @@ class Stage2Config(StageConfig):
     """Stage 2: label and rationale; the best checkpoint has the highest validation macro-F1."""
 
     label_weight: Fraction = 0.7
-    """alpha after warm-up: the weight of the label loss."""
+    """alpha after warm-up: the weight of the label loss; for dss its weight in every step."""
     warmup_fraction: Fraction = 0.05
     """Share of max_steps in which alpha rises from 0 to label_weight."""
     transition_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
@@ -188,6 +192,21 @@ class MeshConfig:
 
 
 @dataclass(frozen=True, config=_strict)
+class BertScoreConfig:
+    """BERTScore of rationales."""
+
+    model: str
+    """Hub name or folder of the scoring model."""
+    num_layers: Count | None = None
+    """Layer whose output is compared; null: bert-score's choice, known for some hub names."""
+    rescale: bool = False
+    """Rescale against the baseline that bert-score ships; an error where there is none."""
+    baseline_path: str | None = None
+    """Baseline file to rescale against."""
+    batch_size: Count = 32
+
+
+@dataclass(frozen=True, config=_strict)
 class EvaluationConfig:
     """Decoding and scoring of validation and test rows."""
 
@@ -196,12 +215,26 @@ class EvaluationConfig:
     """Longest generated rationale; null: data.rationale_limit_tokens."""
     worked_examples: Annotated[int, Field(ge=0)] = 0
     """How many test cases WITH THEIR TEXT to print at the end of a run; keep 0 for sensitive text."""
+    rationale_checks: bool = True
+    """Whether the test evaluation feeds rationales back (consistency, sufficiency, gold robustness) and
+    writes them under other labels (label-flip sensitivity)."""
+    flip_rows: Annotated[int, Field(ge=0)] = 200
+    """Test rows, evenly spaced, whose rationale is written under other labels."""
+    flip_labels: Count = 5
+    """Most other labels per row."""
+    resamples: Annotated[int, Field(ge=0)] = 1000
+    """Bootstrap samples behind each 95 % interval; 0: no intervals."""
+    bertscore: BertScoreConfig | None = None
+    """Score rationales by BERTScore too; needs the extra [eval]."""
 
 
 @dataclass(frozen=True, config=_strict)
 class Config:
     """One run: data, model, both stages, evaluation."""
 
+    method: Literal["r2d", "sft", "dss"] = "r2d"
+    """r2d: stage 1, then label and rationale given the label. Baselines, stage 2 only: sft: label alone;
+    dss: label, and rationale without a given label (distilling step-by-step)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     platform: Literal["any", "cpu", "gpu", "tpu"] = "any"
     """Platform that must be found; anything else stops the run at once."""

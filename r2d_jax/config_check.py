@@ -13,9 +13,21 @@ def rationale_sources(config: Config) -> tuple[str, ...]:
     return TRIAGE_SOURCES if config.data.source == "triage" else tuple(config.data.columns.rationales)
 
 
-def rationale_source(config: Config, stage: StageConfig) -> str:
-    """The rationale source of a stage: the configured one, or the first there is."""
-    return stage.rationale_source or rationale_sources(config)[0]
+def rationale_source(config: Config, stage: StageConfig) -> str | None:
+    """The rationale source of a stage: the configured one, or the first there is; None: labels only."""
+    return stage.rationale_source or next(iter(rationale_sources(config)), None)
+
+
+def stage_numbers(config: Config) -> tuple[int, ...]:
+    """Stages that a run has, in order; the baselines have the second alone."""
+    return (1, 2) if config.method == "r2d" and config.stage1.enabled else (2,)
+
+
+def used_sources(config: Config) -> tuple[str, ...]:
+    """Rationale sources that the rows of a run must have, each once."""
+    stages = {1: config.stage1, 2: config.stage2}
+    names = [rationale_source(config, stages[number]) for number in stage_numbers(config)]
+    return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 def check_config(config: Config) -> None:
@@ -24,22 +36,24 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: names the setting and what fits.
     """
-    for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
-        _check_stage(name, stage, config)
+    stages: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
+    for number in stage_numbers(config):
+        _check_stage(f"stage{number}", stages[number], config)
     second = config.stage2
-    if second.warmup_fraction + second.transition_fraction > 1 and not second.select_before_transition:
+    too_long = second.warmup_fraction + second.transition_fraction > 1
+    if config.method == "r2d" and too_long and not second.select_before_transition:
         raise UserError(
             "stage2.transition_fraction",
             f"warm-up {second.warmup_fraction} and transition {second.transition_fraction} exceed the stage, so no "
             "evaluation could be selected",
             "Lower one of them, or set stage2.select_before_transition=true.",
         )
-    _check_data(config.data)
+    _check_data(config.data, needs_rationales=config.method != "sft")
     if config.model.shape.layer_norm_epsilon <= 0 or not math.isfinite(config.model.shape.layer_norm_epsilon):
         raise UserError("model.shape.layer_norm_epsilon", "must be above 0", "Use for example 1e-6.")
 
 
-def _check_data(data: DataConfig) -> None:
+def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:
     by_split = {"train": data.train_path, "validation": data.validation_path, "test": data.test_path}
     named = [name for name, path in by_split.items() if path]
     if data.source == "triage" and (data.path or named):
@@ -54,9 +68,11 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.path and named:
         raise UserError("data.path", "is set beside files by split", "Use either.")
-    if not data.columns.rationales:
+    if not data.columns.rationales and needs_rationales:
         raise UserError(
-            "data.columns.rationales", "names no column", "Give one at least, as {default: rationale}."
+            "data.columns.rationales",
+            "names no column",
+            "Give one at least, as {default: rationale}, or set method=sft.",
         )
     shares = data.triage.class_shares
     # A sum that is not finite has a share that is not.

@@ -32,7 +32,7 @@ _NOT_IN_HASH = (
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
 
-__all__ = ["check_config", "config_hash", "dump_config", "load_config"]
+__all__ = ["check_config", "config_hash", "config_with", "dump_config", "load_config", "read_settings"]
 
 
 def _yaml() -> YAML:
@@ -59,9 +59,39 @@ def load_config(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) 
     Raises:
         UserError: names file, field, what was found, and the nearest key for an unknown one.
     """
-    values = _read_chain(pathlib.Path(path), []) if path is not None else {}
+    values = read_settings(path) if path is not None else {}
     for override in overrides:
         _apply(values, override)
+    return _checked(values, path, overrides)
+
+
+def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
+    """The settings of a YAML file and of those it extends, as nested plain values, unchecked.
+
+    Raises:
+        UserError: names file and line.
+    """
+    return _read_chain(pathlib.Path(path), [])
+
+
+def config_with(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Config:
+    """A checked Config of settings with some of them changed.
+
+    Args:
+        values: from `read_settings`.
+        changes: nested like them.
+        where: named in errors.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    try:
+        return _checked(_merged(dict(values), changes), None, ())
+    except UserError as error:
+        raise UserError(f"{where}: {error.where}", error.what, error.fix) from error
+
+
+def _checked(values: dict[str, Any], path: str | pathlib.Path | None, overrides: Sequence[str]) -> Config:
     try:
         # Through JSON, since YAML has lists where the config has tuples.
         config = _ADAPTER.validate_json(json.dumps(values, default=str))

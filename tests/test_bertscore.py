@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.metrics import bertscore
+from r2d_jax.evaluation.bertscore import bertscore
 
 
 @pytest.fixture(scope="module")

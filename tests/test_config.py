@@ -24,7 +24,7 @@ from r2d_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "default_config.yaml"
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith("compare_"))
 
 
 def from_text(tmp_path, text, *overrides):

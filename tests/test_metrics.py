@@ -13,14 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.metrics import (
-    bleu,
-    evidence_fraction,
-    label_agreement,
-    label_metrics,
-    normalise_label,
-    rationale_names_label,
-)
+from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement, rationale_names_label
+from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.overlap import bleu
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
 label_rows = st.lists(

@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.metrics import bleu, evidence_fraction, label_agreement, label_metrics
+from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement
+from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.evaluation.overlap import bleu
 from r2d_jax.evaluation.report import (
     WorkedCase,
     print_results,

@@ -13,7 +13,7 @@ from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.runtime.mesh import make_mesh, place_batch
-from r2d_jax.training import steps
+from r2d_jax.training import objectives, steps
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
 
@@ -76,7 +76,7 @@ def one_device():
 
 
 def context_of(factory):
-    return steps.StepContext(factory, PromptBuilder(TOKENS, LABEL), factory.config.vocab_size, 7)
+    return objectives.StepContext(factory, PromptBuilder(TOKENS, LABEL), factory.config.vocab_size, 7)
 
 
 def start(params, config, mesh, step=0):
@@ -110,7 +110,7 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
     first_step = 0
     if kind == "stage 1":
         config = Stage1Config(max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER)
-        objective = steps.stage1_objective(context)
+        objective = objectives.stage1_objective(context)
     elif kind == "gold labels":
         config = Stage2Config(
             max_steps=20,
@@ -119,10 +119,10 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
             warmup_fraction=0.2,
             max_sampling_probability=0.0,
         )
-        objective = steps.stage2_objective(context, config)
+        objective = objectives.stage2_objective(context, config)
     else:
         config = SAMPLING
-        objective, first_step = steps.stage2_objective(context, config), 2
+        objective, first_step = objectives.stage2_objective(context, config), 2
     state = start(params, config, one_device, first_step)
     step_fn = steps.make_train_step(context, objective, config, one_device)
     differing_labels = 0
@@ -150,7 +150,7 @@ def small(tmp_path_factory):
 
 
 def gradient(context, params, config, batch, step):
-    objective = steps.stage2_objective(context, config)
+    objective = objectives.stage2_objective(context, config)
     batch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
     weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
@@ -173,7 +173,7 @@ def test_no_gradient_flows_through_the_label_decode(small):
     ids, mask = PromptBuilder(TOKENS, LABEL).predict(
         jnp.asarray(batch["question_ids"]), jnp.asarray(batch["question_length"])
     )
-    decoded = steps.greedy_decode(model, model.encode(ids, mask), mask, max_tokens=LABEL, vocab_limit=96)
+    decoded = objectives.greedy_decode(model, model.encode(ids, mask), mask, max_tokens=LABEL, vocab_limit=96)
 
     def with_given(given):
         """A context whose rationale prompt always gets these labels."""
@@ -201,9 +201,9 @@ def test_no_gradient_flows_through_the_label_decode(small):
 def run_steps(factory, params, config, mesh, count=3, first_step=5, **widths):
     context = context_of(factory)
     objective = (
-        steps.stage2_objective(context, config)
+        objectives.stage2_objective(context, config)
         if isinstance(config, Stage2Config)
-        else steps.stage1_objective(context)
+        else objectives.stage1_objective(context)
     )
     step_fn = steps.make_train_step(context, objective, config, mesh)
     state = start(params, config, mesh, first_step)
@@ -280,13 +280,13 @@ def test_probability_zero_is_teacher_forcing_bit_for_bit(with_dropout, one_devic
 def test_no_label_is_decoded_while_no_coin_asks_for_it(with_dropout, one_device, monkeypatch):
     """METHOD 10. One program serves both phases."""
     calls = []
-    decode = steps.greedy_decode
+    decode = objectives.greedy_decode
 
     def counted(*args, **kwargs):
         jax.debug.callback(lambda: calls.append(1))
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr(steps, "greedy_decode", counted)
+    monkeypatch.setattr(objectives, "greedy_decode", counted)
     *_, step_fn = run_steps(*with_dropout, SAMPLING, one_device, count=1, first_step=0)
     jax.effects_barrier()
     assert calls == []
@@ -309,7 +309,7 @@ def test_published_decode_keeps_dropout_on(with_dropout, one_device):
 def test_row_keys_depend_on_everything_they_should():
     def key(seed=0, stage=1, step=0, row=0, purpose=0):
         return tuple(
-            jax.random.key_data(steps.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[
+            jax.random.key_data(objectives.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[
                 0
             ].tolist()
         )

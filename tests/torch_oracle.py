@@ -106,6 +106,25 @@ class Trainer:
         loss = total / count
         return loss.item(), self.update(loss)
 
+    def sft(self, rows):
+        """Labels alone."""
+        total, count = loss_sum_and_count(
+            self.model, [[*PREDICT, *question, END] for question, _, _ in rows], [row[1] for row in rows]
+        )
+        loss = total / count
+        return loss.item(), self.update(loss)
+
+    def dss(self, rows, weight):
+        """Labels, and rationales without a given label, with fixed weights."""
+        label_sum, label_count = loss_sum_and_count(
+            self.model, [[*PREDICT, *question, END] for question, _, _ in rows], [row[1] for row in rows]
+        )
+        rationale_sum, rationale_count = loss_sum_and_count(
+            self.model, [[*EXPLAIN, *question, END] for question, _, _ in rows], [row[2] for row in rows]
+        )
+        loss = weight * label_sum / label_count + (1 - weight) * rationale_sum / rationale_count
+        return loss.item(), self.update(loss)
+
     def stage2(self, rows, weight, max_label_tokens, *, predicted):
         """One step with alpha = weight, all rows given the gold or all given the predicted label."""
         questions = [row[0] for row in rows]

@@ -25,12 +25,13 @@ def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str])
 
     Args:
         config: one file with a split column, or files by split, or the triage generator.
-        seed: of the generator and of a validation split taken from train.
+        seed: of the generator and of a validation split taken from train, where config.seed is None.
         rationale_sources: which rationales every row must have.
 
     Raises:
         UserError: a fault of a file, or a split without rows.
     """
+    seed = seed if config.seed is None else config.seed
     if config.source == "triage":
         from r2d_jax.data.triage import generate
 

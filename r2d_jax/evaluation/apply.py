@@ -2,13 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, DataConfig, MeshConfig, T5Config
-from r2d_jax.config_check import rationale_source
+from r2d_jax.config import Config, DataConfig, EvaluationConfig, MeshConfig, T5Config
+from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.schema import Example
@@ -64,9 +64,8 @@ def _predictor(
         print(
             f"warning: {features.cut_questions} of {len(examples)} inputs were cut to {shapes.question} tokens"
         )
-    prompts = shapes.prompt_builder(encoder.tokens)
-    tokens = model.card.rationale_tokens
-    return Predictor(model.factory, prompts, model.tokenizer, model.card.label_tokens, tokens, mesh), features
+    card = model.card
+    return Predictor(model.factory, encoder, card.rationale_tokens, card.rationale_prompt, mesh), features
 
 
 def _require_free(output: pathlib.Path, input_file: pathlib.Path | None) -> None:
@@ -130,9 +129,16 @@ def evaluate_model(
     *,
     input_file: pathlib.Path | None,
     split: str,
-    batch_size: int,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Predict and score labelled rows: of a file, or of a split of the model's own run.
+
+    Args:
+        model_path: run, exported or imported folder.
+        folder: where predictions and metrics go.
+        input_file: labelled rows; None: those of the run.
+        split: "test" or "validation", where there is no input_file.
+        settings: fields of EvaluationConfig that differ from the run's.
 
     Raises:
         UserError: a fault of the file or folder, or no run to take the split from.
@@ -144,19 +150,21 @@ def evaluate_model(
     config = _run_config(home)
     if input_file is not None:
         columns = read_card(home).columns
-        source = next(iter(columns.rationales))
-        examples: Sequence[Example] = read_examples(input_file, columns, rationale_sources=(source,))
+        source = next(iter(columns.rationales), None)
+        examples: Sequence[Example] = read_examples(
+            input_file, columns, rationale_sources=() if source is None else (source,)
+        )
     elif config is None:
         raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")
     elif split not in ("test", "validation"):
         raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
     else:
         source = rationale_source(config, config.stage2)
-        examples = getattr(load_splits(config.data, config.seed, (source,)), split)
-    model, mesh = _open(model_path, batch_size)
+        examples = getattr(load_splits(config.data, config.seed, used_sources(config)), split)
+    evaluation = dataclasses.replace(config.evaluation if config else EvaluationConfig(), **settings)
+    model, mesh = _open(model_path, evaluation.batch_size)
     predictor, features = _predictor(model, mesh, examples, source)
-    result = evaluate_rows(model, predictor, examples, features, source, batch_size=batch_size, folder=folder)
-    return result.metrics
+    return evaluate_rows(model, predictor, examples, features, source, settings=evaluation, folder=folder)
 
 
 def _run_config(folder: pathlib.Path) -> Config | None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
 
@@ -52,6 +54,31 @@ def bertscore(
         UserError: bert-score is missing, row counts differ, no rows, a model that cannot be loaded, no layer
             known for the model, a length beyond the model's, or rescaling without a baseline.
     """
+    figures, _ = bertscore_rows(
+        predicted,
+        references,
+        model,
+        num_layers,
+        max_tokens=max_tokens,
+        rescale=rescale,
+        baseline_path=baseline_path,
+        batch_size=batch_size,
+    )
+    return figures
+
+
+def bertscore_rows(
+    predicted: Sequence[str],
+    references: Sequence[str],
+    model: str | pathlib.Path,
+    num_layers: int | None = None,
+    *,
+    max_tokens: int | None = None,
+    rescale: bool = False,
+    baseline_path: pathlib.Path | None = None,
+    batch_size: int = 32,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The figures of `bertscore`, and the F1 of each row, float64 [N], 0 where a text is empty."""
     rows = check_same_rows(predictions=predicted, references=references)
     try:
         library = importlib.import_module("bert_score")
@@ -69,14 +96,16 @@ def bertscore(
     limit = _token_limit(tokenizer, scorer._model.config, name, max_tokens)
     # The library cuts at the tokenizer's limit, which many tokenizers do not state.
     tokenizer.model_max_length = limit
-    sums = [0.0, 0.0, 0.0]
+    scored = np.zeros((3, rows))
     if pairs:
+        filled = [bool(o and g) for o, g in zip(outputs, golds, strict=True)]
         scores = scorer.score([o for o, _ in pairs], [g for _, g in pairs], batch_size=batch_size)
-        sums = [float(values.double().sum()) for values in scores]
-    return {
-        "precision": sums[0] / rows,
-        "recall": sums[1] / rows,
-        "f1": sums[2] / rows,
+        scored[:, filled] = [values.double().numpy() for values in scores]
+    precision, recall, f1 = (float(value) for value in scored.mean(axis=1))
+    figures = {
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
         "empty_predictions": outputs.count(""),
         "empty_references": golds.count(""),
         "truncated_predictions": _too_long(tokenizer, outputs, limit),
@@ -92,6 +121,7 @@ def bertscore(
             f"{package} {metadata.version(package)}" for package in ("bert-score", "transformers")
         ),
     }
+    return figures, scored[2]
 
 
 def _layer(name: str, num_layers: int | None) -> int:

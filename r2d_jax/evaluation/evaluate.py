@@ -1,36 +1,20 @@
 """Test-set evaluation; in: a loaded model and labelled rows, out: predictions.jsonl first, then metrics.json."""
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import Features, question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.metrics import (
-    bleu,
-    evidence_fraction,
-    label_agreement,
-    label_metrics,
-    normalise_label,
-)
+from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationResult:
-    """Metrics by name, and the predictions they were computed from."""
-
-    metrics: dict[str, Any]
-    predictions: tuple[Prediction, ...]
-
-
-def label_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """The label metrics that validation follows, named `eval/...`."""
-    metrics = label_metrics(gold, predicted, labels)
-    return {f"eval/{name}": float(metrics[name]) for name in ("macro_f1", "accuracy", "invalid_fraction")}
+from r2d_jax.evaluation.scoring import Readings, score
 
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
@@ -54,25 +38,29 @@ def evaluate_rows(
     predictor: Predictor,
     examples: Sequence[Example],
     features: Features,
-    rationale_source: str,
+    rationale_source: str | None,
     *,
-    batch_size: int,
+    settings: EvaluationConfig,
     folder: pathlib.Path,
     check_stop: Callable[[], None] = lambda: None,
-) -> EvaluationResult:
-    """Predict labels and rationales of all rows and score them.
+) -> dict[str, Any]:
+    """Predict labels and rationales of all rows and score them; returns the metrics.
+
+    Predictions are written before anything is scored, so a metric that fails loses nothing. Beside them
+    come metrics.json, row_scores.jsonl (what each row adds to each figure, without text) and, where rationales
+    are read back, rationale_checks.jsonl.
 
     Args:
         model: the weights and their label set.
-        predictor: compiled for the shapes of `features`.
+        predictor: of the same model.
         examples: N rows with gold labels and rationales.
         features: the same N rows.
-        rationale_source: which gold rationale to compare with.
-        batch_size: rows decoded at once; figures do not depend on it.
-        folder: where predictions.jsonl and metrics.json go; predictions are written before scoring, so a
-            metric that fails loses nothing.
+        rationale_source: which gold rationale to compare with; None: the rows have none.
+        settings: batch size (figures do not depend on it), checks, intervals and BERTScore.
+        folder: where the files go.
         check_stop: called between batches; may raise to stop.
     """
+    batch_size = settings.batch_size
     predictions: list[Prediction] = []
     for batch in predictor.predict(model.params, features, batch_size):
         check_stop()
@@ -86,39 +74,73 @@ def evaluate_rows(
             for example, prediction in zip(examples, predictions, strict=True)
         ),
     )
-    metrics = score(examples, predictions, labels, rationale_source) | {"model": model.source}
-    write_json(folder / "metrics.json", metrics)
-    return EvaluationResult(metrics, tuple(predictions))
-
-
-def score(
-    examples: Sequence[Example],
-    predictions: Sequence[Prediction],
-    labels: Sequence[str],
-    rationale_source: str,
-) -> dict[str, Any]:
-    """All test metrics of predictions against the gold rows."""
-    predicted = [prediction.label for prediction in predictions]
-    rationales = [prediction.rationale for prediction in predictions]
-    metrics: dict[str, Any] = dict(label_metrics([example.label for example in examples], predicted, labels))
-    metrics["rows"] = len(examples)
-    metrics["bleu"] = bleu(rationales, [example.rationales[rationale_source] for example in examples])
-    metrics["evidence_fraction"] = evidence_fraction(rationales, [example.evidence for example in examples])
-    metrics["label_agreement"] = label_agreement(rationales, predicted, labels)
-    metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
-    metrics["rationale_limit_fraction"] = _share(
-        not prediction.rationale_finished for prediction in predictions
+    source = rationale_source if predictor.explains else None
+    readings = None
+    if source is not None and settings.rationale_checks:
+        checks = RationaleChecks(model, predictor, batch_size, check_stop)
+        readings = _read_back(checks, examples, predictions, labels, source, settings)
+        _write_readings(folder / "rationale_checks.jsonl", examples, readings)
+    scores = score(examples, predictions, labels, source, settings, readings)
+    write_predictions(
+        folder / "row_scores.jsonl",
+        (
+            {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
+            for row, example in enumerate(examples)
+        ),
     )
+    metrics = scores.metrics | {"model": model.source}
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def _share(flags: Any) -> float:
-    values = list(flags)
-    return sum(values) / max(len(values), 1)
+def _number(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _read_back(
+    checks: RationaleChecks,
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    source: str,
+    settings: EvaluationConfig,
+) -> Readings:
+    rationales = [prediction.rationale for prediction in predictions]
+    return Readings(
+        checks.labels_of(rationales),
+        checks.labels_of([example.rationales[source] for example in examples]),
+        checks.flips(
+            examples,
+            [prediction.label for prediction in predictions],
+            rationales,
+            labels,
+            rows=settings.flip_rows,
+            labels_per_row=settings.flip_labels,
+        ),
+    )
+
+
+def _write_readings(path: pathlib.Path, examples: Sequence[Example], readings: Readings) -> None:
+    flips: dict[int, list[dict[str, str]]] = {}
+    for flip in readings.flips:
+        told = {"given_label": flip.given, "rationale": flip.rationale, "label_from_rationale": flip.label}
+        flips.setdefault(flip.row, []).append(told)
+    write_predictions(
+        path,
+        (
+            {
+                "id": example.row_id,
+                "label_from_rationale": readings.from_rationale[row],
+                "label_from_gold_rationale": readings.from_gold[row],
+                "other_labels": flips.get(row, []),
+            }
+            for row, example in enumerate(examples)
+        ),
+    )
 
 
 def worked_cases(
-    examples: Sequence[Example], rows: Sequence[Mapping[str, Any]], rationale_source: str, count: int
+    examples: Sequence[Example], rows: Sequence[Mapping[str, Any]], rationale_source: str | None, count: int
 ) -> list[WorkedCase]:
     """The first `count` test rows with their text, for a user who asked to see them."""
     return [
@@ -127,7 +149,7 @@ def worked_cases(
             gold_label=example.label,
             predicted_label=row["label"],
             rationale=row["rationale"],
-            gold_rationale=example.rationales[rationale_source],
+            gold_rationale=example.rationales[rationale_source] if rationale_source else "",
         )
         for example, row in zip(examples[:count], rows, strict=False)
     ]

@@ -5,28 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import sacrebleu.metrics
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.bertscore import bertscore
-from r2d_jax.evaluation.mentions import (
-    check_same_rows,
-    evidence_fraction,
-    fold_white_space,
-    label_agreement,
-    rationale_names_label,
-)
-
-__all__ = [
-    "bertscore",
-    "bleu",
-    "evidence_fraction",
-    "label_agreement",
-    "label_metrics",
-    "normalise_label",
-    "rationale_names_label",
-]
+from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
 
 COLLAPSED_FRACTION = 0.95
 """A label with this share of the predictions is reported as covering nearly all of them..."""
@@ -128,45 +110,3 @@ def _collapsed_label(
     top = int(np.argmax(predicted_shares))
     collapsed = predicted_shares[top] >= COLLAPSED_FRACTION and gold_shares.max() < BALANCED_GOLD_FRACTION
     return labels[top] if collapsed else None
-
-
-def bleu(predicted: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """BLEU by sacrebleu, 0 to 100, of plain text with one reference per row.
-
-    White space, line breaks included, is folded on both sides first, so that it never changes a score.
-
-    Args:
-        predicted: N generated texts.
-        references: N gold texts.
-
-    Returns:
-        corpus: BLEU of the whole corpus, exponential smoothing; signature states the settings.
-        mean_sentence: mean of the rows' sentence BLEU; sentence_signature states the settings.
-        empty_predictions, empty_references: counts; such rows score 0 and stay in both figures.
-        rows: N.
-
-    Raises:
-        UserError: row counts differ, no rows, or an item is not a text (nested references).
-    """
-    rows = check_same_rows(predictions=predicted, references=references)
-    for name, column in (("predictions", predicted), ("references", references)):
-        if isinstance(column, str) or not all(isinstance(text, str) for text in column):
-            raise UserError(name, "must be a flat list of texts", "Give one text per row, without nesting.")
-    outputs = [fold_white_space(text) for text in predicted]
-    golds = [fold_white_space(text) for text in references]
-    # The library rejects "" as a reference; a space has no tokens either, and keeps the row in the corpus.
-    padded = [text or " " for text in golds]
-    corpus_scorer = sacrebleu.metrics.BLEU()
-    corpus = corpus_scorer.corpus_score(outputs, [padded]).score
-    # Without the effective order a text of fewer than four tokens scores 0 even when it is identical.
-    sentence_scorer = sacrebleu.metrics.BLEU(effective_order=True)
-    scores = [sentence_scorer.sentence_score(o, [r]).score for o, r in zip(outputs, padded, strict=True)]
-    return {
-        "corpus": float(corpus),
-        "signature": str(corpus_scorer.get_signature()),
-        "mean_sentence": float(np.mean(scores)),
-        "sentence_signature": str(sentence_scorer.get_signature()),
-        "empty_predictions": outputs.count(""),
-        "empty_references": golds.count(""),
-        "rows": rows,
-    }

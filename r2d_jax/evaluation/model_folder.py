@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh
@@ -37,6 +37,8 @@ class ModelCard:
         compute_dtype: type of activations in training.
         tokenizer_fingerprint: sha256 of the tokenizer, verified on load.
         columns: names of the input columns.
+        rationale_prompt: what asks for a rationale: the prompt with a given label, the one without, or none,
+            where the model was not taught to explain.
     """
 
     shape: T5Config
@@ -47,6 +49,7 @@ class ModelCard:
     compute_dtype: str
     tokenizer_fingerprint: str
     columns: ColumnsConfig
+    rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
 
     def to_json(self) -> str:
         """The text of r2d_model.json."""

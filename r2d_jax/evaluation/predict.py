@@ -2,21 +2,24 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.data.features import Features
+from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.pipeline import evaluation_batches
 from r2d_jax.data.prompts import PromptBuilder
-from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.data.schema import Example
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import batch_sharding, place_batch, replicated
 
 Batch = dict[str, jax.Array]
+RationalePrompt = Literal["given_label", "explain", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Prediction:
         label: text of the greedy label decode, white space at its ends removed.
         label_finished: False where the label limit came before the end token.
         label_confidence: exp of the mean token log-probability of the label, 0 to 1.
-        rationale: text of the greedy rationale decode; "" where only labels were asked for.
+        rationale: text of the greedy rationale decode; "" where none was asked for or the model gives none.
         rationale_finished: False where the rationale limit came first.
     """
 
@@ -40,49 +43,55 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """Compiled decoding for one shape; the same prompt splice as in training.
+    """Compiled decoding; the same prompt splice as in training.
 
     Attributes:
         factory: shape and compute dtype of the model.
-        prompts: builds encoder inputs.
-        tokenizer: turns ids into text.
-        label_tokens: label limit, end token included.
+        encoder: turns text into ids, and back with its tokenizer; knows the label limit.
         rationale_tokens: rationale limit, end token included.
+        rationale_prompt: what asks this model for a rationale, "none" where it gives none.
         mesh: devices; rows are spread over it.
     """
 
     factory: T5Factory
-    prompts: PromptBuilder
-    tokenizer: Tokenizer
-    label_tokens: int
+    encoder: FeatureEncoder
     rationale_tokens: int
+    rationale_prompt: RationalePrompt
     mesh: Mesh
 
-    def _labels(self, params: Params, batch: Batch) -> Decoded:
+    @property
+    def explains(self) -> bool:
+        """Whether the model gives rationales."""
+        return self.rationale_prompt != "none"
+
+    @property
+    def _prompts(self) -> PromptBuilder:
+        return PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
+
+    def _decode(self, params: Params, prompt: tuple[jax.Array, jax.Array], max_tokens: int) -> Decoded:
         model = self.factory.merge(params)
-        ids, mask = self.prompts.predict(batch["question_ids"], batch["question_length"])
         return greedy_decode(
             model,
-            model.encode(ids, mask),
-            mask,
-            max_tokens=self.label_tokens,
-            vocab_limit=self.tokenizer.size,
+            model.encode(*prompt),
+            prompt[1],
+            max_tokens=max_tokens,
+            vocab_limit=self.encoder.tokenizer.size,
         )
+
+    def _labels(self, params: Params, batch: Batch) -> Decoded:
+        prompt = self._prompts.predict(batch["question_ids"], batch["question_length"])
+        return self._decode(params, prompt, self.encoder.label_tokens)
 
     def _rationales(
         self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array
     ) -> Decoded:
-        model = self.factory.merge(params)
-        ids, mask = self.prompts.explain_given_label(
-            batch["question_ids"], batch["question_length"], label_ids, label_length
+        question = (batch["question_ids"], batch["question_length"])
+        prompt = (
+            self._prompts.explain(*question)
+            if self.rationale_prompt == "explain"
+            else self._prompts.explain_given_label(*question, label_ids, label_length)
         )
-        return greedy_decode(
-            model,
-            model.encode(ids, mask),
-            mask,
-            max_tokens=self.rationale_tokens,
-            vocab_limit=self.tokenizer.size,
-        )
+        return self._decode(params, prompt, self.rationale_tokens)
 
     @functools.cached_property
     def decode_labels(self) -> Callable[[Params, Batch], Decoded]:
@@ -100,7 +109,8 @@ class Predictor:
     def _texts(self, decoded: Decoded) -> list[str]:
         ids, lengths = np.asarray(decoded.token_ids), np.asarray(decoded.lengths)
         return [
-            self.tokenizer.decode(row[:length].tolist()) for row, length in zip(ids, lengths, strict=True)
+            self.encoder.tokenizer.decode(row[:length].tolist())
+            for row, length in zip(ids, lengths, strict=True)
         ]
 
     def predict(
@@ -115,7 +125,7 @@ class Predictor:
             confidence = np.exp(np.asarray(labels.mean_log_prob))
             finished = np.asarray(labels.finished)
             explained, explained_finished = [""] * len(texts), np.ones(len(texts), bool)
-            if rationales:
+            if rationales and self.explains:
                 decoded = self.decode_rationales(params, placed, labels.token_ids, labels.lengths)
                 explained, explained_finished = self._texts(decoded), np.asarray(decoded.finished)
             yield [
@@ -128,3 +138,21 @@ class Predictor:
                 )
                 for i in range(rows)
             ]
+
+    def features_of(self, questions: Sequence[str], labels: Sequence[str] | None = None) -> Features:
+        """Features of N texts as questions, with N labels to be given; cut by the limits of the encoder."""
+        given = [""] * len(questions) if labels is None else labels
+        examples = [
+            Example(str(row), question, label, {})
+            for row, (question, label) in enumerate(zip(questions, given, strict=True))
+        ]
+        rows = self.encoder.encode(examples, None)
+        return self.encoder.features(rows, self.encoder.shapes(rows))
+
+    def explain(self, params: Params, features: Features, batch_size: int) -> Iterator[list[str]]:
+        """Rationales given each row's own label instead of the predicted one; a list per batch, in order."""
+        for batch in evaluation_batches(features, batch_size):
+            placed = place_batch(batch, self.mesh)
+            length = jnp.maximum(batch["label_length"] - 1, 0)
+            decoded = self.decode_rationales(params, placed, jnp.asarray(batch["label_ids"]), length)
+            yield self._texts(decoded)[: int(batch["row_weight"].sum())]

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -53,29 +53,72 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
-def _result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, value and the majority class's value; figures that were not computed have no line."""
-    if "accuracy" in metrics:
-        majority = metrics["majority_class"]
-        yield "accuracy", f"{metrics['accuracy']:.3f}", f"{majority['accuracy']:.3f}"
-        yield "macro-F1", f"{metrics['macro_f1']:.3f}", f"{majority['macro_f1']:.3f}"
-        yield "macro-F1, published definition", f"{metrics['macro_f1_published']:.3f}", ""
-        yield "outputs that are no label", _percent(metrics["invalid_fraction"]), ""
-        if empty := metrics["empty_fraction"]:
-            yield "outputs that are empty", _percent(empty), ""
-    if bleu := metrics.get("bleu"):
-        yield "BLEU of the corpus", f"{bleu['corpus']:.1f}", ""
-        yield "BLEU, mean of rows", f"{bleu['mean_sentence']:.1f}", ""
-    if score := metrics.get("bertscore"):
-        yield "BERTScore F1" + (", rescaled" if score["rescaled"] else ""), f"{score['f1']:.3f}", ""
-    if (evidence := metrics.get("evidence_fraction")) is not None:
-        yield "rationales that name the evidence", _percent(evidence), ""
-    if agreement := metrics.get("label_agreement"):
-        yield "rationales that name their label", _percent(agreement["names_label_fraction"]), ""
-        yield "rationales that name only another", _percent(agreement["names_other_only_fraction"]), ""
-    for part in ("label", "rationale"):
-        if (cut := metrics.get(f"{part}_limit_fraction")) is not None:
-            yield f"{part}s cut at the length limit", _percent(cut), ""
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """One figure of the table.
+
+    Attributes:
+        title: as shown.
+        path: where it stands in metrics.json, dotted; also the name of its interval.
+        form: writes the number.
+        if_set: only shown where it is not 0.
+    """
+
+    title: str
+    path: str
+    form: Callable[[float], str] = "{:.3f}".format
+    if_set: bool = False
+
+
+_TENTH = "{:.1f}".format
+_LINES = (
+    _Line("accuracy", "accuracy"),
+    _Line("macro-F1", "macro_f1"),
+    _Line("macro-F1, published definition", "macro_f1_published"),
+    _Line("outputs that are no label", "invalid_fraction", _percent),
+    _Line("outputs that are empty", "empty_fraction", _percent, if_set=True),
+    _Line("BLEU of the corpus", "bleu.corpus", _TENTH),
+    _Line("BLEU, mean of rows", "bleu.mean_sentence", _TENTH),
+    _Line("ROUGE-L", "rouge_l"),
+    _Line("BERTScore F1", "bertscore.f1"),
+    _Line("rationales that name the evidence", "evidence_fraction", _percent),
+    _Line("rationales that name their label", "label_agreement.names_label_fraction", _percent),
+    _Line("rationales that name only another", "label_agreement.names_other_only_fraction", _percent),
+    _Line("consistency", "consistency_fraction", _percent),
+    _Line("sufficiency", "sufficiency_fraction", _percent),
+    _Line("gold robustness", "gold_robustness_fraction", _percent),
+    _Line("flipped label: text changes", "label_flip.changed_fraction", _percent),
+    _Line("flipped label: text names it", "label_flip.names_given_fraction", _percent),
+    _Line("flipped label: names only another", "label_flip.names_other_fraction", _percent),
+    _Line("flipped label: read back", "label_flip.label_follows_fraction", _percent),
+    _Line("labels cut at the length limit", "label_limit_fraction", _percent),
+    _Line("rationales cut at the length limit", "rationale_limit_fraction", _percent),
+)
+
+
+def figure_at(metrics: Mapping[str, Any], path: str) -> float | None:
+    """The figure at a dotted path of metrics.json; None where it was not computed."""
+    value: Any = metrics
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Title, value, interval and the majority class's value; figures that were not computed have no line."""
+    intervals, majority = metrics.get("intervals", {}), metrics.get("majority_class", {})
+    for line in _LINES:
+        value = figure_at(metrics, line.path)
+        if value is None or (line.if_set and not value):
+            continue
+        bounds = " to ".join(line.form(bound) for bound in intervals.get(line.path, ())).replace(
+            " % to", " to"
+        )
+        other = line.form(majority[line.path]) if line.path in majority else ""
+        title = line.title
+        if line.path == "bertscore.f1" and metrics["bertscore"]["rescaled"]:
+            title += ", rescaled"
+        yield title, line.form(value), bounds, other
 
 
 def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +167,7 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """The settings without which the figures could not be compared."""
+    """What the figures mean, and the settings without which they could not be compared."""
     if model := metrics.get("model"):
         yield f"model: {model}"
     if "majority_class" in metrics:
@@ -133,6 +176,16 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"macro-F1: over {labels} labels with gold rows; an output that is no label is wrong"
     if bleu := metrics.get("bleu"):
         yield f"BLEU: sacrebleu {bleu['signature']}"
+    if "consistency_fraction" in metrics:
+        yield (
+            "consistency, sufficiency: label read back from the rationale alone is the predicted, the gold one; "
+            "gold robustness: label read from the gold rationale is the gold one"
+        )
+    if flips := metrics.get("label_flip"):
+        yield (
+            f"flipped label: rationales of {flips['rows']} rows written under {flips['flips']} labels that were "
+            "not predicted"
+        )
     if score := metrics.get("bertscore"):
         yield f"BERTScore: {score['model']}, layer {score['num_layers']}, {score['version']}"
 
@@ -146,7 +199,7 @@ def print_results(metrics: Mapping[str, Any], console: Console) -> None:
         console: where to print; labels are printed, case text never is.
     """
     rows = metrics["rows"] if "rows" in metrics else _scored_rows(metrics)
-    table = _table(f"Results on {rows} rows", "model", "majority class")
+    table = _table(f"Results on {rows} rows", "model", "95 % interval", "majority class")
     for line in _result_lines(metrics):
         table.add_row(*line)
     console.print(table, "")

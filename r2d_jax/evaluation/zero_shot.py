@@ -12,13 +12,14 @@ from pydantic import BaseModel
 
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.evaluate import prediction_row, score
+from r2d_jax.evaluation.evaluate import prediction_row
 from r2d_jax.evaluation.llm_endpoint import Endpoint
 from r2d_jax.evaluation.llm_questions import CUT, OFF_LIST, Question, RowAnswer
 from r2d_jax.evaluation.llm_rows import LabelledRows
-from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.report import write_json, write_predictions
+from r2d_jax.evaluation.scoring import score
 
 INSTRUCTIONS = """\
 You answer one case with one label.{task}
@@ -91,11 +92,11 @@ def write_zero_shot(
 
     Args:
         folder: where to write.
-        rows: N labelled rows; with rationales where `rationale` is set.
+        rows: N labelled rows.
         answers: N answers.
         endpoint: who answered.
         question: what was asked.
-        rationale: whether rationales were asked for; without, no figure about them is made.
+        rationale: whether rationales were asked for; without them, or gold ones, no figure about them is made.
     """
     predictions = []
     for answer in answers:
@@ -110,13 +111,8 @@ def write_zero_shot(
         for example, prediction, answer in zip(rows.examples, predictions, answers, strict=True)
     ]
     write_predictions(folder / "predictions.jsonl", lines)
-    if rationale:
-        assert rows.source is not None
-        metrics = score(rows.examples, predictions, rows.labels, rows.source)
-    else:
-        gold = [example.label for example in rows.examples]
-        metrics = dict(label_metrics(gold, [prediction.label for prediction in predictions], rows.labels))
-        metrics["rows"] = len(rows.examples)
+    source = rows.source if rationale else None
+    metrics = score(rows.examples, predictions, rows.labels, source).metrics
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
     metrics |= {
         "model": f"{endpoint.llm} at {endpoint.host}, zero-shot",

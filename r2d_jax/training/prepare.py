@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, T5Config
-from r2d_jax.config_check import rationale_source
+from r2d_jax.config import Config, StageConfig, T5Config
+from r2d_jax.config_check import rationale_source, stage_numbers, used_sources
 from r2d_jax.data.buckets import Bucket, choose_buckets
 from r2d_jax.data.features import EncodedRow, FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
@@ -16,16 +16,17 @@ from r2d_jax.data.splits import content_hash, label_set, load_splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import CARD_FILE, WEIGHTS_FOLDER, ModelCard, place_params, read_card
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import Predictor, RationalePrompt
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import restore_weights
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_size, tree_shardings, with_shardings
-from r2d_jax.training.steps import StepContext
+from r2d_jax.training.objectives import StepContext
 from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
+_RATIONALE_PROMPT: dict[str, RationalePrompt] = {"r2d": "given_label", "dss": "explain", "sft": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Prepared:
         stages: features of stage 1 and 2.
         test: features of the test split.
         mesh: devices.
-        sources: rationale source of stage 1 and 2.
+        sources: rationale source of each stage that the run has; None: labels only.
     """
 
     config: Config
@@ -65,7 +66,7 @@ class Prepared:
     stages: dict[int, StageFeatures]
     test: Features
     mesh: Mesh
-    sources: dict[int, str]
+    sources: dict[int, str | None]
 
     @property
     def context(self) -> StepContext:
@@ -85,6 +86,7 @@ class Prepared:
             compute_dtype=self.factory.compute_dtype,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             columns=self.config.data.columns,
+            rationale_prompt=_RATIONALE_PROMPT[self.config.method],
         )
 
     @property
@@ -96,10 +98,9 @@ class Prepared:
         """Decoding with the shapes of this run."""
         return Predictor(
             self.factory,
-            self.context.prompts,
-            self.tokenizer,
-            self.shapes.label,
+            self.encoder,
             self.rationale_tokens,
+            _RATIONALE_PROMPT[self.config.method],
             self.mesh,
         )
 
@@ -125,7 +126,9 @@ def load_initial(init: str, factory: T5Factory, mesh: Mesh) -> Params:
     return place_params(read_hf_folder(folder)[1], mesh)
 
 
-def _tokenizer(config: Config, workdir: Workdir, train: tuple[Example, ...], sources: list[str]) -> Tokenizer:
+def _tokenizer(
+    config: Config, workdir: Workdir, train: tuple[Example, ...], sources: Sequence[str]
+) -> Tokenizer:
     if (workdir.tokenizer / "tokenizer.json").is_file():
         return Tokenizer.load(workdir.tokenizer)
     path = config.tokenizer.path or config.model.init
@@ -181,11 +184,13 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         UserError: anything wrong in config or data; also when the data changed since the run began.
     """
     workdir.check(config)
-    for name, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
-        check_batch_size(f"{name}.batch_size", stage.batch_size, stage.micro_batches, mesh)
+    both: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
+    stages = {number: both[number] for number in stage_numbers(config)}
+    for number, stage in stages.items():
+        check_batch_size(f"stage{number}.batch_size", stage.batch_size, stage.micro_batches, mesh)
     check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
-    sources = {1: rationale_source(config, config.stage1), 2: rationale_source(config, config.stage2)}
-    names = list(dict.fromkeys(sources.values()))
+    sources = {number: rationale_source(config, stage) for number, stage in stages.items()}
+    names = used_sources(config)
     splits = load_splits(config.data, config.seed, names)
     tokenizer = _tokenizer(config, workdir, splits.train, names)
     labels = label_set(splits)
@@ -196,7 +201,7 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         for number, name in sources.items()
     }
     encoded_test = encoder.encode(splits.test, sources[2])
-    shapes = encoder.shapes(*encoded[1], *encoded[2], encoded_test)
+    shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
     prepared = Prepared(
         config,
         splits,

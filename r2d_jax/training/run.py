@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from r2d_jax.config import Config
-from r2d_jax.config_file import check_config
+from r2d_jax.config_check import check_config, stage_numbers
 from r2d_jax.data.splits import describe
-from r2d_jax.errors import Preempted
+from r2d_jax.errors import Preempted, UserError
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import load_model
@@ -20,7 +20,7 @@ from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
-from r2d_jax.training.workdir import Workdir
+from r2d_jax.training.workdir import Workdir, adopt_stage1
 
 
 def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepared, Workdir]:
@@ -67,21 +67,42 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
 
 
 def train_stage(config: Config, folder: pathlib.Path, number: int, console: Console) -> None:
-    """Stage 1 or 2 alone."""
+    """Stage 1 or 2 alone.
+
+    Raises:
+        UserError: the method of the config has no such stage.
+    """
+    if number not in stage_numbers(config):
+        raise UserError(
+            "--stage",
+            f"a run with method={config.method} has no stage {number}",
+            "Train stage 2, or change the config.",
+        )
     prepared, workdir = start(config, folder, console)
     with StopSignal() as stop:
         run_stage(prepared, workdir, number, console, stop)
 
 
-def run(config: Config, folder: pathlib.Path, console: Console) -> None:
-    """Stage 1, stage 2, test-set evaluation, predictions and export; goes on where it stopped."""
+def run(
+    config: Config, folder: pathlib.Path, console: Console, *, stage1_from: pathlib.Path | None = None
+) -> None:
+    """Stage 1, stage 2, test-set evaluation, predictions and export; goes on where it stopped.
+
+    Args:
+        config: of the run.
+        folder: its workdir.
+        console: where progress goes.
+        stage1_from: workdir of a run whose finished stage 1 is taken instead of training one.
+    """
     prepared, workdir = start(config, folder, console)
+    if stage1_from is not None:
+        adopt_stage1(workdir, Workdir(stage1_from), console)
     if workdir.state.get("run_done"):
         say(console, "this run is finished; nothing to do")
         _say_where(workdir, console)
         return
     with StopSignal() as stop:
-        for number in (1, 2):
+        for number in stage_numbers(config):
             run_stage(prepared, workdir, number, console, stop)
         model = load_model(workdir.path, prepared.mesh)
         say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")
@@ -90,19 +111,19 @@ def run(config: Config, folder: pathlib.Path, console: Console) -> None:
             if stop.requested:
                 raise Preempted("stopped during the test evaluation; the same command does it again")
 
-        result = evaluate_rows(
+        metrics = evaluate_rows(
             model,
             prepared.predictor(),
             prepared.splits.test,
             prepared.test,
             prepared.sources[2],
-            batch_size=config.evaluation.batch_size,
+            settings=config.evaluation,
             folder=workdir.evaluation,
             check_stop=check_stop,
         )
     export_model(model, workdir.export, overwrite=True)
     workdir.mark("run_done", True)
-    _say_results(prepared, workdir, result.metrics, console)
+    _say_results(prepared, workdir, metrics, console)
 
 
 def _say_results(prepared: Prepared, workdir: Workdir, metrics: dict[str, Any], console: Console) -> None:

@@ -8,27 +8,24 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from r2d_jax.config import StageConfig
+from r2d_jax.config import Stage2Config, StageConfig
+from r2d_jax.config_check import stage_numbers
 from r2d_jax.data.pipeline import evaluation_batches, train_batches
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.evaluate import label_scores
+from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints, best_step, checksum, restore_weights
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training.baselines import dss_objective, sft_objective
 from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
+from r2d_jax.training.objectives import Objective, StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.state import TrainState, abstract_state, fresh_state
-from r2d_jax.training.steps import (
-    Objective,
-    make_loss_sums,
-    make_train_step,
-    stage1_objective,
-    stage2_objective,
-)
+from r2d_jax.training.steps import make_loss_sums, make_train_step
 from r2d_jax.training.workdir import Workdir
 
 
@@ -62,10 +59,17 @@ def stage1(prepared: Prepared) -> Stage:
     return Stage(1, prepared.config.stage1, objective, evaluate, Selection("eval/rationale_loss", False))
 
 
+OBJECTIVES: dict[str, Callable[[StepContext, Stage2Config], Objective]] = {
+    "r2d": stage2_objective,
+    "sft": sft_objective,
+    "dss": dss_objective,
+}
+
+
 def stage2(prepared: Prepared) -> Stage:
-    """Label and rationale; best is the highest validation macro-F1 of generated labels."""
+    """Label, and rationale unless the method has none; best is the highest validation macro-F1 of labels."""
     config = prepared.config.stage2
-    objective = stage2_objective(prepared.context, config)
+    objective = OBJECTIVES[prepared.config.method](prepared.context, config)
     losses = _validation_losses(prepared, 2, objective)
     predictor = prepared.predictor()
     gold = [example.label for example in prepared.splits.validation]
@@ -79,7 +83,7 @@ def stage2(prepared: Prepared) -> Stage:
         scores = label_scores(gold, predicted, prepared.labels)
         return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
 
-    settled = transition_end_step(config)
+    settled = transition_end_step(config) if prepared.config.method == "r2d" else 0
     eligible = 0 if config.select_before_transition else settled
     return Stage(2, config, objective, evaluate, Selection("eval/macro_f1", True, eligible, settled))
 
@@ -115,7 +119,7 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     """Train a stage to its end, going on from where it stopped; does nothing where it is done.
 
     The order of restoring, the only one there is: 1. done mark, 2. newest complete checkpoint of this
-    stage, 3. (stage 2) best weights of stage 1, 4. (stage 1) model.init or random weights.
+    stage, 3. (stage 2 after a stage 1) best weights of stage 1, 4. (first stage) model.init or random weights.
 
     Raises:
         UserError: stage 2 without a finished stage 1, or a loss that is not finite.
@@ -179,7 +183,7 @@ def _starting_point(
         step, params, opt_state, saved = checkpoints.restore_latest(abstract, opt_target)
         state = TrainState(jax.device_put(jnp.int32(step), replicated(prepared.mesh)), params, opt_state)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
-    if number == 1:
+    if number == stage_numbers(prepared.config)[0]:
         params = prepared.initial_params()
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"

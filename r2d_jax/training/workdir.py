@@ -2,12 +2,17 @@
 
 import json
 import pathlib
+import shutil
 from typing import Any
+
+from rich.console import Console
 
 from r2d_jax.config import Config
 from r2d_jax.config_file import config_hash, dump_config
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.reporting import say
 
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "run.json"
@@ -114,3 +119,25 @@ class Workdir:
 
     def _write_state(self, state: dict[str, Any]) -> None:
         write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
+
+
+def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
+    """Take the finished stage 1 of another run of the same rows, vocabulary and model; once.
+
+    Raises:
+        UserError: it is not finished, or belongs to other rows, another vocabulary or model.
+    """
+    if workdir.state.get("stage1_done"):
+        return
+    if not donor.state.get("stage1_done"):
+        raise UserError(str(donor.path), "its stage 1 is not finished", "Finish it, or train stage 1 here.")
+    if workdir.state["data_hash"] != donor.state["data_hash"]:
+        raise UserError(str(donor.path), "was trained on other rows", "Train stage 1 here.")
+    ours, theirs = read_card(workdir.path), read_card(donor.path)
+    if (ours.shape, ours.tokenizer_fingerprint) != (theirs.shape, theirs.tokenizer_fingerprint):
+        raise UserError(str(donor.path), "has another vocabulary or model shape", "Train stage 1 here.")
+    shutil.rmtree(workdir.stage(1), ignore_errors=True)
+    shutil.copytree(donor.stage(1), workdir.stage(1))
+    workdir.mark("stage1_from", str(donor.path))
+    workdir.mark("stage1_done", donor.state["stage1_done"])
+    say(console, f"stage 1: taken from {donor.path}")

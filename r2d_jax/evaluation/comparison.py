@@ -1,0 +1,222 @@
+"""Methods side by side; in: evaluation folders of finished runs by method, out: figures over seeds, and tests."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.intervals import (
+    Statistic,
+    bootstrap_interval,
+    macro_f1_of,
+    mean_of,
+    paired_test,
+    text_ids,
+)
+from r2d_jax.evaluation.metrics import normalise_label
+from r2d_jax.evaluation.report import figure_at
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One figure of the table.
+
+    Attributes:
+        title: heading.
+        path: where it stands in metrics.json, dotted; also its name in row_scores.jsonl.
+        scale: factor for the table.
+        digits: after the point.
+    """
+
+    title: str
+    path: str
+    scale: float = 100.0
+    digits: int = 1
+
+
+COLUMNS = (
+    Column("macro-F1", "macro_f1"),
+    Column("accuracy", "accuracy"),
+    Column("no label", "invalid_fraction"),
+    Column("BLEU", "bleu.corpus", 1.0),
+    Column("ROUGE-L", "rouge_l"),
+    Column("BERTScore", "bertscore.f1"),
+    Column("names evidence", "evidence_fraction"),
+    Column("names label", "label_agreement.names_label_fraction"),
+    Column("consistency", "consistency_fraction"),
+    Column("sufficiency", "sufficiency_fraction"),
+    Column("gold robustness", "gold_robustness_fraction"),
+    Column("flip names label", "label_flip.names_given_fraction"),
+)
+TESTED = ("macro_f1", "accuracy", "rouge_l", "evidence_fraction", "consistency_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What one finished run says.
+
+    Attributes:
+        metrics: of metrics.json.
+        ids: of the test rows.
+        gold: gold labels, N.
+        predicted: predicted labels, N.
+        rows: figure to float64 [N], nan where a row does not count.
+    """
+
+    metrics: dict[str, Any]
+    ids: tuple[str, ...]
+    gold: tuple[str, ...]
+    predicted: tuple[str, ...]
+    rows: dict[str, np.ndarray]
+
+
+def read_result(folder: pathlib.Path) -> RunResult:
+    """The result in a run's evaluation folder.
+
+    Raises:
+        UserError: a file is missing or not readable.
+    """
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        predictions = _json_lines(folder / "predictions.jsonl")
+        scores = _json_lines(folder / "row_scores.jsonl")
+        ids = tuple(row["id"] for row in predictions)
+        names = [name for name in (scores[0] if scores else {}) if name != "id"]
+        rows = {
+            name: np.array([np.nan if row[name] is None else row[name] for row in scores], float)
+            for name in names
+        }
+        return RunResult(
+            metrics,
+            ids,
+            tuple(row["gold_label"] for row in predictions),
+            tuple(row["label"] for row in predictions),
+            rows,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            str(folder), f"holds no readable evaluation ({type(error).__name__})", "Run the evaluation again."
+        ) from error
+
+
+def _json_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    # Not splitlines(): a text may hold other line ends than "\n".
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+Results = Mapping[str, Mapping[int, RunResult]]
+"""Method to training seed to result."""
+
+
+def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[str, Any]:
+    """Figures of each method over its seeds, and how each differs from the reference on the same rows.
+
+    Args:
+        results: at least one seed per method; all of the same test rows in the same order.
+        reference: the method that the others are tested against.
+        resamples: of intervals and tests.
+
+    Returns:
+        rows, reference, methods: name to seeds and figures: path to mean, sd (over seeds, n - 1), low and
+        high (95 % bootstrap over rows of the mean over seeds); tests: name to path to difference, low, high,
+        p_value and p_holm (Holm's correction over all tests of that path); collapsed: name to seeds whose
+        model gives nearly one label only.
+
+    Raises:
+        UserError: test rows differ between runs.
+    """
+    ids = {result.ids for seeds in results.values() for result in seeds.values()}
+    if len(ids) != 1:
+        raise UserError("comparison", "the runs have different test rows", "Compare runs of one data set.")
+    (shared,) = ids
+    tests = {
+        name: _tests(seeds, results[reference], len(shared), resamples)
+        for name, seeds in results.items()
+        if name != reference
+    }
+    _correct(tests)
+    return {
+        "rows": len(shared),
+        "reference": reference,
+        "methods": {
+            name: {"seeds": sorted(seeds), "figures": _figures(seeds, len(shared), resamples)}
+            for name, seeds in results.items()
+        },
+        "tests": tests,
+        "collapsed": {
+            name: sorted(seed for seed, result in seeds.items() if result.metrics.get("collapsed"))
+            for name, seeds in results.items()
+        },
+    }
+
+
+def _statistic(result: RunResult, path: str) -> Statistic | None:
+    if path == "macro_f1":
+        gold = [normalise_label(text) for text in result.gold]
+        return macro_f1_of(*text_ids(gold, [normalise_label(text) for text in result.predicted]))
+    return mean_of(result.rows[path]) if path in result.rows else None
+
+
+def _figures(seeds: Mapping[int, RunResult], rows: int, resamples: int) -> dict[str, dict[str, float | None]]:
+    figures: dict[str, dict[str, float | None]] = {}
+    for column in COLUMNS:
+        values = [figure_at(result.metrics, column.path) for result in seeds.values()]
+        if any(value is None for value in values):
+            continue
+        known = np.array(values, float)
+        statistics = [_statistic(result, column.path) for result in seeds.values()]
+        interval = None
+        if all(statistics):
+            interval = bootstrap_interval(
+                lambda sample, each=statistics: np.mean([one(sample) for one in each], axis=0),  # type: ignore[misc]
+                rows,
+                resamples=resamples,
+            )
+        low, high = interval or (None, None)
+        figures[column.path] = {
+            "mean": float(known.mean()),
+            "sd": float(known.std(ddof=1)) if len(known) > 1 else None,
+            "low": low,
+            "high": high,
+        }
+    return figures
+
+
+def _tests(
+    method: Mapping[int, RunResult], reference: Mapping[int, RunResult], rows: int, resamples: int
+) -> dict[str, dict[str, float]]:
+    shared = sorted(set(method) & set(reference))
+    found: dict[str, dict[str, float]] = {}
+    for path in TESTED:
+        statistics = [_both(method[seed], reference[seed], path) for seed in shared]
+        if statistics and all(statistics):
+            test = paired_test([one for one in statistics if one], rows, resamples=resamples)
+            found[path] = dataclasses.asdict(test)
+    return found
+
+
+def _both(first: RunResult, second: RunResult, path: str) -> Statistic | None:
+    """The statistic over the rows of `first` and, behind them, those of `second`."""
+    if path == "macro_f1":
+        gold = [normalise_label(text) for text in first.gold + second.gold]
+        return macro_f1_of(
+            *text_ids(gold, [normalise_label(text) for text in first.predicted + second.predicted])
+        )
+    if path not in first.rows or path not in second.rows:
+        return None
+    return mean_of(np.concatenate([first.rows[path], second.rows[path]]))
+
+
+def _correct(tests: dict[str, dict[str, dict[str, float]]]) -> None:
+    for path in TESTED:
+        family = sorted(
+            (found[path] for found in tests.values() if path in found), key=lambda test: test["p_value"]
+        )
+        worst = 0.0
+        for place, test in enumerate(family):
+            worst = max(worst, min(1.0, test["p_value"] * (len(family) - place)))
+            test["p_holm"] = worst

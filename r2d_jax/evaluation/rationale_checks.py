@@ -1,0 +1,134 @@
+"""Whether rationales carry their label; in: a model, rows and rationales, out: labels read back from rationales."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from r2d_jax.data.features import question_text
+from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.mentions import rationale_names_label
+from r2d_jax.evaluation.metrics import normalise_label
+from r2d_jax.evaluation.model_folder import LoadedModel
+from r2d_jax.evaluation.predict import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """The rationale of one row under another label than the predicted one.
+
+    Attributes:
+        row: number of the row.
+        given: the other label.
+        rationale: what the model writes when that label is given.
+        label: what the model predicts from that rationale alone.
+        changed: the text differs from the rationale under the predicted label.
+    """
+
+    row: int
+    given: str
+    rationale: str
+    label: str
+    changed: bool
+
+
+class RationaleChecks:
+    """Reads labels back from rationales: `predict: {rationale}` in place of `predict: {question}`."""
+
+    def __init__(
+        self, model: LoadedModel, predictor: Predictor, batch_size: int, check_stop: Callable[[], None]
+    ):
+        self._model = model
+        self._predictor = predictor
+        self._batch_size = batch_size
+        self._check_stop = check_stop
+
+    def labels_of(self, texts: Sequence[str]) -> list[str]:
+        """The label that the model predicts from each of N texts alone."""
+        features = self._predictor.features_of(texts)
+        labels: list[str] = []
+        for batch in self._predictor.predict(
+            self._model.params, features, self._batch_size, rationales=False
+        ):
+            self._check_stop()
+            labels += [row.label for row in batch]
+        return labels
+
+    def flips(
+        self,
+        examples: Sequence[Example],
+        predicted: Sequence[str],
+        rationales: Sequence[str],
+        labels: Sequence[str],
+        *,
+        rows: int,
+        labels_per_row: int,
+        seed: int = 0,
+    ) -> list[Flip]:
+        """Rationales of some rows under labels other than the predicted one.
+
+        Args:
+            examples: N rows.
+            predicted: their predicted labels.
+            rationales: their rationales under these.
+            labels: the label set.
+            rows: most rows, evenly spaced.
+            labels_per_row: most other labels of a row; drawn by `seed` where there are more.
+            seed: of the draw.
+        """
+        rng = np.random.default_rng(seed)
+        count = min(rows, len(examples))
+        asked: list[tuple[int, str]] = []
+        for row in np.linspace(0, len(examples) - 1, count).round().astype(int).tolist():
+            others = [one for one in labels if normalise_label(one) != normalise_label(predicted[row])]
+            if len(others) > labels_per_row:
+                others = [others[i] for i in sorted(rng.permutation(len(others))[:labels_per_row])]
+            asked += [(row, other) for other in others]
+        if not asked:
+            return []
+        features = self._predictor.features_of(
+            [question_text(examples[row]) for row, _ in asked], [given for _, given in asked]
+        )
+        texts: list[str] = []
+        for batch in self._predictor.explain(self._model.params, features, self._batch_size):
+            self._check_stop()
+            texts += batch
+        return [
+            Flip(row, given, text, label, text != rationales[row])
+            for (row, given), text, label in zip(asked, texts, self.labels_of(texts), strict=True)
+        ]
+
+
+def agreement(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """Float64 [N], 1 where two columns of labels agree as labels are compared, else 0."""
+    return np.array(
+        [float(normalise_label(a) == normalise_label(b)) for a, b in zip(first, second, strict=True)]
+    )
+
+
+def flip_figures(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, Any] | None:
+    """Label-flip sensitivity: does the rationale follow the label it is given.
+
+    Args:
+        flips: rationales under other labels.
+        labels: the label set.
+
+    Returns:
+        rows, flips: counts; changed_fraction: the text is another one; names_given_fraction and
+        names_other_fraction: it names the given label, or only labels other than the given one (0 and 0
+        where rationales of this data name no label); label_follows_fraction: the label read back from it is
+        the given one. None without flips.
+    """
+    if not flips:
+        return None
+    namings = [rationale_names_label(flip.rationale, flip.given, labels) for flip in flips]
+    follows = agreement([flip.label for flip in flips], [flip.given for flip in flips])
+    return {
+        "rows": len({flip.row for flip in flips}),
+        "flips": len(flips),
+        "changed_fraction": sum(flip.changed for flip in flips) / len(flips),
+        "names_given_fraction": namings.count("label") / len(flips),
+        "names_other_fraction": namings.count("other") / len(flips),
+        "label_follows_fraction": float(follows.mean()),
+    }

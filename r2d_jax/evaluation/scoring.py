@@ -1,0 +1,186 @@
+"""All figures of an evaluation; in: gold rows and predictions, out: metrics with intervals, and row scores."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from r2d_jax.config import EvaluationConfig
+from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.bertscore import bertscore_rows
+from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
+from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement, rationale_names_label
+from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
+from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Readings:
+    """Labels that the model reads back from rationales.
+
+    Attributes:
+        from_rationale: from each row's generated rationale, N labels.
+        from_gold: from each row's gold rationale, N labels.
+        flips: rationales under other labels.
+    """
+
+    from_rationale: Sequence[str]
+    from_gold: Sequence[str]
+    flips: Sequence[Flip]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Figures of an evaluation.
+
+    Attributes:
+        metrics: by name; "intervals" holds the 95 % bootstrap interval of each, by dotted name.
+        rows: figure to float64 [N], the part of each row in it; nan where the row does not count.
+    """
+
+    metrics: dict[str, Any]
+    rows: dict[str, np.ndarray]
+
+
+def score(
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    rationale_source: str | None,
+    settings: EvaluationConfig | None = None,
+    readings: Readings | None = None,
+) -> Scores:
+    """Score predictions against the gold rows.
+
+    Args:
+        examples: N rows with gold labels.
+        predictions: N predictions.
+        labels: the label set; empty: the gold labels.
+        rationale_source: gold rationale to compare with; None: labels alone are scored.
+        settings: BERTScore and intervals; None: defaults.
+        readings: labels read back from rationales, where they were.
+
+    Raises:
+        UserError: from the metrics; nothing to score, or a request that cannot be honoured.
+    """
+    settings = settings or EvaluationConfig()
+    gold = [example.label for example in examples]
+    predicted = [prediction.label for prediction in predictions]
+    metrics: dict[str, Any] = dict(label_metrics(gold, predicted, labels))
+    metrics["rows"] = len(examples)
+    metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
+    valid = {normalise_label(label) for label in labels or gold}
+    rows = {
+        "accuracy": agreement(gold, predicted),
+        "invalid_fraction": np.array([float(normalise_label(label) not in valid) for label in predicted]),
+    }
+    statistics: dict[str, Statistic] = _macro_f1_statistics(gold, predicted)
+    if rationale_source is not None:
+        rationales = [prediction.rationale for prediction in predictions]
+        golds = [example.rationales[rationale_source] for example in examples]
+        metrics["rationale_limit_fraction"] = _share(
+            not prediction.rationale_finished for prediction in predictions
+        )
+        metrics |= _rationale_metrics(examples, predicted, rationales, golds, labels)
+        rows |= _rationale_rows(examples, predicted, rationales, golds, labels)
+        statistics["bleu.corpus"] = _corpus_bleu_of(bleu_rows(rationales, golds)[1])
+        if settings.bertscore is not None:
+            metrics["bertscore"], rows["bertscore.f1"] = _bertscore(rationales, golds, settings)
+        metrics["rouge_l"] = float(rows["rouge_l"].mean())
+    if readings is not None:
+        rows |= {
+            # An output that is no label is consistent with nothing.
+            "consistency_fraction": agreement(readings.from_rationale, predicted)
+            * (1 - rows["invalid_fraction"]),
+            "sufficiency_fraction": agreement(readings.from_rationale, gold),
+            "gold_robustness_fraction": agreement(readings.from_gold, gold),
+        }
+        for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
+            metrics[name] = float(rows[name].mean())
+        metrics["label_flip"] = flip_figures(readings.flips, labels)
+    statistics |= {name: mean_of(values) for name, values in rows.items()}
+    metrics["intervals"] = {
+        name: interval
+        for name, statistic in statistics.items()
+        if (interval := bootstrap_interval(statistic, len(examples), resamples=settings.resamples))
+    }
+    return Scores(metrics, rows)
+
+
+def _share(flags: Any) -> float:
+    values = list(flags)
+    return sum(values) / max(len(values), 1)
+
+
+def _macro_f1_statistics(gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Statistic]:
+    ids = text_ids([normalise_label(text) for text in gold], [normalise_label(text) for text in predicted])
+    return {"macro_f1": macro_f1_of(*ids), "macro_f1_published": macro_f1_of(*ids, published=True)}
+
+
+def _corpus_bleu_of(statistics: np.ndarray) -> Statistic:
+    def of_samples(rows: np.ndarray) -> np.ndarray:
+        totals = statistics[rows].sum(axis=-2)
+        flat = [corpus_bleu(one) for one in totals.reshape(-1, totals.shape[-1])]
+        return np.array(flat).reshape(rows.shape[:-1])
+
+    return of_samples
+
+
+def _rationale_metrics(
+    examples: Sequence[Example],
+    predicted: Sequence[str],
+    rationales: Sequence[str],
+    golds: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "bleu": bleu(rationales, golds),
+        "evidence_fraction": evidence_fraction(rationales, [example.evidence for example in examples]),
+        "label_agreement": label_agreement(rationales, predicted, labels),
+    }
+
+
+def _rationale_rows(
+    examples: Sequence[Example],
+    predicted: Sequence[str],
+    rationales: Sequence[str],
+    golds: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, np.ndarray]:
+    rows = {"bleu.mean_sentence": bleu_rows(rationales, golds)[0], "rouge_l": rouge_l_rows(rationales, golds)}
+    if any(example.evidence for example in examples):
+        found = [evidence_fraction([r], [e.evidence]) for r, e in zip(rationales, examples, strict=True)]
+        rows["evidence_fraction"] = np.array([np.nan if one is None else one for one in found])
+    if labels:
+        naming = [rationale_names_label(r, y, labels) for r, y in zip(rationales, predicted, strict=True)]
+        rows["label_agreement.names_label_fraction"] = np.array([float(one == "label") for one in naming])
+        rows["label_agreement.names_other_only_fraction"] = np.array(
+            [float(one == "other") for one in naming]
+        )
+    return rows
+
+
+def _bertscore(
+    rationales: Sequence[str], golds: Sequence[str], settings: EvaluationConfig
+) -> tuple[dict[str, Any], np.ndarray]:
+    asked = settings.bertscore
+    assert asked is not None
+    return bertscore_rows(
+        rationales,
+        golds,
+        asked.model,
+        asked.num_layers,
+        rescale=asked.rescale,
+        baseline_path=pathlib.Path(asked.baseline_path) if asked.baseline_path else None,
+        batch_size=asked.batch_size,
+    )
+
+
+def label_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+    """The label metrics that validation follows, named `eval/...`."""
+    metrics = label_metrics(gold, predicted, labels)
+    return {f"eval/{name}": float(metrics[name]) for name in ("macro_f1", "accuracy", "invalid_fraction")}

@@ -1,0 +1,100 @@
+"""A comparison of methods; in: a comparison file and a folder, out: finished runs and one table of them."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.markdown import Markdown
+
+from r2d_jax.config import Config, EvaluationConfig, Stage2Config
+from r2d_jax.config_check import stage_numbers
+from r2d_jax.config_file import config_hash
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.comparison import RunResult, compare, read_result
+from r2d_jax.evaluation.comparison_table import as_csv, markdown
+from r2d_jax.evaluation.report import write_json
+from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.reporting import say
+from r2d_jax.training.compare_config import PlannedRun, load_comparison
+from r2d_jax.training.run import run
+from r2d_jax.training.workdir import Workdir
+
+
+def run_comparison(
+    path: pathlib.Path, folder: pathlib.Path, console: Console, *, only: Sequence[str] = ()
+) -> None:
+    """Train what is not finished yet, then write comparison.md, comparison.csv and comparison.json.
+
+    Runs whose first stages are the same share one: it is trained once and copied.
+
+    Args:
+        path: the comparison file.
+        folder: a workdir per run goes into it.
+        console: where progress goes.
+        only: methods to train and compare; empty: all.
+
+    Raises:
+        UserError: from the file, a run, or a folder that holds another comparison's run.
+        Preempted: a stop was requested; the same command goes on.
+    """
+    comparison, planned = load_comparison(path, only)
+    _check_folders(planned, folder)
+    for number, one in enumerate(planned, 1):
+        workdir = Workdir(folder / one.folder)
+        if workdir.started and workdir.state.get("run_done"):
+            say(console, f"run {number} of {len(planned)}: {one.folder}: finished before")
+            continue
+        say(console, f"run {number} of {len(planned)}: {one.folder}")
+        start = time.monotonic()
+        run(one.config, workdir.path, console, stage1_from=_donor(one, planned, folder))
+        workdir.mark("wall_secs", workdir.state.get("wall_secs", 0.0) + time.monotonic() - start)
+    results: dict[str, dict[int, RunResult]] = {}
+    for one in planned:
+        results.setdefault(one.method, {})[one.seed] = read_result(Workdir(folder / one.folder).evaluation)
+    reference = comparison.reference if comparison.reference in results else next(iter(results))
+    table = compare(results, reference)
+    text = markdown(table)
+    write_json(folder / "comparison.json", table)
+    write_text(folder / "comparison.csv", as_csv(table))
+    write_text(folder / "comparison.md", text)
+    console.print(Markdown(text))
+    say(console, f"written: {folder / 'comparison.md'}, comparison.csv, comparison.json")
+
+
+def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
+    """Refuse a folder that holds other runs before the first one is trained."""
+    for one in planned:
+        workdir = Workdir(folder / one.folder)
+        if workdir.started and workdir.state.get("config_hash") != config_hash(one.config):
+            raise UserError(
+                str(workdir.path),
+                "holds a run of another config",
+                "Choose a new --workdir, or move this run away; nothing was changed.",
+            )
+
+
+def _stage1_key(config: Config) -> str:
+    """Equal for runs whose first stage is the same."""
+    rest = dataclasses.replace(
+        config,
+        stage2=Stage2Config(rationale_source=config.stage2.rationale_source),
+        evaluation=EvaluationConfig(batch_size=config.evaluation.batch_size),
+    )
+    values = TypeAdapter(Config).dump_python(rest, mode="json")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _donor(one: PlannedRun, planned: Sequence[PlannedRun], folder: pathlib.Path) -> pathlib.Path | None:
+    if 1 not in stage_numbers(one.config):
+        return None
+    for other in planned:
+        workdir = Workdir(folder / other.folder)
+        same = 1 in stage_numbers(other.config) and _stage1_key(other.config) == _stage1_key(one.config)
+        if other is not one and same and workdir.started and workdir.state.get("stage1_done"):
+            return workdir.path
+    return None

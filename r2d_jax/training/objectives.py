@@ -1,0 +1,217 @@
+"""What each method minimises; in: a model and the rows of a batch, out: loss sums, and a loss combined from them."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from r2d_jax.config import Stage2Config
+from r2d_jax.data.prompts import PromptBuilder
+from r2d_jax.model.greedy import greedy_decode
+from r2d_jax.model.parameters import T5Factory
+from r2d_jax.model.t5 import T5, shift_right
+from r2d_jax.objective.losses import target_mask, token_cross_entropy
+from r2d_jax.objective.scheduled_sampling import draw_coins, mix_labels
+from r2d_jax.objective.schedules import label_weight, sampling_probability
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Terms = dict[str, jax.Array]
+
+# Purposes of a row's random keys; each has its own stream.
+PREDICT_DROPOUT, EXPLAIN_DROPOUT, _COIN = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class StepContext:
+    """What is fixed while a stage runs.
+
+    Attributes:
+        factory: shape and compute dtype of the model.
+        prompts: builds encoder inputs on the device.
+        vocab_limit: ids from here on are never generated.
+        seed: of dropout and coins.
+    """
+
+    factory: T5Factory
+    prompts: PromptBuilder
+    vocab_limit: int
+    seed: int
+
+
+def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
+    """Typed keys [B], a function of (seed, stage, step, row of the global batch, purpose) alone."""
+    key = jax.random.fold_in(
+        jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step), purpose
+    )
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+
+
+Prompt = tuple[jax.Array, jax.Array]
+
+
+def real_mask(batch: Batch, name: str) -> jax.Array:
+    """Bool [B, T]: the tokens of targets `name` ("label", "rationale") that count."""
+    mask = target_mask(batch[f"{name}_length"], batch[f"{name}_ids"].shape[1])
+    return mask & (batch["row_weight"][:, None] > 0)
+
+
+def target_counts(batch: Batch) -> dict[str, jax.Array]:
+    """Tokens of labels and rationales that count, float32 scalars, at least 1 each."""
+    return {
+        name: jnp.maximum(jnp.sum(real_mask(batch, name).astype(jnp.float32)), 1.0)
+        for name in ("label", "rationale")
+    }
+
+
+def _fold(keys: jax.Array | None, part: int) -> jax.Array | None:
+    # Encoder (0), decoder (1) and label decode (2) of one pass must not share masks.
+    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, part)
+
+
+def target_loss(
+    model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """One pass: summed cross-entropy of a batch's labels or rationales behind a prompt.
+
+    Args:
+        model: T5.
+        batch: rows.
+        name: "label" or "rationale".
+        prompt: ids and mask int32 [B, S].
+        keys: of the dropout, typed [B]; None: off.
+
+    Returns:
+        loss sum float32 scalar, and the encoder output [B, S, D].
+    """
+    encoded = model.encode(*prompt, _fold(keys, 0))
+    targets = batch[f"{name}_ids"]
+    logits = model.decode(shift_right(targets), encoded, prompt[1], _fold(keys, 1))
+    return token_cross_entropy(logits, targets, real_mask(batch, name))[0], encoded
+
+
+def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Question ids int32 [B, Q] and lengths int32 [B]."""
+    return batch["question_ids"], batch["question_length"]
+
+
+def _sampled_labels(
+    context: StepContext,
+    config: Stage2Config,
+    model: T5,
+    batch: Batch,
+    step: jax.Array,
+    prompt: Prompt,
+    encoded: jax.Array,
+    keys: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+    """Label ids [B, L] and lengths [B] for the rationale prompt, and which rows have a predicted one, bool [B].
+
+    The label decode runs with dropout off (unless label_decode_dropout), behind a gradient stop, and
+    only where a coin of this batch asks for it.
+    """
+    gold = (batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0))
+    probability = sampling_probability(step, config)
+    sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], _COIN), probability)
+    same_encoding = config.label_decode_dropout or context.factory.config.dropout_rate == 0
+
+    def decode() -> tuple[jax.Array, jax.Array]:
+        decoded = greedy_decode(
+            model,
+            encoded if same_encoding else model.encode(*prompt),
+            prompt[1],
+            max_tokens=gold[0].shape[1],
+            vocab_limit=context.vocab_limit,
+            row_keys=_fold(keys, 2) if config.label_decode_dropout else None,
+        )
+        return decoded.token_ids, decoded.lengths
+
+    predicted = jax.lax.cond(jnp.any(sampled), decode, lambda: gold)
+    return mix_labels(sampled, *gold, *jax.lax.stop_gradient(predicted)), sampled
+
+
+TermsFn = Callable[[T5, Batch, jax.Array, bool], Terms]
+ObjectiveFn = Callable[[Terms, dict[str, jax.Array], jax.Array], tuple[jax.Array, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What a stage or baseline minimises.
+
+    Attributes:
+        terms: sums over the rows it is given.
+        combine: those sums, the global weights and the step to (loss, metrics); linear in the sums, so
+            it may be applied to a micro-batch's sums and added up.
+        schedule: metrics that depend on the step only.
+    """
+
+    terms: TermsFn
+    combine: ObjectiveFn
+    schedule: Callable[[jax.Array], Metrics]
+
+
+def dropout_keys(
+    context: StepContext, stage: int, step: jax.Array, batch: Batch, purpose: int, training: bool
+) -> jax.Array | None:
+    """Typed keys [B] of one pass's dropout; None outside training."""
+    return row_keys(context.seed, stage, step, batch["row"], purpose) if training else None
+
+
+def stage1_objective(context: StepContext) -> Objective:
+    """-log P(r | explain: x), a mean over the target tokens of the global batch."""
+
+    def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
+        keys = dropout_keys(context, 1, step, batch, EXPLAIN_DROPOUT, training)
+        prompt = context.prompts.explain(*question_of(batch))
+        return {"rationale_loss_sum": target_loss(model, batch, "rationale", prompt, keys)[0]}
+
+    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss = sums["rationale_loss_sum"] / weights["rationale"]
+        return loss, {"loss": loss, "rationale_loss": loss}
+
+    return Objective(terms, combine, lambda step: {})
+
+
+def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
+    """alpha·L_label + (1 - alpha)·L_rationale with task-level scheduled sampling."""
+
+    def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
+        prompt = context.prompts.predict(*question_of(batch))
+        keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
+        label_loss, encoded = target_loss(model, batch, "label", prompt, keys)
+
+        given = batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0)
+        sampled = jnp.zeros(batch["row"].shape, bool)
+        if keys is not None and config.max_sampling_probability > 0:
+            given, sampled = _sampled_labels(context, config, model, batch, step, prompt, encoded, keys)
+
+        prompt = context.prompts.explain_given_label(*question_of(batch), *given)
+        keys = dropout_keys(context, 2, step, batch, EXPLAIN_DROPOUT, training)
+        return {
+            "label_loss_sum": label_loss,
+            "rationale_loss_sum": target_loss(model, batch, "rationale", prompt, keys)[0],
+            "sampled_rows": jnp.sum(sampled.astype(jnp.float32)),
+        }
+
+    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss, metrics = weighted_loss(sums, weights, label_weight(step, config))
+        return loss, metrics | {"sampled_fraction": sums["sampled_rows"] / weights["rows"]}
+
+    def schedule(step: jax.Array) -> Metrics:
+        return {
+            "label_weight": label_weight(step, config),
+            "sampling_probability": sampling_probability(step, config),
+        }
+
+    return Objective(terms, combine, schedule)
+
+
+def weighted_loss(
+    sums: Terms, weights: dict[str, jax.Array], label_share: jax.Array | float
+) -> tuple[jax.Array, Metrics]:
+    """label_share·L_label + (1 - label_share)·L_rationale, each a mean over the tokens of the global batch."""
+    label = sums["label_loss_sum"] / weights["label"]
+    rationale = sums["rationale_loss_sum"] / weights["rationale"]
+    loss = label_share * label + (1.0 - label_share) * rationale
+    return loss, {"loss": loss, "label_loss": label, "rationale_loss": rationale}

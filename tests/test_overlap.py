@@ -1,0 +1,34 @@
+"""ROUGE-L by hand, and the sums behind corpus BLEU against sacrebleu."""
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
+
+OUTPUTS = ["the pain is severe and new", "no fever", "", "rate 12, stable", "the the the"]
+GOLDS = ["the pain is new and severe", "no fever at all", "cough", "", "a pulse of 125"]
+
+
+def test_rouge_l_by_hand():
+    found = rouge_l_rows(OUTPUTS, GOLDS)
+    # "the pain is ... new" and "the pain is severe": 4 of 6; "no fever": 2 of 2 and 2 of 4.
+    assert found.tolist() == pytest.approx([4 / 6, 2 * 1.0 * 0.5 / 1.5, 0.0, 0.0, 0.0])
+
+
+def test_rouge_l_reads_words_not_characters():
+    assert rouge_l_rows(["Urgent!"], ["urgent"]).tolist() == [1.0]
+    assert rouge_l_rows(["12"], ["125"]).tolist() == [0.0]
+    with pytest.raises(UserError):
+        rouge_l_rows(["a"], [])
+
+
+def test_summed_statistics_give_the_corpus_bleu():
+    scores, statistics = bleu_rows(OUTPUTS, GOLDS)
+    assert statistics.shape == (5, 10)
+    assert corpus_bleu(statistics.sum(axis=0)) == pytest.approx(bleu(OUTPUTS, GOLDS)["corpus"])
+    assert float(np.mean(scores)) == bleu(OUTPUTS, GOLDS)["mean_sentence"]
+    some = [0, 1, 1]
+    expected = sacrebleu.corpus_bleu([OUTPUTS[i] for i in some], [[GOLDS[i] for i in some]]).score
+    assert corpus_bleu(statistics[some].sum(axis=0)) == pytest.approx(expected)
