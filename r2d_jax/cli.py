@@ -80,11 +80,12 @@ def compare(
     only: Annotated[
         list[str] | None, typer.Option(help="Method to train and compare; may be given several times.")
     ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train methods x rationale sources x seeds and write one table; skips runs that are finished."""
     from r2d_jax.training.compare import run_comparison
 
-    run_comparison(config, workdir, _console(), only=only or ())
+    run_comparison(config, workdir, _console(), only=only or (), overrides=overrides or ())
 
 
 @app.command(name="eval")

@@ -59,19 +59,19 @@ def load_config(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) 
     Raises:
         UserError: names file, field, what was found, and the nearest key for an unknown one.
     """
-    values = read_settings(path) if path is not None else {}
-    for override in overrides:
-        _apply(values, override)
-    return _checked(values, path, overrides)
+    return _checked(read_settings(path, overrides), path, overrides)
 
 
-def read_settings(path: str | pathlib.Path) -> dict[str, Any]:
-    """The settings of a YAML file and of those it extends, as nested plain values, unchecked.
+def read_settings(path: str | pathlib.Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a YAML file, of those it extends, and of overrides, as nested plain values, unchecked.
 
     Raises:
-        UserError: names file and line.
+        UserError: names file and line, or the override.
     """
-    return _read_chain(pathlib.Path(path), [])
+    values = _read_chain(pathlib.Path(path), []) if path is not None else {}
+    for override in overrides:
+        _apply(values, override)
+    return values
 
 
 def config_with(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Config:

@@ -26,7 +26,12 @@ from r2d_jax.training.workdir import Workdir
 
 
 def run_comparison(
-    path: pathlib.Path, folder: pathlib.Path, console: Console, *, only: Sequence[str] = ()
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    console: Console,
+    *,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> None:
     """Train what is not finished yet, then write comparison.md, comparison.csv and comparison.json.
 
@@ -37,12 +42,13 @@ def run_comparison(
         folder: a workdir per run goes into it.
         console: where progress goes.
         only: methods to train and compare; empty: all.
+        overrides: settings of all runs that the file does not set itself.
 
     Raises:
         UserError: from the file, a run, or a folder that holds another comparison's run.
         Preempted: a stop was requested; the same command goes on.
     """
-    comparison, planned = load_comparison(path, only)
+    comparison, planned = load_comparison(path, only, overrides)
     _check_folders(planned, folder)
     for number, one in enumerate(planned, 1):
         workdir = Workdir(folder / one.folder)

@@ -64,12 +64,15 @@ class PlannedRun:
         return pathlib.Path(self.method) / f"seed{self.seed}"
 
 
-def load_comparison(path: pathlib.Path, only: Sequence[str] = ()) -> tuple[CompareConfig, list[PlannedRun]]:
+def load_comparison(
+    path: pathlib.Path, only: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> tuple[CompareConfig, list[PlannedRun]]:
     """Read a comparison and every config in it.
 
     Args:
         path: YAML file.
         only: methods to keep, by name in the table; empty: all.
+        overrides: "data.path=rows.jsonl"; of the base config, so what an arm sets goes before.
 
     Raises:
         UserError: names the file and what is wrong, before anything is trained.
@@ -83,7 +86,7 @@ def load_comparison(path: pathlib.Path, only: Sequence[str] = ()) -> tuple[Compa
         field = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}, {field}", first["msg"], "See configs/compare_triage.yaml.") from error
     _check(path, comparison)
-    base = read_settings(path.parent / comparison.base)
+    base = read_settings(path.parent / comparison.base, overrides)
     runs = [
         PlannedRun(method, seed, _config(path, comparison, base, method, arm, source, seed))
         for seed in comparison.seeds

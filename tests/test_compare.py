@@ -1,0 +1,136 @@
+"""`r2d compare` end to end on tiny runs: what it trains, what it skips, what it refuses."""
+
+import json
+
+import pytest
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import ROOT, as_lines, in_a_process, make_rows, settings
+from ruamel.yaml import YAML
+
+from r2d_jax.errors import UserError
+from r2d_jax.training.compare_config import load_comparison
+
+ARMS = {
+    "sft": {"set": {"method": "sft"}},
+    "dss": {"set": {"method": "dss", "stage2": {"label_weight": 0.5}}},
+    "r2d": {},
+    "r2d-gold": {"set": {"stage2": {"max_sampling_probability": 0.0}}},
+    "r2d-no-stage1": {"set": {"stage1": {"enabled": False}}},
+}
+
+
+def write(folder, **changes):
+    (folder / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
+    YAML().dump(settings(folder / "rows.jsonl"), folder / "base.yaml")
+    values = {"base": "base.yaml", "reference": "r2d", "seeds": [0, 1], "arms": ARMS} | changes
+    YAML().dump(values, folder / "compare.yaml")
+    return folder / "compare.yaml"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, compile_cache):
+    home = tmp_path_factory.mktemp("compare")
+    file = write(home)
+    command = ("compare", "--config", file, "--workdir", home / "all")
+    return home, command, in_a_process(*command, cwd=home, cache=compile_cache)
+
+
+def test_every_method_and_seed_is_trained_and_tabled(compared):
+    home, _, ended = compared
+    assert ended.code == 0, ended.err
+    table = json.loads((home / "all" / "comparison.json").read_text())
+    assert {name: method["seeds"] for name, method in table["methods"].items()} == {
+        name: [0, 1] for name in ARMS
+    }
+    assert table["rows"] == 6
+    assert set(table["tests"]) == set(ARMS) - {"r2d"}
+    for name in ARMS:
+        metrics = json.loads((home / "all" / name / "seed1" / "evaluation" / "metrics.json").read_text())
+        assert ("bleu" in metrics) == ("consistency_fraction" in metrics) == (name != "sft")
+        predictions = (home / "all" / name / "seed1" / "evaluation" / "predictions.jsonl").read_text()
+        if name == "sft":
+            assert all(json.loads(line)["rationale"] == "" for line in predictions.splitlines())
+    for file in ("comparison.md", "comparison.csv"):
+        text = (home / "all" / file).read_text()
+        assert all(name in text for name in ARMS)
+    assert "Quokka" not in ended.out + ended.err
+
+
+def test_a_first_stage_that_is_the_same_is_trained_once(compared):
+    home, _, ended = compared
+    for seed in (0, 1):
+        donor = home / "all" / "r2d" / f"seed{seed}"
+        taker = home / "all" / "r2d-gold" / f"seed{seed}"
+        state = json.loads((taker / "run.json").read_text())
+        assert state["stage1_from"] == str(donor)
+        for path in (donor / "stage1" / "best").rglob("*"):
+            if path.is_file():
+                assert path.read_bytes() == (taker / path.relative_to(donor)).read_bytes()
+    assert not (home / "all" / "r2d-no-stage1" / "seed0" / "stage1").exists()
+    assert not (home / "all" / "sft" / "seed0" / "stage1").exists()
+    assert ended.out.count("stage 1: taken from") == 2
+
+
+def test_the_seeds_differ_in_training_and_share_their_rows(compared):
+    home, _, _ = compared
+    states = [json.loads((home / "all" / "r2d" / f"seed{seed}" / "run.json").read_text()) for seed in (0, 1)]
+    assert states[0]["data_hash"] == states[1]["data_hash"]
+    curves = [(home / "all" / "r2d" / f"seed{s}" / "stage1" / "metrics.jsonl").read_text() for s in (0, 1)]
+    assert curves[0] != curves[1]
+
+
+def test_finished_runs_are_skipped_and_a_missing_one_is_made_again(compared, compile_cache):
+    home, command, _ = compared
+    before = (home / "all" / "comparison.json").read_text()
+    gone = home / "all" / "dss" / "seed1"
+    gone.rename(home / "dss-before")
+    again = in_a_process(*command, cwd=home, cache=compile_cache)
+    assert again.code == 0, again.err
+    assert again.out.count("finished before") == 9
+    assert (home / "all" / "comparison.json").read_text() == before
+    assert (gone / "evaluation" / "predictions.jsonl").read_bytes() == (
+        home / "dss-before" / "evaluation" / "predictions.jsonl"
+    ).read_bytes()
+
+
+def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path, r2d):
+    home, _, _ = compared
+    file = write(tmp_path, set={"stage2": {"optimizer": {"learning_rate": 0.001}}})
+    r2d("compare", "--config", file, "--workdir", home / "all").refused("another config")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"reference": "r2b"}, "has no method 'r2b'"),
+        ({"arms": {}}, "compares nothing"),
+        ({"seeds": [1, 1]}, "a seed twice"),
+        ({"arms": {"r2d": {"set": {"stage3": {}}}}}, "method r2d: .*no such setting"),
+        ({"arms": {"../x": {}}, "reference": "../x"}, "no name for a folder"),
+        ({"arms": {"r2d": {"sett": {}}}}, "Unexpected|Extra"),
+        ({"rationale_sources": ["nurse", "llm"]}, "is no source|has no method"),
+    ],
+)
+def test_a_faulty_comparison_ends_with_one_line(tmp_path, r2d, changes, told):
+    file = write(tmp_path, **changes)
+    r2d("compare", "--config", file, "--workdir", tmp_path / "out").refused(told)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["compare_triage", "compare_pubmedqa"])
+def test_shipped_comparisons_plan_their_runs(name):
+    comparison, runs = load_comparison(ROOT / "configs" / f"{name}.yaml")
+    assert len(comparison.seeds) >= 3
+    methods = {run.method for run in runs}
+    assert {"sft", "dss", "r2d-no-stage1", "r2d-gold-labels", "r2d-predicted-labels"} <= methods
+    assert len(runs) == len(methods) * len(comparison.seeds)
+
+
+def test_only_keeps_the_named_methods(tmp_path):
+    file = write(tmp_path)
+    assert {run.method for run in load_comparison(file, ["sft"])[1]} == {"sft"}
+    with pytest.raises(UserError, match="no method 'x'"):
+        load_comparison(file, ["x"])

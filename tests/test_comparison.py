@@ -1,0 +1,93 @@
+"""The table of a comparison, hand-worked, and what makes runs incomparable."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.comparison import RunResult, compare, read_result
+from r2d_jax.evaluation.comparison_table import as_csv, markdown
+
+GOLD = ("yes", "yes", "no", "no")
+
+
+def result(predicted, collapsed=None, ids=("1", "2", "3", "4")):
+    right = np.array([float(g == p) for g, p in zip(GOLD, predicted, strict=True)])
+    both = {
+        label: 2
+        * sum(g == p == label for g, p in zip(GOLD, predicted, strict=True))
+        / (GOLD.count(label) + predicted.count(label))
+        for label in ("yes", "no")
+    }
+    metrics = {
+        "accuracy": float(right.mean()),
+        "macro_f1": sum(both.values()) / 2,
+        "invalid_fraction": 0.0,
+        "collapsed": collapsed,
+    }
+    return RunResult(metrics, ids, GOLD, tuple(predicted), {"accuracy": right})
+
+
+GOOD = {0: result(("yes", "yes", "no", "no")), 1: result(("yes", "yes", "no", "yes"))}
+BAD = {0: result(("yes",) * 4, collapsed="yes"), 1: result(("yes", "no", "no", "yes"))}
+
+
+def test_figures_over_seeds_by_hand():
+    table = compare({"good": GOOD, "bad": BAD}, "good", resamples=200)
+    figures = table["methods"]["good"]["figures"]
+    assert figures["accuracy"]["mean"] == pytest.approx(0.875)
+    # Accuracies 1 and 0.75; macro-F1 1 and (4/5 + 2/3) / 2.
+    assert figures["accuracy"]["sd"] == pytest.approx(0.25 / 2**0.5)
+    assert figures["macro_f1"]["mean"] == pytest.approx((1 + (4 / 5 + 2 / 3) / 2) / 2)
+    assert figures["accuracy"]["low"] <= 0.875 <= figures["accuracy"]["high"]
+    test = table["tests"]["bad"]["accuracy"]
+    assert test["difference"] == pytest.approx(0.5 - 0.875)
+    assert "good" not in table["tests"]
+    assert table["collapsed"] == {"good": [], "bad": [0]}
+    assert table["rows"] == 4
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
+    table = compare({"good": GOOD, "bad": BAD, "same": GOOD}, "good", resamples=200)
+    bad, same = (table["tests"][name]["accuracy"] for name in ("bad", "same"))
+    assert same["p_value"] == same["p_holm"] == 1.0
+    assert bad["p_holm"] == pytest.approx(min(1.0, 2 * bad["p_value"]))
+
+
+def test_one_seed_has_no_spread_and_says_so():
+    table = compare({"good": {0: GOOD[0]}}, "good", resamples=50)
+    assert table["methods"]["good"]["figures"]["accuracy"]["sd"] is None
+    assert "±" not in markdown(table).split("\n\n")[0]
+
+
+def test_markdown_and_csv_tell_the_same():
+    table = compare({"good": GOOD, "bad": BAD}, "good", resamples=100)
+    text = markdown(table)
+    assert "| good | 2 |" in text
+    # Collapse is not hidden behind accuracy.
+    assert "| bad (!) | 2 |" in text
+    assert "nearly one label only" in text
+    rows = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert {row["method"] for row in rows} == {"good", "bad"}
+    (accuracy,) = [row for row in rows if (row["method"], row["figure"]) == ("bad", "accuracy")]
+    assert float(accuracy["mean"]) == pytest.approx(0.5)
+    assert float(accuracy["difference"]) == pytest.approx(-0.375)
+    assert "BLEU" not in text.split("\n")[0]
+
+
+def test_runs_of_other_rows_are_not_compared():
+    other = {0: result(("yes", "yes", "no", "no"), ids=("1", "2", "3", "5"))}
+    with pytest.raises(UserError, match="different test rows"):
+        compare({"good": GOOD, "other": other}, "good", resamples=10)
+
+
+def test_a_damaged_evaluation_is_named(tmp_path):
+    with pytest.raises(UserError, match="no readable evaluation"):
+        read_result(tmp_path)
+    (tmp_path / "metrics.json").write_text(json.dumps({}))
+    (tmp_path / "predictions.jsonl").write_text("{")
+    with pytest.raises(UserError, match="no readable evaluation"):
+        read_result(tmp_path)
