@@ -181,6 +181,7 @@ def _bertscore(
 
 
 def label_scores(gold: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
-    """The label metrics that validation follows, named `eval/...`."""
+    """The label metrics that validation follows, named `eval/...`; eval/collapsed is 1 for nearly one label only."""
     metrics = label_metrics(gold, predicted, labels)
-    return {f"eval/{name}": float(metrics[name]) for name in ("macro_f1", "accuracy", "invalid_fraction")}
+    scores = {f"eval/{name}": float(metrics[name]) for name in ("macro_f1", "accuracy", "invalid_fraction")}
+    return scores | {"eval/collapsed": float(metrics["collapsed"] is not None)}

@@ -76,6 +76,7 @@ class Selection:
         return better or tie
 
 
+COLLAPSED = "eval/collapsed"
 EvaluateFn = Callable[[Any, int, Callable[[], None]], dict[str, float]]
 
 
@@ -181,10 +182,14 @@ def _window_values(window: list[dict[str, jax.Array]], batch_size: int, start: f
 def _say_evaluation(
     reporter: Reporter, step: int, values: Mapping[str, float], progress: Progress, selection: Selection
 ) -> None:
-    shown = "  ".join(f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items())
+    shown = "  ".join(
+        f"{name.removeprefix('eval/')} {value:.4f}" for name, value in values.items() if name != COLLAPSED
+    )
     best = "none eligible yet" if progress.best_step is None else f"step {progress.best_step}"
     reporter.say(
         f"evaluation at step {step}: {shown}  (best by {selection.metric.removeprefix('eval/')}: {best})"
     )
+    if values.get(COLLAPSED):
+        reporter.say("warning: the model gives nearly one label only; accuracy hides that, macro-F1 does not")
     if progress.stopped_early:
         reporter.say(f"stopping early: {progress.stale_evals} evaluations without a better score")

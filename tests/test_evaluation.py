@@ -1,0 +1,128 @@
+"""Figures do not depend on batch size, row order or devices; collapse and per-row parts are told."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import as_lines, in_a_process, make_rows, settings
+from ruamel.yaml import YAML
+
+from r2d_jax.config import EvaluationConfig
+from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.evaluation.rationale_checks import Flip, flip_figures
+from r2d_jax.evaluation.scoring import Readings, label_scores, score
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, compile_cache):
+    """A run whose labels and texts differ between rows; its test split has six rows."""
+    home = tmp_path_factory.mktemp("run")
+    (home / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
+    config = settings(home / "rows.jsonl")
+    for stage in ("stage1", "stage2"):
+        config[stage] = config[stage] | {"max_steps": 60, "eval_every_steps": 60, "save_every_steps": 60}
+        config[stage]["optimizer"] = {"learning_rate": 0.01}
+    YAML().dump(config, home / "config.yaml")
+    in_a_process("run", "--config", "config.yaml", "--workdir", "run", cwd=home, cache=compile_cache).done()
+    (home / "reversed.jsonl").write_text(as_lines(make_rows()[:23:-1]), encoding="utf-8")
+    return home
+
+
+def evaluate(run, cache, name, *options, devices=1):
+    in_a_process(
+        "eval", "--model", "run", "--output", name, *options, cwd=run, cache=cache, devices=devices
+    ).done()
+    metrics = json.loads((run / name / "metrics.json").read_text())
+    predictions = [json.loads(line) for line in (run / name / "predictions.jsonl").open()]
+    for row in predictions:
+        # Its last digit may move with the shape of the batch.
+        row["label_confidence"] = round(row["label_confidence"], 4)
+    checks = [json.loads(line) for line in (run / name / "rationale_checks.jsonl").open()]
+    return metrics, predictions, checks
+
+
+def test_batch_size_and_devices_change_no_figure(run, compile_cache):
+    """Six rows: whole, with one left over, and two of eight devices without a row."""
+    whole = evaluate(run, compile_cache, "whole", "--batch-size", "6")
+    assert len({row["rationale"] for row in whole[1]}) > 1
+    assert evaluate(run, compile_cache, "five", "--batch-size", "5") == whole
+    assert evaluate(run, compile_cache, "one", "--batch-size", "1") == whole
+    assert evaluate(run, compile_cache, "eight", "--batch-size", "8", devices=8) == whole
+
+
+def test_order_of_rows_changes_no_figure(run, compile_cache):
+    metrics, predictions, _ = evaluate(run, compile_cache, "forward")
+    other, backward, _ = evaluate(run, compile_cache, "backward", "--input", "reversed.jsonl")
+    assert backward == predictions[::-1]
+    for name in ("accuracy", "macro_f1", "rouge_l", "consistency_fraction"):
+        assert other[name] == pytest.approx(metrics[name])
+    for name in ("confusion", "per_class"):
+        assert other[name] == metrics[name]
+
+
+def test_row_scores_add_up_to_the_figures(run, compile_cache):
+    metrics, predictions, _ = evaluate(run, compile_cache, "sums")
+    rows = [json.loads(line) for line in (run / "sums" / "row_scores.jsonl").open()]
+    assert [row["id"] for row in rows] == [row["id"] for row in predictions]
+    for name in ("accuracy", "invalid_fraction", "rouge_l", "consistency_fraction", "sufficiency_fraction"):
+        assert np.mean([row[name] for row in rows]) == pytest.approx(metrics[name])
+    assert set(metrics["intervals"]) >= {"accuracy", "macro_f1", "bleu.corpus", "rouge_l"}
+    for name, (low, high) in metrics["intervals"].items():
+        assert low <= high, name
+
+
+def examples(*labels):
+    return [
+        Example(str(i), "q", label, {"a": f"It is {label}."}, evidence=("fever",) if i == 0 else ())
+        for i, label in enumerate(labels)
+    ]
+
+
+def test_scores_with_readings_by_hand():
+    gold = examples("yes", "no", "no", "yes")
+    predictions = [
+        Prediction("yes", True, 0.9, "It is yes, fever."),
+        Prediction("no", True, 0.9, "It is yes."),
+        Prediction("maybe", False, 0.9, "It is no."),
+        Prediction("no", True, 0.9, "", False),
+    ]
+    readings = Readings(["yes", "yes", "maybe", "no"], ["yes", "no", "yes", "yes"], [])
+    scores = score(gold, predictions, ("yes", "no"), "a", EvaluationConfig(resamples=0), readings)
+    metrics = scores.metrics
+    assert metrics["accuracy"] == 0.5
+    # "maybe" is no label: reading it back is no consistency.
+    assert metrics["consistency_fraction"] == 0.5
+    assert metrics["sufficiency_fraction"] == 0.25
+    assert metrics["gold_robustness_fraction"] == 0.75
+    assert metrics["evidence_fraction"] == 1.0
+    assert np.isnan(scores.rows["evidence_fraction"]).tolist() == [False, True, True, True]
+    assert (metrics["label_limit_fraction"], metrics["rationale_limit_fraction"]) == (0.25, 0.25)
+    assert metrics["intervals"] == {}
+    assert metrics["label_flip"] is None
+
+
+def test_flips_by_hand():
+    flips = [
+        Flip(0, "no", "It is no.", "no", changed=True),
+        Flip(0, "maybe", "It is no.", "no", changed=True),
+        Flip(3, "yes", "Unclear.", "yes", changed=False),
+    ]
+    assert flip_figures(flips, ("yes", "no", "maybe")) == {
+        "rows": 2,
+        "flips": 3,
+        "changed_fraction": pytest.approx(2 / 3),
+        "names_given_fraction": pytest.approx(1 / 3),
+        "names_other_fraction": pytest.approx(1 / 3),
+        "label_follows_fraction": pytest.approx(2 / 3),
+    }
+
+
+def test_collapse_is_told_during_training():
+    gold = ["a"] * 50 + ["b"] * 50
+    assert label_scores(gold, ["a"] * 100, ("a", "b"))["eval/collapsed"] == 1.0
+    assert label_scores(gold, gold, ("a", "b"))["eval/collapsed"] == 0.0
