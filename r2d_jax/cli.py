@@ -39,12 +39,37 @@ Overrides = Annotated[
 ]
 
 
+Distributed = Annotated[
+    str,
+    typer.Option(
+        envvar="R2D_DISTRIBUTED",
+        help="off: this process alone. auto: all processes of a TPU pod, GKE, Slurm or MPI job. "
+        "HOST:PORT,PROCESSES,INDEX: address of process 0, how many there are, which this is.",
+    ),
+]
+StartTimeout = Annotated[int, typer.Option(help="Seconds to wait for the other processes.", min=1)]
+
+
 def _console() -> Console:
     return Console(soft_wrap=not sys.stdout.isatty())
 
 
+def _joined(distributed: str, timeout_secs: int) -> Console:
+    """Join the other processes; the console of all but the first is quiet."""
+    from r2d_jax.runtime.distributed import is_writer, start
+
+    start(distributed, timeout_secs=timeout_secs)
+    return Console(soft_wrap=not sys.stdout.isatty(), quiet=not is_writer())
+
+
 @app.command()
-def run(config: ConfigOption, workdir: WorkdirOption, overrides: Overrides = None) -> None:
+def run(
+    config: ConfigOption,
+    workdir: WorkdirOption,
+    distributed: Distributed = "off",
+    start_timeout: StartTimeout = 300,
+    overrides: Overrides = None,
+) -> None:
     """Do the main job: stage 1, stage 2, test-set evaluation, predictions, Hugging Face folder.
 
     The same command goes on where a stopped run stopped, and does nothing on a finished one.
@@ -52,7 +77,8 @@ def run(config: ConfigOption, workdir: WorkdirOption, overrides: Overrides = Non
     from r2d_jax.config_file import load_config
     from r2d_jax.training import run as job
 
-    job.run(load_config(config, overrides or ()), workdir, _console())
+    settings = load_config(config, overrides or ())
+    job.run(settings, workdir, _joined(distributed, start_timeout))
 
 
 @app.command()
@@ -60,13 +86,16 @@ def train(
     config: ConfigOption,
     workdir: WorkdirOption,
     stage: Annotated[int, typer.Option(help="1: rationales; 2: label and rationale.", min=1, max=2)],
+    distributed: Distributed = "off",
+    start_timeout: StartTimeout = 300,
     overrides: Overrides = None,
 ) -> None:
     """Train one stage; stage 2 starts from the best checkpoint of stage 1 in the same workdir."""
     from r2d_jax.config_file import load_config
     from r2d_jax.training import run as job
 
-    job.train_stage(load_config(config, overrides or ()), workdir, stage, _console())
+    settings = load_config(config, overrides or ())
+    job.train_stage(settings, workdir, stage, _joined(distributed, start_timeout))
 
 
 @app.command()
@@ -107,18 +136,22 @@ def evaluate(
     bertscore_layers: Annotated[
         int | None, typer.Option(help="Its layer to use, where bert-score does not know it.", min=1)
     ] = None,
+    distributed: Distributed = "off",
+    start_timeout: StartTimeout = 300,
 ) -> None:
     """Predict labelled rows and score them; prints the table of results."""
     from r2d_jax.config import BertScoreConfig
     from r2d_jax.evaluation.apply import evaluate_model
     from r2d_jax.evaluation.report import print_results
+    from r2d_jax.runtime.reporting import say
 
     settings: dict[str, Any] = {"batch_size": batch_size, "rationale_checks": checks}
     if bertscore is not None:
         settings["bertscore"] = BertScoreConfig(bertscore, bertscore_layers)
+    console = _joined(distributed, start_timeout)
     metrics = evaluate_model(model, output, input_file=input, split=split, settings=settings)
-    print_results(metrics, _console())
-    print(f"written: {output / 'predictions.jsonl'}, {output / 'metrics.json'}")
+    print_results(metrics, console)
+    say(console, f"written: {output / 'predictions.jsonl'}, {output / 'metrics.json'}")
 
 
 @app.command()

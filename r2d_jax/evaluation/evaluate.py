@@ -15,6 +15,7 @@ from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, score
+from r2d_jax.runtime.distributed import is_writer
 
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
@@ -66,30 +67,33 @@ def evaluate_rows(
         check_stop()
         predictions += batch
     labels = model.card.labels
-    folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(
-        folder / "predictions.jsonl",
-        (
-            prediction_row(example.row_id, prediction, labels) | {"gold_label": example.label}
-            for example, prediction in zip(examples, predictions, strict=True)
-        ),
-    )
+    if is_writer():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(
+            folder / "predictions.jsonl",
+            (
+                prediction_row(example.row_id, prediction, labels) | {"gold_label": example.label}
+                for example, prediction in zip(examples, predictions, strict=True)
+            ),
+        )
     source = rationale_source if predictor.explains else None
     readings = None
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)
         readings = _read_back(checks, examples, predictions, labels, source, settings)
-        _write_readings(folder / "rationale_checks.jsonl", examples, readings)
     scores = score(examples, predictions, labels, source, settings, readings)
-    write_predictions(
-        folder / "row_scores.jsonl",
-        (
-            {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
-            for row, example in enumerate(examples)
-        ),
-    )
     metrics = scores.metrics | {"model": model.source}
-    write_json(folder / "metrics.json", metrics)
+    if is_writer():
+        if readings is not None:
+            _write_readings(folder / "rationale_checks.jsonl", examples, readings)
+        write_predictions(
+            folder / "row_scores.jsonl",
+            (
+                {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
+                for row, example in enumerate(examples)
+            ),
+        )
+        write_json(folder / "metrics.json", metrics)
     return metrics
 
 

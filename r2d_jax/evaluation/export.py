@@ -10,6 +10,7 @@ from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import CARD_FILE, LoadedModel, ModelCard
 from r2d_jax.model.hf_format import write_hf_folder
+from r2d_jax.runtime.distributed import fetch, is_writer
 
 _README = """---
 library_name: transformers
@@ -66,10 +67,13 @@ def export_model(
         UserError: the folder is there and overwrite is False.
     """
     card = model.card
+    params = jax.tree.map(fetch, model.params)
+    if not is_writer():
+        return
     write_hf_folder(
         folder,
         card.shape,
-        jax.device_get(model.params),
+        params,
         dtype=dtype,
         generation=_generation(card, model.tokenizer),
         extra_files=_tokenizer_files(model.tokenizer)

@@ -16,7 +16,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import BEST, LATEST, complete_steps, restore_weights
-from r2d_jax.runtime.mesh import tree_shardings, with_shardings
+from r2d_jax.runtime.mesh import place, tree_shardings, with_shardings
 
 CARD_FILE = "r2d_model.json"
 WEIGHTS_FOLDER = "weights"
@@ -168,4 +168,4 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
 
 def place_params(params: Any, mesh: Mesh) -> Params:
     """Host weights onto the devices, by the sharding rules."""
-    return jax.device_put(params, tree_shardings(params, mesh))
+    return jax.tree.map(place, params, tree_shardings(params, mesh))

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -16,7 +15,7 @@ from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.mesh import batch_sharding, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, place, place_batch, replicated
 
 Batch = dict[str, jax.Array]
 RationalePrompt = Literal["given_label", "explain", "none"]
@@ -153,6 +152,7 @@ class Predictor:
         """Rationales given each row's own label instead of the predicted one; a list per batch, in order."""
         for batch in evaluation_batches(features, batch_size):
             placed = place_batch(batch, self.mesh)
-            length = jnp.maximum(batch["label_length"] - 1, 0)
-            decoded = self.decode_rationales(params, placed, jnp.asarray(batch["label_ids"]), length)
+            length = np.maximum(batch["label_length"] - 1, 0)
+            given = (place(array, replicated(self.mesh)) for array in (batch["label_ids"], length))
+            decoded = self.decode_rationales(params, placed, *given)
             yield self._texts(decoded)[: int(batch["row_weight"].sum())]

@@ -5,10 +5,10 @@ import pathlib
 from typing import Any
 
 import jax
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.distributed import fetch
 
 LATEST, BEST = "latest", "best"
 WEIGHTS, OPTIMIZER = "params", "opt_state"
@@ -151,5 +151,5 @@ def checksum(params: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
+        digest.update(fetch(leaf).tobytes())
     return digest.hexdigest()[:16]

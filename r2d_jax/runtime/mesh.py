@@ -96,7 +96,16 @@ def with_shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Put an array that every process holds whole on the devices; each takes only its devices' parts."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Put host arrays [B, ...] on the devices, rows sharded; each process gives its own rows."""
+    """Put the host arrays [B, ...] of the global batch on the devices, rows sharded.
+
+    Every process makes the same global batch and places the rows of its own devices: slices are disjoint
+    and cover everything, whatever the layout.
+    """
     sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    return {name: place(array, sharding) for name, array in batch.items()}

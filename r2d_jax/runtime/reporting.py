@@ -9,6 +9,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from r2d_jax.runtime.distributed import is_writer
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -31,11 +33,14 @@ class Reporter:
         tensorboard: bool,
     ):
         """Open the files of a stage; rows of steps after start_step are from a lost run and are removed."""
-        folder.mkdir(parents=True, exist_ok=True)
         self.console, self.stage = console, stage
         self._total, self._start_time, self._start_step = total_steps, time.monotonic(), start_step
-        self._file = _reopened(folder / METRICS_FILE, start_step)
-        self._writer = _tensorboard(folder) if tensorboard else None
+        self._file: TextIO | None = None
+        self._writer = None
+        if is_writer():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = _reopened(folder / METRICS_FILE, start_step)
+            self._writer = _tensorboard(folder) if tensorboard else None
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -51,8 +56,9 @@ class Reporter:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write values to metrics.jsonl and TensorBoard."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -80,7 +86,8 @@ class Reporter:
         """Flush and close."""
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

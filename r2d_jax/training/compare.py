@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 from rich.console import Console
-from rich.markdown import Markdown
 
 from r2d_jax.config import Config, EvaluationConfig, Stage2Config
 from r2d_jax.config_check import stage_numbers
@@ -68,7 +67,8 @@ def run_comparison(
     write_json(folder / "comparison.json", table)
     write_text(folder / "comparison.csv", as_csv(table))
     write_text(folder / "comparison.md", text)
-    console.print(Markdown(text))
+    # As written: drawn as a table, a dozen columns do not fit a terminal.
+    say(console, text)
     say(console, f"written: {folder / 'comparison.md'}, comparison.csv, comparison.json")
 
 

@@ -13,10 +13,12 @@ from jax.sharding import Mesh
 from r2d_jax.config import StageConfig
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.distributed import agree
 from r2d_jax.runtime.mesh import place_batch
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.state import TrainState
+from r2d_jax.training.steps import STOP
 
 
 @dataclasses.dataclass
@@ -117,17 +119,21 @@ def train(
     iterator = batches(step)
     window: list[dict[str, jax.Array]] = []
     window_start = time.monotonic()
+    stop_before: jax.Array | None = None
 
     def save() -> None:
         if window:
             _require_finite(jax.device_get(window[-1]["loss"]), reporter.stage, step)
         checkpoints.save_latest(step, state.params, state.opt_state, dataclasses.asdict(progress))
 
+    def leave() -> None:
+        save()
+        checkpoints.wait()
+        raise Preempted(f"stopped at step {step}; the same command goes on from there")
+
     def check_stop() -> None:
-        if stop.requested:
-            save()
-            checkpoints.wait()
-            raise Preempted(f"stopped at step {step}; the same command goes on from there")
+        if agree(stop.requested):
+            leave()
 
     while True:
         finished = step >= config.max_steps or progress.stopped_early
@@ -144,9 +150,11 @@ def train(
             save()
         if finished:
             break
-        check_stop()
-        state, metrics = step_fn(state, place_batch(next(iterator), mesh))
+        batch = next(iterator)
+        batch[STOP] = np.full(config.batch_size, stop.requested, np.int32)
+        state, metrics = step_fn(state, place_batch(batch, mesh))
         step += 1
+        asked = metrics.pop(STOP)
         window.append(metrics)
         if step % config.log_every_steps == 0 or step >= config.max_steps:
             values = _window_values(window, config.batch_size, window_start)
@@ -154,6 +162,10 @@ def train(
             reporter.scalars(step, values)
             reporter.progress(step, values)
             window_start, window = time.monotonic(), []
+        # Of the step before, so that the devices always have a step to do while the host looks.
+        if stop_before is not None and int(stop_before):
+            leave()
+        stop_before = asked
     checkpoints.wait()
     return state, progress
 

@@ -20,6 +20,7 @@ from r2d_jax.evaluation.predict import Predictor, RationalePrompt
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import restore_weights
+from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_size, tree_shardings, with_shardings
 from r2d_jax.training.objectives import StepContext
@@ -192,7 +193,9 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     sources = {number: rationale_source(config, stage) for number, stage in stages.items()}
     names = used_sources(config)
     splits = load_splits(config.data, config.seed, names)
+    # Nobody saves it before all have loaded or trained it.
     tokenizer = _tokenizer(config, workdir, splits.train, names)
+    wait_for_all("vocabulary")
     labels = label_set(splits)
     factory = T5Factory(_model_shape(config, tokenizer), config.model.compute_dtype)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
@@ -217,7 +220,8 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     )
     first = not workdir.started
     workdir.start(config, content_hash(splits))
-    if first or not (workdir.path / CARD_FILE).is_file():
+    if is_writer() and (first or not (workdir.path / CARD_FILE).is_file()):
         tokenizer.save(workdir.tokenizer)
         write_text(workdir.path / CARD_FILE, prepared.card.to_json())
+    wait_for_all("card written")
     return prepared

@@ -15,6 +15,7 @@ from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
+from r2d_jax.runtime.distributed import agree
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
@@ -108,7 +109,7 @@ def run(
         say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")
 
         def check_stop() -> None:
-            if stop.requested:
+            if agree(stop.requested):
                 raise Preempted("stopped during the test evaluation; the same command does it again")
 
         metrics = evaluate_rows(

@@ -23,11 +23,15 @@ from r2d_jax.training.objectives import (
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
 from r2d_jax.training.state import TrainState, abstract_state, state_shardings
 
+STOP = "stop_requested"
+
 
 def make_train_step(
     context: StepContext, objective: Objective, config: StageConfig, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The one training step of every stage: gradients of the objective, clip, AdamW; jitted and sharded.
+
+    A batch may hold STOP, int32 [B], of which each process fills its rows; the metrics then hold its maximum.
 
     The state is donated. Gradients are summed over micro-batches and divided once by the token counts
     of the global batch.
@@ -38,6 +42,9 @@ def make_train_step(
     parts = config.micro_batches
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = dict(batch)
+        # Whether any process was asked to stop; the answer is the same everywhere, at the same step.
+        stop = jnp.max(batch.pop(STOP)) if STOP in batch else jnp.int32(0)
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
         weights = target_counts(batch) | {"rows": jnp.float32(batch["row"].shape[0])}
 
@@ -54,6 +61,7 @@ def make_train_step(
         metrics |= objective.schedule(state.step) | {
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            STOP: stop,
         }
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 

@@ -11,6 +11,7 @@ from r2d_jax.config import Config
 from r2d_jax.config_file import config_hash, dump_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import read_card
+from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.reporting import say
 
@@ -54,15 +55,13 @@ class Workdir:
         Raises:
             UserError: it holds a run of another config, other files, or cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".write_probe"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
+        fault = self._write_fault() if is_writer() else None
+        # All end together: a process that waited for one that has gone would wait long.
+        if agree(fault is not None):
             raise UserError(
-                str(self.path), f"cannot be written ({error.strerror})", "Choose another --workdir."
-            ) from error
+                str(self.path), f"cannot be written ({fault or 'by process 0'})", "Choose another --workdir."
+            )
+        check_shared(self.path)
         if not self.started:
             strangers = sorted(entry.name for entry in self.path.iterdir())
             if strangers:
@@ -78,6 +77,16 @@ class Workdir:
                 "Choose a new --workdir, or the config it was started with; nothing was changed.",
             )
 
+    def _write_fault(self) -> str | None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".write_probe"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            return str(error.strerror)
+        return None
+
     def start(self, config: Config, data_hash: str) -> None:
         """Claim the folder for this run, or check that the rows are still those it began with.
 
@@ -85,8 +94,11 @@ class Workdir:
             UserError: the rows changed since the run began.
         """
         if not self.started:
-            self._write_state({"config_hash": config_hash(config), "data_hash": data_hash})
-            write_text(self.path / CONFIG_FILE, dump_config(config))
+            wait_for_all("all saw that the run is new")
+            if is_writer():
+                self._write_state({"config_hash": config_hash(config), "data_hash": data_hash})
+                write_text(self.path / CONFIG_FILE, dump_config(config))
+            wait_for_all("run started")
         elif self.state.get("data_hash") != data_hash:
             raise UserError(
                 str(self.path),
@@ -114,8 +126,11 @@ class Workdir:
             ) from error
 
     def mark(self, name: str, value: Any) -> None:
-        """Store a mark, atomically."""
-        self._write_state(self.state | {name: value})
+        """Store a mark, atomically; all processes call it and have it when they go on."""
+        wait_for_all(f"before mark {name}")
+        if is_writer():
+            self._write_state(self.state | {name: value})
+        wait_for_all(f"mark {name}")
 
     def _write_state(self, state: dict[str, Any]) -> None:
         write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
@@ -136,8 +151,9 @@ def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
     ours, theirs = read_card(workdir.path), read_card(donor.path)
     if (ours.shape, ours.tokenizer_fingerprint) != (theirs.shape, theirs.tokenizer_fingerprint):
         raise UserError(str(donor.path), "has another vocabulary or model shape", "Train stage 1 here.")
-    shutil.rmtree(workdir.stage(1), ignore_errors=True)
-    shutil.copytree(donor.stage(1), workdir.stage(1))
+    if is_writer():
+        shutil.rmtree(workdir.stage(1), ignore_errors=True)
+        shutil.copytree(donor.stage(1), workdir.stage(1))
     workdir.mark("stage1_from", str(donor.path))
     workdir.mark("stage1_done", donor.state["stage1_done"])
     say(console, f"stage 1: taken from {donor.path}")
