@@ -307,7 +307,7 @@ def zero_shot(
         allow_http=allow_http,
         environment_proxy=environment_proxy,
     )
-    _require_folder(output, ("predictions.jsonl", "metrics.json"), input)
+    _require_folder(output, ("predictions.jsonl", "row_scores.jsonl", "metrics.json"), input)
     from r2d_jax.evaluation import zero_shot as asking
     from r2d_jax.evaluation.llm_client import Limits
     from r2d_jax.evaluation.llm_job import LlmJob

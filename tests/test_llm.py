@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import judge, zero_shot
+from r2d_jax.evaluation.comparison import read_result
 from r2d_jax.evaluation.evaluate import prediction_row
 from r2d_jax.evaluation.llm_cache import Answer, AnswerCache
 from r2d_jax.evaluation.llm_client import LlmClient
@@ -198,13 +199,18 @@ def test_json_in_a_fence_or_behind_thoughts(judging, server, text):
     judging("--max-rows", 1).done("sent now: 1 requests")
 
 
-def test_the_interval_is_that_of_drawn_rows():
-    counts = [2, 0, 9, 17, 12]
-    scores, draw = np.repeat(np.arange(1, 6), counts), np.random.default_rng(1)
-    means = [draw.choice(scores, len(scores)).mean() for _ in range(4000)]
-    assert judge.bootstrap_interval(counts) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.03)
-    assert judge.bootstrap_interval(counts) == judge.bootstrap_interval(counts)
-    assert judge.bootstrap_interval([0, 0, 1, 0, 0]) == (3, 3)
+def test_the_interval_is_that_of_drawn_rows(judging, server):
+    given = [1, 5, 4, 4, 2, 5]
+    server.script = [answer({"justification": "", **SCORES, "grounding": score}) for score in given]
+    judging().done("grounding +3.50")
+    draw = np.random.default_rng(1)
+    means = [draw.choice(given, len(given)).mean() for _ in range(4000)]
+    grounding = judging.json("judge.json")["criteria"]["grounding"]
+    assert (grounding["mean"], grounding["counts"]) == (3.5, [1, 1, 0, 2, 2])
+    found = [grounding["low"], grounding["high"]]
+    assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.2)
+    judging("--max-rows", 1).done("grounding +1.00")
+    assert judging.json("judge.json")["criteria"]["grounding"]["low"] is None
 
 
 # A server that misbehaves
@@ -255,6 +261,7 @@ def test_unusable_answers_end_in_a_failed_row(judging, server, bad, fault):
     server.script = [bad] * 3
     judging().done(f"1 rows failed and are in no mean: 1 {fault}")
     assert len(judging.sent) == 3 + 5
+    assert len({got.case["rationale"] for got in judging.sent[:3]}) == 1
     result = judging.json("judge.json")
     assert (result["rows"], result["rows_judged"], result["failures"]) == (6, 5, {fault: 1})
     assert result["criteria"]["grounding"]["counts"] == [0, 0, 5, 0, 0]
@@ -617,6 +624,8 @@ def test_a_zero_shot_run_is_scored_as_a_model_is(guessing, server):
     expected = label_metrics(gold, [line["label"] for line in lines], sorted(LABELS))
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["zero_shot"]["prompt_tokens"] == 600
+    read = read_result(guessing.output)
+    assert read.rows["accuracy"].mean() == metrics["accuracy"]
     for got in guessing.sent:
         assert got.case.keys() == {"input", "labels"}
         assert "Since" not in str(got.body)

@@ -1,7 +1,7 @@
 """Test-set evaluation; in: a loaded model and labelled rows, out: predictions.jsonl first, then metrics.json."""
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
-from r2d_jax.evaluation.scoring import Readings, score
+from r2d_jax.evaluation.scoring import Readings, Scores, score
 from r2d_jax.runtime.distributed import is_writer
 
 
@@ -86,15 +86,15 @@ def evaluate_rows(
     if is_writer():
         if readings is not None:
             _write_readings(folder / "rationale_checks.jsonl", examples, readings)
-        write_predictions(
-            folder / "row_scores.jsonl",
-            (
-                {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
-                for row, example in enumerate(examples)
-            ),
-        )
+        write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
         write_json(folder / "metrics.json", metrics)
     return metrics
+
+
+def row_score_lines(examples: Sequence[Example], scores: Scores) -> Iterator[dict[str, Any]]:
+    """Lines of row_scores.jsonl, which tests of one method against another read: N examples, their scores."""
+    for row, example in enumerate(examples):
+        yield {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
 
 
 def _number(value: np.floating) -> float | None:

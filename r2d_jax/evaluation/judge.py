@@ -18,6 +18,7 @@ from r2d_jax.data.features import question_text
 from r2d_jax.data.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.intervals import bootstrap_interval, mean_of
 from r2d_jax.evaluation.llm_endpoint import Endpoint
 from r2d_jax.evaluation.llm_questions import Question, RowAnswer
 from r2d_jax.evaluation.report import write_json, write_predictions
@@ -67,7 +68,7 @@ Answer with one JSON object and nothing else. Do not repeat names of persons in 
 {"justification": "one or two sentences", "correctness": 1-5, "alignment": 1-5, "grounding": 1-5, \
 "completeness": 1-5}"""
 
-_RESAMPLES = 2000
+_RESAMPLES = 1000
 EMPTY_RATIONALE = "empty rationale"
 Score = Annotated[int, Field(strict=True, ge=1, le=5)]
 
@@ -156,19 +157,6 @@ def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> l
     ]
 
 
-def bootstrap_interval(counts: Sequence[int]) -> tuple[float, float]:
-    """95 % percentile interval of the mean score over rows: 2000 resamples, seed 0.
-
-    Args:
-        counts: rows with score 1, 2, 3, 4 and 5; at least one row.
-    """
-    rows = sum(counts)
-    # To draw rows with replacement is to draw how many of them have each score.
-    drawn = np.random.default_rng(0).multinomial(rows, np.asarray(counts) / rows, _RESAMPLES)
-    low, high = np.quantile(drawn @ np.arange(1, 6) / rows, [0.025, 0.975])
-    return float(low), float(high)
-
-
 def write_judgements(
     folder: pathlib.Path,
     predictions: Sequence[Judged],
@@ -224,10 +212,10 @@ def write_judgements(
 
 
 def _figures(scores: Sequence[int]) -> dict[str, Any]:
-    counts = [scores.count(score) for score in range(1, 6)]
-    low, high = bootstrap_interval(counts) if scores else (None, None)
+    interval = bootstrap_interval(mean_of(np.array(scores, float)), len(scores), resamples=_RESAMPLES)
+    low, high = interval or (None, None)
     mean = float(np.mean(scores)) if scores else None
-    return {"mean": mean, "low": low, "high": high, "counts": counts}
+    return {"mean": mean, "low": low, "high": high, "counts": [scores.count(score) for score in range(1, 6)]}
 
 
 def print_judgements(result: dict[str, Any], console: Console) -> None:
@@ -238,9 +226,8 @@ def print_judgements(result: dict[str, Any], console: Console) -> None:
     for name in ("mean", "95 % interval", *"12345"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, figures in result["criteria"].items():
-        known = figures["mean"] is not None
-        interval = f"{figures['low']:.2f} to {figures['high']:.2f}" if known else ""
-        mean = f"{figures['mean']:.2f}" if known else "none"
+        mean = "none" if figures["mean"] is None else f"{figures['mean']:.2f}"
+        interval = "" if figures["low"] is None else f"{figures['low']:.2f} to {figures['high']:.2f}"
         table.add_row(name, mean, interval, *map(str, figures["counts"]))
     console.print(table, "")
     if empty := result["rows_empty_rationale"]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.evaluate import prediction_row
+from r2d_jax.evaluation.evaluate import prediction_row, row_score_lines
 from r2d_jax.evaluation.llm_endpoint import Endpoint
 from r2d_jax.evaluation.llm_questions import CUT, OFF_LIST, Question, RowAnswer
 from r2d_jax.evaluation.llm_rows import LabelledRows
@@ -86,7 +86,7 @@ def write_zero_shot(
     *,
     rationale: bool,
 ) -> dict[str, Any]:
-    """Write predictions.jsonl first, then metrics.json; returns the metrics.
+    """Write predictions.jsonl first, then row_scores.jsonl and metrics.json; returns the metrics.
 
     A failed row has an empty label, which is invalid and so wrong; it stays in every figure.
 
@@ -112,9 +112,10 @@ def write_zero_shot(
     ]
     write_predictions(folder / "predictions.jsonl", lines)
     source = rows.source if rationale else None
-    metrics = score(rows.examples, predictions, rows.labels, source).metrics
+    scores = score(rows.examples, predictions, rows.labels, source)
+    write_predictions(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
-    metrics |= {
+    metrics = scores.metrics | {
         "model": f"{endpoint.llm} at {endpoint.host}, zero-shot",
         "zero_shot": {
             "rows_failed": sum(count for fault, count in failures.items() if fault != OFF_LIST),
