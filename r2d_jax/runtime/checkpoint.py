@@ -66,6 +66,8 @@ class StageCheckpoints:
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
         """Write the weights of the best evaluation so far; the previous best goes when this one is whole."""
+        # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
+        self._latest.wait()
         self._best.save_checkpointables(
             step, {WEIGHTS: params}, force=True, overwrite=True, custom_metadata=progress
         )

@@ -1,18 +1,21 @@
 """Several processes as one run; in: how they find each other, out: agreement, one writer, whole arrays on each host."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-import time
+import sys
+import threading
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r2d_jax.errors import UserError
+from r2d_jax.errors import EXIT_USER_ERROR, UserError
 
 OPTION = "--distributed"
 _SHUTDOWN_SECS = 20
@@ -70,7 +73,7 @@ def start(spec: str, *, timeout_secs: int = 300) -> None:
         return
     # A process that ends with an error waits for the others this long; they may wait for it in a step.
     arguments: dict[str, Any] = {
-        "initialization_timeout": timeout_secs,
+        "initialization_timeout": timeout_secs + 60,
         "shutdown_timeout_seconds": _SHUTDOWN_SECS,
     }
     if address is not None:
@@ -79,23 +82,48 @@ def start(spec: str, *, timeout_secs: int = 300) -> None:
             "num_processes": address.processes,
             "process_id": address.index,
         }
-    begun = time.monotonic()
     try:
-        jax.distributed.initialize(**arguments)
+        with _time_limit(_late(address, timeout_secs), timeout_secs):
+            jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
-        if address is None:
-            raise UserError(
-                OPTION,
-                f"no cluster could be joined ({reason})",
-                "Start it on every host of the cluster at once, or name the address: HOST:PORT,PROCESSES,INDEX.",
-            ) from error
         raise UserError(
             OPTION,
-            f"not all {address.processes} processes met at {address.coordinator} within "
-            f"{time.monotonic() - begun:.0f} s ({reason})",
-            "Start every process, each with its own index; check that the port is open and not taken.",
+            f"no cluster could be joined ({reason})",
+            "Start it on every host of the cluster at once, or name the address: HOST:PORT,PROCESSES,INDEX.",
         ) from error
+
+
+def _late(address: Address | None, timeout_secs: int) -> UserError:
+    where = "of the cluster met" if address is None else f"met at {address.coordinator}"
+    count = "all" if address is None else f"all {address.processes}"
+    return UserError(
+        OPTION,
+        f"not {count} processes {where} within {timeout_secs} s",
+        "Start every process, each with its own index; check that the port of process 0 is open to the others "
+        "and not taken; --start-timeout gives more time.",
+    )
+
+
+@contextlib.contextmanager
+def _time_limit(error: UserError, secs: int) -> Iterator[None]:
+    """End the process with the error after so many seconds.
+
+    JAX's own limit aborts the process with a stack trace, and no exception could be caught; nothing has been
+    written yet at this point.
+    """
+
+    def end() -> None:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_USER_ERROR)
+
+    timer = threading.Timer(secs, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _refuse_lone_worker() -> None:

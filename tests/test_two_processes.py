@@ -1,0 +1,195 @@
+"""Two real processes as one run: the same numbers as one, an agreed stop, and faults that end all of them."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from test_run import STAGE, write_config
+
+from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from r2d_jax.runtime.distributed import Address, parse
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The published rate: at higher ones Adam moves elements whose gradient is all rounding by more than the limit.
+SMOOTH = STAGE | {"optimizer": {"learning_rate": 5e-5}}
+LIMIT = 1e-5
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def begin(*arguments, devices, address=None):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
+    if address:
+        command += ["--distributed", address]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+
+
+def begin_pair(*arguments, workdirs, devices=2):
+    port = free_port()
+    return [
+        begin(*arguments, "--workdir", workdir, devices=devices, address=f"127.0.0.1:{port},2,{index}")
+        for index, workdir in enumerate(workdirs)
+    ]
+
+
+def ended(*processes, limit=400):
+    return [(*process.communicate(timeout=limit), process.returncode) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """50 test rows in batches of 16: the last one has two."""
+    shape = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 1, "num_decoder_layers": 1}
+    return write_config(
+        tmp_path_factory.mktemp("data"),
+        model={"shape": shape | {"dropout_rate": 0.1}},
+        stage1=SMOOTH,
+        stage2=SMOOTH,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, config):
+    """One process, one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    ((_, errors, code),) = ended(begin("run", "--config", config, "--workdir", workdir, devices=1))
+    assert code == 0, errors
+    return workdir
+
+
+def assert_same_run(one, other):
+    for stage in ("stage1", "stage2"):
+        curves = [
+            {
+                row["step"]: row
+                for row in map(json.loads, (run / stage / "metrics.jsonl").open())
+                if "train/loss" in row
+            }
+            for run in (one, other)
+        ]
+        shared = curves[0].keys() & curves[1].keys()
+        assert len(shared) >= 5
+        for step in shared:
+            first, second = (curve[step] for curve in curves)
+            assert second["train/loss"] == pytest.approx(first["train/loss"], rel=LIMIT)
+            assert second.get("train/sampled_fraction") == first.get("train/sampled_fraction")
+    weights, others = (load_file(run / "export" / "model.safetensors") for run in (one, other))
+    assert weights.keys() == others.keys()
+    for name, value in weights.items():
+        np.testing.assert_allclose(
+            others[name], value, rtol=LIMIT, atol=LIMIT * np.abs(value).max(), err_msg=name
+        )
+    metrics = [json.loads((run / "evaluation" / "metrics.json").read_text()) for run in (one, other)]
+    for found in metrics:
+        found.pop("model")
+    assert metrics[0] == metrics[1]
+
+
+def test_two_processes_of_two_devices_give_the_numbers_of_one_device(alone, config, tmp_path):
+    workdir = tmp_path / "run"
+    first, second = ended(*begin_pair("run", "--config", config, "mesh.fsdp=2", workdirs=[workdir, workdir]))
+    assert (first[2], second[2]) == (0, 0), first[1] + second[1]
+    assert_same_run(alone, workdir)
+    # One writer and one voice.
+    assert "macro-F1" in first[0]
+    assert "macro-F1" not in second[0]
+    assert not list(workdir.rglob("*.partial"))
+    rows = [json.loads(line) for line in (workdir / "evaluation" / "predictions.jsonl").open()]
+    assert [row["id"] for row in rows] == [f"test-{index}" for index in range(50)]
+
+
+@pytest.mark.parametrize("layout", ["mesh.data=2 mesh.fsdp=4", "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"])
+def test_eight_devices_give_the_numbers_of_one(alone, config, tmp_path, layout):
+    workdir = tmp_path / "run"
+    arguments = ("run", "--config", config, "--workdir", workdir, *layout.split())
+    ((_, errors, code),) = ended(begin(*arguments, devices=8))
+    assert code == 0, errors
+    assert_same_run(alone, workdir)
+
+
+def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, config, tmp_path):
+    """B065, B067, B072; restored onto another number of processes and devices."""
+    workdir = tmp_path / "run"
+    pair = begin_pair("run", "--config", config, workdirs=[workdir, workdir])
+    log = workdir / "stage2" / "metrics.jsonl"
+    while not (log.exists() and log.read_text()):
+        assert all(process.poll() is None for process in pair), ended(*pair)
+        time.sleep(0.02)
+    pair[1].send_signal(signal.SIGTERM)
+    results = ended(*pair)
+    assert [code for *_, code in results] == [EXIT_PREEMPTED] * 2, results
+    told = [errors.splitlines()[-1] for _, errors, _ in results]
+    assert told[0] == told[1]
+    assert "preempted: stopped at step" in told[0]
+    step = int(told[0].split("step ")[1].split(";")[0])
+    assert (workdir / "stage2" / "latest" / str(step) / "_CHECKPOINT_METADATA").is_file()
+    ((output, errors, code),) = ended(begin("run", "--config", config, "--workdir", workdir, devices=1))
+    assert code == 0, errors
+    assert f"going on from step {step}" in output
+    assert_same_run(alone, workdir)
+
+
+def test_folders_that_are_not_shared_are_refused_by_all(config, tmp_path):
+    """B074."""
+    for _, errors, code in ended(
+        *begin_pair("run", "--config", config, workdirs=[tmp_path / "a", tmp_path / "b"])
+    ):
+        assert code == EXIT_USER_ERROR, errors
+        assert "is not one folder that all processes share" in errors
+        assert "Traceback" not in errors
+
+
+def test_a_process_whose_partner_does_not_come_says_so(config, tmp_path):
+    """B068."""
+    process = begin(
+        *("run", "--config", config, "--workdir", tmp_path / "run", "--start-timeout", 3),
+        devices=1,
+        address=f"127.0.0.1:{free_port()},2,0",
+    )
+    ((_, errors, code),) = ended(process, limit=60)
+    assert code == EXIT_USER_ERROR
+    assert errors.splitlines()[-1].startswith("error: --distributed: not all 2 processes met at 127.0.0.1:")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_worker_of_a_slice_is_refused(config, tmp_path, monkeypatch):
+    """B068: the TPU runtime would wait for the others without end."""
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0,host-1")
+    process = begin("run", "--config", config, "--workdir", tmp_path / "run", devices=1)
+    ((_, errors, code),) = ended(process, limit=60)
+    assert code == EXIT_USER_ERROR
+    assert "one of 2 workers" in errors
+
+
+def test_addresses():
+    assert parse("off") is None
+    assert parse("auto") is None
+    assert parse("10.0.0.2:8476,4,3") == Address("10.0.0.2:8476", 4, 3)
+    assert parse("[::1]:8476,1,0") == Address("[::1]:8476", 1, 0)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "on", "host,2,0", "host:1,2", "host:1,2,2", "host:1,0,0", "host:99999,2,0", "a b:1,2,0", "h:1,2,-1"],
+)
+def test_faulty_addresses(spec):
+    with pytest.raises(UserError, match="--distributed"):
+        parse(spec)
