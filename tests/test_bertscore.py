@@ -1,7 +1,11 @@
 """BERTScore with a tiny random BERT against the library's own scorer; empty, long and rescaled cases."""
 
 import importlib
+import json
 import pathlib
+import re
+import shutil
+import subprocess
 import sys
 from typing import Any
 
@@ -66,6 +70,22 @@ def test_bertscore_equals_the_library_on_full_rows(scoring_model: pathlib.Path) 
     turned = bertscore(SCORED[0][::-1], SCORED[1][::-1], scoring_model, 2, batch_size=1)
     assert turned["f1"] == pytest.approx(result["f1"], abs=1e-5)
     assert bertscore(*SCORED, scoring_model, 1)["f1"] != pytest.approx(result["f1"], abs=1e-5)
+
+
+def test_bertscore_equals_its_command(scoring_model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The `bert-score` program on files, in a process of its own."""
+    settings = json.loads((scoring_model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    stated = tmp_path / "stated"
+    shutil.copytree(scoring_model, stated)
+    (stated / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 32}))
+    for name, lines in zip(("outputs", "golds"), SCORED, strict=True):
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    program = pathlib.Path(sys.executable).with_name("bert-score")
+    command = [program, "-c", "outputs", "-r", "golds", "--lang", "en", "-m", stated, "-l", "2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = [float(value) for value in re.findall(r"(?:P|R|F1): ([0-9.]+)", ended.stdout)]
+    result = bertscore(*SCORED, scoring_model, 2)
+    assert told == pytest.approx([result["precision"], result["recall"], result["f1"]], abs=1e-6)
 
 
 def test_bertscore_counts_an_empty_row_as_zero(scoring_model: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.rationale_checks import Flip, flip_figures
+from r2d_jax.evaluation.rationale_checks import Flip, flip_figures, flip_statistics
 from r2d_jax.evaluation.scoring import Readings, label_scores, score
 
 
@@ -120,6 +120,21 @@ def test_flips_by_hand():
         "names_other_fraction": pytest.approx(1 / 3),
         "label_follows_fraction": pytest.approx(2 / 3),
     }
+
+
+def test_a_resampled_row_brings_all_its_flips():
+    flips = [
+        Flip(0, "no", "It is no.", "no", changed=True),
+        Flip(0, "maybe", "It is no.", "no", changed=True),
+        Flip(3, "yes", "Unclear.", "yes", changed=False),
+    ]
+    statistics = flip_statistics(flips, ("yes", "no", "maybe"), 4)
+    every, first, twice = [0, 1, 2, 3], [0, 1, 1, 2], [0, 3, 3, 3]
+    for sample, changed, names in ((every, 2 / 3, 1 / 3), (first, 1.0, 0.5), (twice, 2 / 5, 1 / 5)):
+        assert statistics["changed_fraction"](np.array(sample)) == pytest.approx(changed)
+        assert statistics["names_given_fraction"](np.array(sample)) == pytest.approx(names)
+    # A sample without any of them has no figure.
+    assert np.isnan(statistics["changed_fraction"](np.array([1, 2, 2, 1])))
 
 
 def test_collapse_is_told_during_training():

@@ -51,12 +51,16 @@ def bootstrap_interval(
 def mean_of(values: np.ndarray) -> Statistic:
     """Mean of values float64 [N]; nan marks rows that do not count."""
     counted = np.isfinite(values)
-    filled = np.where(counted, values, 0.0)
+    return ratio_of(np.where(counted, values, 0.0), counted)
+
+
+def ratio_of(parts: np.ndarray, counts: np.ndarray) -> Statistic:
+    """Sum of parts float64 [N] by sum of counts [N]: a mean over cases of which a row has none or several."""
 
     def statistic(rows: np.ndarray) -> np.ndarray:
         # A sample may hold no row that counts.
-        with np.errstate(invalid="ignore"):
-            return filled[rows].sum(axis=-1) / counted[rows].sum(axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return parts[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
 
     return statistic
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.intervals import Statistic, ratio_of
 from r2d_jax.evaluation.mentions import rationale_names_label
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
@@ -122,13 +123,25 @@ def flip_figures(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, Any]
     """
     if not flips:
         return None
+    counts = {"rows": len({flip.row for flip in flips}), "flips": len(flips)}
+    return counts | {name: float(values.mean()) for name, values in _flip_flags(flips, labels).items()}
+
+
+def _flip_flags(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, np.ndarray]:
     namings = [rationale_names_label(flip.rationale, flip.given, labels) for flip in flips]
-    follows = agreement([flip.label for flip in flips], [flip.given for flip in flips])
     return {
-        "rows": len({flip.row for flip in flips}),
-        "flips": len(flips),
-        "changed_fraction": sum(flip.changed for flip in flips) / len(flips),
-        "names_given_fraction": namings.count("label") / len(flips),
-        "names_other_fraction": namings.count("other") / len(flips),
-        "label_follows_fraction": float(follows.mean()),
+        "changed_fraction": np.array([float(flip.changed) for flip in flips]),
+        "names_given_fraction": np.array([float(naming == "label") for naming in namings]),
+        "names_other_fraction": np.array([float(naming == "other") for naming in namings]),
+        "label_follows_fraction": agreement([flip.label for flip in flips], [flip.given for flip in flips]),
+    }
+
+
+def flip_statistics(flips: Sequence[Flip], labels: Sequence[str], rows: int) -> dict[str, Statistic]:
+    """The fractions of `flip_figures` as statistics of N resampled rows, each with all its flips."""
+    place = np.array([flip.row for flip in flips], np.int64)
+    counts = np.bincount(place, minlength=rows)
+    return {
+        name: ratio_of(np.bincount(place, weights=values, minlength=rows), counts)
+        for name, values in _flip_flags(flips, labels).items()
     }

@@ -15,7 +15,7 @@ from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement, rati
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures
+from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures, flip_statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,9 @@ def score(
         for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
             metrics[name] = float(rows[name].mean())
         metrics["label_flip"] = flip_figures(readings.flips, labels)
+        if readings.flips:
+            flips = flip_statistics(readings.flips, labels, len(examples))
+            statistics |= {f"label_flip.{name}": statistic for name, statistic in flips.items()}
     statistics |= {name: mean_of(values) for name, values in rows.items()}
     metrics["intervals"] = {
         name: interval
