@@ -252,7 +252,7 @@ def test_several_runs_are_compared(tmp_path):
     one = Run(tmp_path / "a" / "method", right=1.0)
     two = Run(tmp_path / "b" / "method", right=0.3, seed=1, overrides=["stage2.label_weight=0.5", "seed=1"])
     two.predictions[0] |= {"label": "who knows", "label_valid": False}
-    two.score(LABELS, intervals={"macro_f1": [0.1, 0.2], "bleu": [30.0, 36.5], "accuracy": None})
+    two.score(LABELS, intervals={"macro_f1": [0.1, 0.2], "bleu.corpus": [30.0, 36.5], "accuracy": None})
     page = report(one, two)
     for wanted in (
         "Report of 2 runs",

@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
     Attributes:
         title: as shown.
-        path: where it stands in metrics.json.
+        path: where it stands in metrics.json; dotted, also the name of its interval.
         digits: after the point.
         up: higher is better.
     """
@@ -39,9 +39,14 @@ FIGURES = (
     Figure("outputs that are no label", ("invalid_fraction",), up=False),
     ECE,
     Figure("BLEU of the corpus", ("bleu", "corpus"), 1),
+    Figure("ROUGE-L", ("rouge_l",)),
     Figure("BERTScore F1", ("bertscore", "f1")),
     Figure("rationales that name the evidence", ("evidence_fraction",)),
     Figure("rationales that name their label", ("label_agreement", "names_label_fraction")),
+    Figure("consistency", ("consistency_fraction",)),
+    Figure("sufficiency", ("sufficiency_fraction",)),
+    Figure("gold robustness", ("gold_robustness_fraction",)),
+    Figure("flipped label: read back", ("label_flip", "label_follows_fraction")),
 )
 
 
@@ -112,10 +117,9 @@ def _at(values: Any, path: Sequence[str]) -> Any:
 
 def _interval(metrics: Mapping[str, Any], figure: Figure) -> tuple[float, float] | None:
     stated = metrics.get("intervals")
-    for name in (".".join(figure.path), "_".join(figure.path), figure.path[0], figure.path[-1]):
-        pair = stated.get(name) if isinstance(stated, Mapping) else None
-        if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)):
-            return float(pair[0]), float(pair[1])
+    pair = stated.get(".".join(figure.path)) if isinstance(stated, Mapping) else None
+    if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)):
+        return float(pair[0]), float(pair[1])
     return None
 
 
@@ -185,7 +189,7 @@ def run_summary(run: RunRecord) -> dict[str, Any]:
         "seed": short(settings.get("seed", "\N{EN DASH}")),
         "labels": str(len(run.labels) or "\N{EN DASH}"),
         "test_rows": str(rows or "\N{EN DASH}"),
-        # The folder of the data is nobody's business.
+        # Where the folders of data differ, the table of settings shows them.
         "data": "synthetic triage notes, " + ", ".join(made)
         if triage
         else short(pathlib.PurePath(str(data)).name),
