@@ -174,7 +174,7 @@ def _figures(
         labels = [short(name, 18) for name in names]
         for figure in columns:
             dots = [plots.Dot(number, *found[figure]) for number, found in there.items() if figure in found]
-            drawn.append(safe(plots.dots(figure.title, dots, labels)))
+            drawn.append(safe(plots.dots(figure.title, dots, labels, figure.most)))
     intervals = any(interval for found in there.values() for _, interval in found.values())
     return {
         "columns": columns,

@@ -237,7 +237,7 @@ def reliability(title: str, bins: Sequence[Bin], run: int) -> str:
             label="share that is right",
         )
         upper.set_title(title)
-        upper.set_ylim(0, 1.03)
+        upper.set_ylim(-0.03, 1.03)
         upper.set_ylabel("share right")
         upper.legend(loc="upper left")
         lower.bar(
@@ -269,13 +269,14 @@ def reliability(title: str, bins: Sequence[Bin], run: int) -> str:
         return _inline(figure, f"{title}: {told}.")
 
 
-def dots(title: str, rows: Sequence[Dot], names: Sequence[str]) -> str:
+def dots(title: str, rows: Sequence[Dot], names: Sequence[str], most: float = 1.0) -> str:
     """One figure of several runs as dots with error bars, the first run on top.
 
     Args:
         title: above the plot.
         rows: one per run that has the figure.
         names: short names of all runs, by number.
+        most: the figure's highest possible value; its lowest is 0, or below (a rescaled BERTScore).
 
     Returns:
         An `svg` element.
@@ -285,14 +286,26 @@ def dots(title: str, rows: Sequence[Dot], names: Sequence[str]) -> str:
         for place, dot in enumerate(rows):
             if dot.interval is not None:
                 axes.plot(
-                    dot.interval, [place, place], color=colour(dot.run), linewidth=2.2, alpha=0.55, marker="|"
+                    dot.interval,
+                    [place, place],
+                    color=colour(dot.run),
+                    linewidth=2.2,
+                    alpha=0.55,
+                    marker="|",
+                    clip_on=False,
                 )
-            axes.plot([dot.value], [place], marker(dot.run), color=colour(dot.run), markersize=7)
+            axes.plot(
+                [dot.value], [place], marker(dot.run), color=colour(dot.run), markersize=7, clip_on=False
+            )
         axes.set_yticks(range(len(rows)), [names[dot.run] for dot in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", visible=False)
         axes.margins(x=0.08)
+        # Around values that are all alike, the axis would go on beyond what the figure can be.
+        ends = [end for dot in rows for end in (dot.value, *(dot.interval or ()))]
+        low, high = axes.get_xlim()
+        axes.set_xlim(max(low, 0) if min(ends) >= 0 else low, min(high, most) if max(ends) <= most else high)
         axes.set_title(title)
         return _inline(
             figure, f"{title}: " + ", ".join(f"{names[dot.run]} {dot.value:.3f}" for dot in rows) + "."

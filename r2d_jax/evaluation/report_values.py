@@ -24,12 +24,14 @@ class Figure(NamedTuple):
         path: where it stands in metrics.json; dotted, also the name of its interval.
         digits: after the point.
         up: higher is better.
+        most: the highest value it can have.
     """
 
     title: str
     path: tuple[str, ...]
     digits: int = 3
     up: bool = True
+    most: float = 1.0
 
 
 ECE = Figure("calibration error", ("expected_calibration_error",), up=False)
@@ -38,7 +40,7 @@ FIGURES = (
     Figure("accuracy", ("accuracy",)),
     Figure("outputs that are no label", ("invalid_fraction",), up=False),
     ECE,
-    Figure("BLEU of the corpus", ("bleu", "corpus"), 1),
+    Figure("BLEU of the corpus", ("bleu", "corpus"), 1, most=100.0),
     Figure("ROUGE-L", ("rouge_l",)),
     Figure("BERTScore F1", ("bertscore", "f1")),
     Figure("rationales that name the evidence", ("evidence_fraction",)),
