@@ -48,6 +48,9 @@ class ModelConfig:
     own shape counts, and of this one only dropout_rate."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations; weights, softmax, norms and losses are always float32."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass computes again to save memory: nothing, all but the outputs of weight
+    multiplications, or everything inside each block. Results do not depend on it."""
 
 
 @dataclass(frozen=True, config=_strict)

@@ -35,9 +35,10 @@ class T5Factory:
 
     config: T5Config
     compute_dtype: str = "float32"
+    remat: str = "none"
 
     def _build(self, rngs: nnx.Rngs) -> T5:
-        return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype))
+        return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype), remat=self.remat)
 
     @functools.cached_property
     def _abstract(self) -> tuple[Any, Any]:

@@ -1,5 +1,7 @@
 """T5 encoder-decoder in Flax NNX; in: token ids and masks, out: encodings, logits, or one cached decode step."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,6 +13,17 @@ from r2d_jax.model.layers import Attention, FeedForward, RelativeBias, RMSNorm, 
 
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
 MASKED = jnp.finfo(jnp.float32).min / 2
+
+
+_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def _remat(run: Callable[[jax.Array], jax.Array], remat: str) -> Callable[[jax.Array], jax.Array]:
+    """The same function of x; its inner activations are computed again in the backward pass."""
+    return run if remat == "none" else jax.checkpoint(run, policy=_POLICIES[remat])
 
 
 class LayerCache(NamedTuple):
@@ -79,10 +92,27 @@ class DecoderBlock(nnx.Module):
         return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
 
 
+def _encoder_block(block: EncoderBlock, bias: jax.Array, dropout: RowDropout, x: jax.Array) -> jax.Array:
+    return block(x, bias, dropout)
+
+
+def _decoder_block(
+    block: DecoderBlock,
+    encoded: jax.Array,
+    biases: tuple[jax.Array, jax.Array],
+    dropout: RowDropout,
+    x: jax.Array,
+) -> jax.Array:
+    self_keys_values = block.self_attention.keys_values(block.self_norm(x))
+    cross_keys_values = block.cross_attention.keys_values(encoded)
+    return block(x, self_keys_values, biases[0], cross_keys_values, biases[1], dropout)
+
+
 class Encoder(nnx.Module):
     """The encoder stack."""
 
-    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str):
+        self.remat = remat
         self.relative_bias = RelativeBias(config, bidirectional=True, rngs=rngs)
         self.blocks = nnx.List(
             [EncoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
@@ -95,14 +125,16 @@ class Encoder(nnx.Module):
         bias = self.relative_bias(length, length) + _key_bias(mask)
         x = dropout.at(0)(embedded)
         for index, block in enumerate(self.blocks):
-            x = block(x, bias, dropout.at(index + 2))
+            inner = dropout.at(index + 2)
+            x = _remat(functools.partial(_encoder_block, block, bias, inner), self.remat)(x)
         return dropout.at(1)(self.final_norm(x))
 
 
 class Decoder(nnx.Module):
     """The decoder stack, for whole targets and for one cached step."""
 
-    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str):
+        self.remat = remat
         self.relative_bias = RelativeBias(config, bidirectional=False, rngs=rngs)
         self.blocks = nnx.List(
             [DecoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)]
@@ -125,9 +157,8 @@ class Decoder(nnx.Module):
         cross_bias = _key_bias(input_mask)
         x = dropout.at(0)(embedded)
         for index, block in enumerate(self.blocks):
-            self_keys_values = block.self_attention.keys_values(block.self_norm(x))
-            cross_keys_values = block.cross_attention.keys_values(encoded)
-            x = block(x, self_keys_values, self_bias, cross_keys_values, cross_bias, dropout.at(index + 2))
+            biases, inner = (self_bias, cross_bias), dropout.at(index + 2)
+            x = _remat(functools.partial(_decoder_block, block, encoded, biases, inner), self.remat)(x)
         return dropout.at(1)(self.final_norm(x))
 
     def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
@@ -157,14 +188,19 @@ class Decoder(nnx.Module):
 
 
 class T5(nnx.Module):
-    """T5 1.0, 1.1 or Flan (Raffel et al., 2020; Shazeer, 2020), weights float32, computing in `dtype`."""
+    """T5 1.0, 1.1 or Flan (Raffel et al., 2020; Shazeer, 2020), weights float32, computing in `dtype`.
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+    `remat` is what the backward pass computes again, as in ModelConfig.
+    """
+
+    def __init__(
+        self, config: T5Config, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, remat: str = "none"
+    ):
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
         )
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
         if not config.tie_word_embeddings:
             init = nnx.initializers.normal(config.d_model**-0.5)
             self.head = nnx.Param(init(rngs.params(), (config.vocab_size, config.d_model), jnp.float32))

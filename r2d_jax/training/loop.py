@@ -188,6 +188,10 @@ def _window_values(window: list[dict[str, jax.Array]], batch_size: int, start: f
         if name in fetched[-1]:
             values[f"train/{name}"] = float(fetched[-1][name])
     values["perf/examples_per_sec"] = batch_size * len(window) / max(seconds, 1e-9)
+    # CPU does not tell.
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+        values["perf/peak_memory_bytes"] = float(memory["peak_bytes_in_use"])
     return values
 
 

@@ -197,7 +197,7 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     tokenizer = _tokenizer(config, workdir, splits.train, names)
     wait_for_all("vocabulary")
     labels = label_set(splits)
-    factory = T5Factory(_model_shape(config, tokenizer), config.model.compute_dtype)
+    factory = T5Factory(_model_shape(config, tokenizer), config.model.compute_dtype, config.model.remat)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
     encoded = {
         number: [encoder.encode(rows, name) for rows in (splits.train, splits.validation)]

@@ -1,6 +1,7 @@
 """The main job; in: a Config and a workdir, out: both stages trained, test set evaluated, model exported."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -15,10 +16,12 @@ from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
-from r2d_jax.runtime.distributed import agree
+from r2d_jax.runtime.distributed import agree, is_writer
+from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table
 from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
 from r2d_jax.training.workdir import Workdir, adopt_stage1
@@ -39,6 +42,18 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     say(console, f"compile cache: {cache}")
     say(console, describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
+    rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
+    if is_writer():
+        write_text(workdir.path / "parameters.txt", parameter_table(rows))
+    count, device_bytes = (
+        sum(math.prod(row.shape) for row in rows),
+        sum(row.device_bytes for row in rows),
+    )
+    say(
+        console,
+        f"weights: {count:,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; "
+        f"table: {workdir.path / 'parameters.txt'}",
+    )
     return prepared, workdir
 
 

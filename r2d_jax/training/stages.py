@@ -20,6 +20,7 @@ from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.baselines import dss_objective, sft_objective
+from r2d_jax.training.footprint import abstract_batch, abstract_train_state, describe_step_memory
 from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
 from r2d_jax.training.objectives import Objective, StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
@@ -143,11 +144,14 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
         tensorboard=prepared.config.tensorboard,
     )
     data, seed = prepared.stages[number], prepared.config.seed
+    step_fn = make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh)
     try:
         with CompileCounter() as compiled:
+            if memory := _step_memory(prepared, stage, optimizer, step_fn):
+                reporter.say(memory)
             _, progress = train(
                 stage.config,
-                step_fn=make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh),
+                step_fn=step_fn,
                 batches=lambda step: train_batches(
                     data.train, stage.config.batch_size, seed=seed, start_step=step, buckets=data.buckets
                 ),
@@ -166,6 +170,18 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     say(console, f"{name}: compiled {compiled}")
     say(console, f"{name}: best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
     workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
+
+
+def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Callable[..., Any]) -> str | None:
+    """Of the widest batch, before the first step."""
+    mesh = prepared.mesh
+    return describe_step_memory(
+        step_fn,
+        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh),
+        abstract_batch(
+            stage.config.batch_size, prepared.shapes, prepared.stages[stage.number].buckets[-1], mesh
+        ),
+    )
 
 
 def _starting_point(

@@ -1,0 +1,118 @@
+"""Bytes per device by hand, the compiler's plan of a step, and what recomputing saves."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_steps import LABEL, ROWS, SAMPLING, context_of, one_device, random_rows
+
+from r2d_jax.config import MeshConfig, T5Config
+from r2d_jax.data.buckets import Bucket
+from r2d_jax.data.features import Shapes
+from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.footprint import (
+    abstract_batch,
+    abstract_train_state,
+    parameter_rows,
+    parameter_table,
+    program_memory,
+)
+from r2d_jax.training.objectives import stage2_objective
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.steps import make_train_step
+
+__all__ = ["one_device"]
+
+SHAPE = T5Config(
+    vocab_size=96,
+    d_model=32,
+    d_ff=64,
+    d_kv=8,
+    num_heads=4,
+    num_layers=3,
+    num_decoder_layers=3,
+    dropout_rate=0.1,
+)
+SHAPES = Shapes(question=32, label=LABEL, rationale=32)
+
+
+def test_bytes_per_device_by_hand():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    rows = {row.name: row for row in parameter_rows(T5Factory(SHAPE).abstract_params, mesh)}
+    # 96 x 32 floats over tensor 2 and fsdp 2.
+    assert rows["embedding"].device_bytes == 96 * 32 * 4 // 4
+    assert rows["embedding"].layout == "tensor fsdp"
+    # Scales are whole on every device; a bias table has 4 heads over tensor 2.
+    assert rows["encoder/final_norm/scale"].device_bytes == 32 * 4
+    assert rows["encoder/relative_bias/table"].device_bytes == 32 * 4 * 4 // 2
+    wi = rows["decoder/blocks/2/feed_forward/wi/kernel"]
+    assert (wi.shape, wi.layout, wi.device_bytes) == ((32, 64), "fsdp tensor", 32 * 64 * 4 // 4)
+
+
+def test_the_table_ends_with_the_sum():
+    rows = list(parameter_rows(T5Factory(SHAPE).abstract_params, make_mesh(MeshConfig(8, 1, 1))))
+    lines = parameter_table(rows).splitlines()
+    assert len(lines) == len(rows) + 2
+    count = sum(leaf.size for leaf in jax.tree.leaves(T5Factory(SHAPE).init(jax.random.key(0))))
+    assert lines[-1].split() == ["all", str(len(rows)), f"{count:,}", f"{4 * count:,}"]
+
+
+def step_of(factory, mesh):
+    context = context_of(factory)
+    return make_train_step(context, stage2_objective(context, SAMPLING), SAMPLING, mesh)
+
+
+def plan_of(factory, mesh):
+    optimizer = make_optimizer(SAMPLING.optimizer, SAMPLING.max_steps)
+    state = abstract_train_state(factory.abstract_params, optimizer, mesh)
+    batch = abstract_batch(ROWS, SHAPES, Bucket(32, 32), mesh)
+    return program_memory(step_of(factory, mesh).lower(state, batch).compile())
+
+
+def test_the_plan_counts_state_and_batch(one_device):
+    """Weights and two moments in float32, and the batch; the state is written over, so it is no output."""
+    memory = plan_of(T5Factory(SHAPE), one_device)
+    count = sum(leaf.size for leaf in jax.tree.leaves(T5Factory(SHAPE).abstract_params))
+    batch = ROWS * (32 + LABEL + 32 + 5) * 4
+    assert memory.arguments == pytest.approx(3 * 4 * count + batch, rel=0.01)
+    assert memory.outputs < 10_000
+    assert memory.peak > memory.arguments
+
+
+def kept_bytes(loss, params):
+    """Of what the backward pass is given. The compiler for CPU merges recomputed parts again, so its plan tells
+    nothing; that for TPU does not."""
+    backward = jax.eval_shape(lambda weights: jax.vjp(loss, weights)[1], params)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
+
+
+def test_recomputing_keeps_less_and_changes_no_gradient():
+    kept, gradients = {}, {}
+    question = jnp.asarray([(row[0] * 6)[:32] for row in random_rows(0)], jnp.int32)
+    for remat in ("none", "dots", "full"):
+        factory = T5Factory(SHAPE, remat=remat)
+
+        def loss(params, factory=factory):
+            keys = jax.random.split(jax.random.key(1), ROWS)
+            model = factory.merge(params)
+            mask = jnp.ones_like(question)
+            encoded = model.encode(question, mask, keys)
+            return jnp.sum(jnp.square(model.decode(question, encoded, mask, keys)))
+
+        kept[remat] = kept_bytes(loss, factory.abstract_params)
+        gradients[remat] = flatten(jax.jit(jax.grad(loss))(factory.init(jax.random.key(0))))
+    assert kept["full"] < kept["dots"] < kept["none"]
+    assert kept["full"] < 0.4 * kept["none"]
+    for name, value in gradients["none"].items():
+        for remat in ("dots", "full"):
+            scale = float(np.abs(value).max())
+            np.testing.assert_allclose(gradients[remat][name], value, atol=2e-6 * scale, err_msg=name)
+
+
+def test_fully_sharded_state_takes_an_eighth(one_device):
+    whole = plan_of(T5Factory(SHAPE), one_device)
+    parts = plan_of(dataclasses.replace(T5Factory(SHAPE)), make_mesh(MeshConfig(1, 8, 1)))
+    assert parts.arguments < 0.2 * whole.arguments
