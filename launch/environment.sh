@@ -22,16 +22,17 @@ find_python() {
   return 2
 }
 
-# make_environment FOLDER REQUIREMENTS: a virtual environment with these requirements and the project.
-# Installs only where the Python, the place of the project or the requirements have changed.
+# make_environment FOLDER REQUIREMENTS [EXTRA]: a virtual environment with these requirements and the project,
+# with an extra of setup.cfg (tpu, cuda) where one is named: the requirements then limit its versions.
+# Installs only where the Python, the place of the project, the requirements or the extra have changed.
 make_environment() {
-  local folder=$1 requirements=$2 python origin stamp
+  local folder=$1 requirements=$2 extra=${3:-} python origin stamp
   python=$(find_python) || return 2
   origin=$("$python" -c 'import sys; print(*sys.version.split(), sys.argv[1])' "$PWD")
   stamp=$("$python" -c '
 import hashlib, pathlib, sys
 text = sys.argv[1] + "".join(pathlib.Path(name).read_text() for name in sys.argv[2:])
-print(hashlib.sha256(text.encode()).hexdigest())' "$origin" requirements.txt "$requirements" setup.cfg)
+print(hashlib.sha256(text.encode()).hexdigest())' "$origin$extra" requirements.txt "$requirements" setup.cfg)
   if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/.installed" 2>/dev/null)" = "$stamp" ]; then
     return 0
   fi
@@ -49,6 +50,11 @@ print(hashlib.sha256(text.encode()).hexdigest())' "$origin" requirements.txt "$r
   fi
   echo "installing $requirements into $folder"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$requirements"
-  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  if [ -n "$extra" ]; then
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$requirements" \
+      --no-build-isolation --editable ".[$extra]"
+  else
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+  fi
   echo "$stamp" >"$folder/.installed"
 }
