@@ -315,8 +315,8 @@ do_setup() {
 }
 
 do_run() {
-  check_config
   need_overrides ${rest[@]+"${rest[@]}"}
+  check_config
   need_active
   must_look job_state idle
   case $job in
@@ -389,8 +389,8 @@ give_up() {
 
 do_resume() {
   local pause=$PAUSE tries=0 troubles=0 partly=0 mistakes=0 code started=""
-  check_config
   need_overrides ${rest[@]+"${rest[@]}"}
+  check_config
   if [ -n "$DRY_RUN" ]; then
     dry_resume
     return 0

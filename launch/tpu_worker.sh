@@ -84,24 +84,23 @@ start() {
 
 # Runs the job and notes how it ended.
 hold() {
-  local status=0 job
+  local status job woken=yes
   # When the machine goes down all processes get SIGTERM; this one waits until the job has saved.
-  trap : TERM
+  trap 'woken=yes' TERM
   echo "== $(date -u '+%Y-%m-%d %H:%M:%S') UTC, commit $(cat "$root/commit" 2>/dev/null || echo unknown)"
   "$root/venv/bin/r2d" run "$@" &
   job=$!
   echo "$job" >"$root/job.pid"
-  while true; do
-    status=0
+  while [ -n "$woken" ]; do
+    woken="" status=0
     wait "$job" || status=$?
-    kill -0 "$job" 2>/dev/null || break
   done
   echo "$status" >"$root/job.exit"
   echo "== ended with exit code $status"
 }
 
 runs() {
-  [ -e "$root/job.lock" ] && ! flock --nonblock "$root/job.lock" true
+  [ -e "$root/job.lock" ] && ! (exec 9>>"$root/job.lock" && flock --nonblock 9)
 }
 
 status() {
@@ -128,7 +127,7 @@ stop() {
     # A process that waits for one that is gone never looks at the signal.
     if runs; then
       kill -KILL "$job" 2>/dev/null || true
-      sleep 1
+      sleep 0.5
     fi
   fi
   status
