@@ -207,6 +207,39 @@ def import_(
     print(f"{import_model(source, output, tokenizer)} written to {output}")
 
 
+@app.command(name="compile")
+def compile_for(
+    config: ConfigOption,
+    topology: Annotated[str, typer.Option(help="TPU slice, such as v5e:2x4, v5e:16x16 or v5p:4x4x4.")],
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the chip's peak for the estimate of step times.")
+    ] = 0.4,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Print every weight with its layout and bytes per chip.")
+    ] = False,
+    output: Annotated[pathlib.Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Compile a run's steps for a TPU slice without having one: memory, work and traffic per chip.
+
+    Needs libtpu (`pip install 'r2d_jax[tpu]'`) and no TPU. Arrays are as wide as the config's limits allow.
+    """
+    import os
+
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from r2d_jax.config_file import load_config
+    from r2d_jax.training.topology_report import compile_report
+
+    compile_report(
+        load_config(config, overrides or ()),
+        topology,
+        _console(),
+        utilisation=utilisation,
+        parameters=parameters,
+        output=output,
+    )
+
+
 cli_llm.register(app)
 
 

@@ -15,7 +15,7 @@ from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.mesh import batch_sharding, place, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place, place_batch, replicated
 
 Batch = dict[str, jax.Array]
 RationalePrompt = Literal["given_label", "explain", "none"]
@@ -96,14 +96,16 @@ class Predictor:
     def decode_labels(self) -> Callable[[Params, Batch], Decoded]:
         """Jitted: params and a batch to the decoded labels [B, L]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
-        return jax.jit(self._labels, in_shardings=(None, rows), out_shardings=whole)
+        return jax.jit(on_mesh(self._labels, self.mesh), in_shardings=(None, rows), out_shardings=whole)
 
     @functools.cached_property
     def decode_rationales(self) -> Callable[[Params, Batch, jax.Array, jax.Array], Decoded]:
         """Jitted: params, a batch, label ids [B, L] and lengths [B] to the decoded rationales [B, T]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         # The labels come from decode_labels, so every device holds all of them.
-        return jax.jit(self._rationales, in_shardings=(None, rows, whole, whole), out_shardings=whole)
+        return jax.jit(
+            on_mesh(self._rationales, self.mesh), in_shardings=(None, rows, whole, whole), out_shardings=whole
+        )
 
     def _texts(self, decoded: Decoded) -> list[str]:
         ids, lengths = np.asarray(decoded.token_ids), np.asarray(decoded.lengths)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from r2d_jax.config import T5Config
 from r2d_jax.model.layers import Attention, FeedForward, RelativeBias, RMSNorm, RowDropout, precision_of
+from r2d_jax.runtime.mesh import logits_sharded, rows_sharded
 
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
 MASKED = jnp.finfo(jnp.float32).min / 2
@@ -126,7 +127,7 @@ class Encoder(nnx.Module):
         x = dropout.at(0)(embedded)
         for index, block in enumerate(self.blocks):
             inner = dropout.at(index + 2)
-            x = _remat(functools.partial(_encoder_block, block, bias, inner), self.remat)(x)
+            x = rows_sharded(_remat(functools.partial(_encoder_block, block, bias, inner), self.remat)(x))
         return dropout.at(1)(self.final_norm(x))
 
 
@@ -158,7 +159,8 @@ class Decoder(nnx.Module):
         x = dropout.at(0)(embedded)
         for index, block in enumerate(self.blocks):
             biases, inner = (self_bias, cross_bias), dropout.at(index + 2)
-            x = _remat(functools.partial(_decoder_block, block, encoded, biases, inner), self.remat)(x)
+            run = functools.partial(_decoder_block, block, encoded, biases, inner)
+            x = rows_sharded(_remat(run, self.remat)(x))
         return dropout.at(1)(self.final_norm(x))
 
     def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
@@ -209,7 +211,7 @@ class T5(nnx.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""
-        return self.embedding[...][ids].astype(self.dtype)
+        return rows_sharded(self.embedding[...][ids].astype(self.dtype))
 
     def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
         return RowDropout(row_keys, self.config.dropout_rate)
@@ -256,13 +258,14 @@ class T5(nnx.Module):
             x, table = x * (self.config.d_model**-0.5), self.embedding[...]
         else:
             table = self.head[...]
-        return jnp.einsum(
+        logits = jnp.einsum(
             "btd,vd->btv",
             x,
             table.astype(self.dtype),
             precision=precision_of(self.dtype),
             preferred_element_type=jnp.float32,
         )
+        return logits_sharded(logits)
 
 
 def shift_right(target_ids: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """The device mesh and who holds what; in: MeshConfig and shapes, out: shardings. The only file naming axes."""
 
+import functools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +24,17 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Lay out all devices as data x fsdp x tensor; an axis of -1 takes what is left.
+
+    Args:
+        config: sizes of the axes.
+        devices: to lay out; None: those that are here.
 
     Raises:
         UserError: the axes do not fit the number of devices.
     """
-    count = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     sizes = [config.data, config.fsdp, config.tensor]
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0 and count % known == 0:
@@ -39,7 +45,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {count} device(s)",
             f"Choose axes whose product is {count}; one of them may be -1.",
         )
-    return jax.make_mesh(tuple(sizes), (DATA, FSDP, TENSOR), axis_types=(AxisType.Auto,) * len(sizes))
+    names = (DATA, FSDP, TENSOR)
+    return jax.make_mesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def check_batch_size(name: str, batch_size: int, micro_batches: int, mesh: Mesh) -> None:
@@ -63,6 +70,38 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The function, traced so that `rows_sharded` and `logits_sharded` know the mesh."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
+
+
+def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def rows_sharded(x: jax.Array) -> jax.Array:
+    """Keep activations [B, ...] spread over rows, whole in all other dimensions.
+
+    Without it the partitioner may follow a weight's layout instead, and gather activations or logits of the
+    whole batch on every device.
+    """
+    return _constrained(x, PartitionSpec((DATA, FSDP)))
+
+
+def logits_sharded(x: jax.Array) -> jax.Array:
+    """Keep logits [B, T, V] spread over rows, and over the vocabulary like the head."""
+    return _constrained(x, PartitionSpec((DATA, FSDP), None, TENSOR))
 
 
 def _spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

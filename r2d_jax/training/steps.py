@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from r2d_jax.config import StageConfig
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, replicated
 from r2d_jax.training.objectives import (
     Batch,
     Metrics,
@@ -66,7 +66,7 @@ def make_train_step(
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
     return jax.jit(
-        train_step,
+        on_mesh(train_step, mesh),
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
@@ -99,4 +99,6 @@ def make_loss_sums(
         }
         return objective.terms(context.factory.merge(params), batch, jnp.int32(0), False), counts
 
-    return jax.jit(loss_sums, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh))
+    return jax.jit(
+        on_mesh(loss_sums, mesh), in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    )

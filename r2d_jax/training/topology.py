@@ -1,0 +1,267 @@
+"""Programs compiled for TPU chips that are not here; in: a Config and a topology, out: memory, work and traffic."""
+
+import collections
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from r2d_jax.config import Config, DataConfig, StageConfig, T5Config
+from r2d_jax.config_check import stage_numbers
+from r2d_jax.data.buckets import Bucket
+from r2d_jax.data.features import Shapes, question_limit_tokens
+from r2d_jax.data.prompts import PromptBuilder, PromptTokens
+from r2d_jax.errors import UserError
+from r2d_jax.model.greedy import Decoded, greedy_decode
+from r2d_jax.model.known_shapes import known_shape
+from r2d_jax.model.parameters import Params, T5Factory
+from r2d_jax.runtime.mesh import (
+    batch_sharding,
+    check_batch_size,
+    make_mesh,
+    on_mesh,
+    replicated,
+    with_shardings,
+)
+from r2d_jax.training.footprint import ProgramMemory, abstract_batch, abstract_train_state, program_memory
+from r2d_jax.training.objectives import StepContext, stage1_objective
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.stages import OBJECTIVES
+from r2d_jax.training.steps import make_train_step
+
+# Pieces of T5's vocabulary in the fixed parts of the prompts; which pieces does not matter to a compiler.
+_PROMPT_TOKENS = PromptTokens((3,) * 3, (3,) * 4, (3,) * 4, (3,) * 5)
+_LABEL_TOKENS = 8
+"""Room for a label where data.label_limit_tokens leaves it to the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One TPU chip, as its maker states it.
+
+    Attributes:
+        name: prefix of a topology.
+        hbm_bytes: memory.
+        flops: bfloat16 operations per second.
+        host_bounds: chips of one host, for a slice of several hosts.
+    """
+
+    name: str
+    hbm_bytes: int
+    flops: float
+    host_bounds: tuple[int, int, int]
+
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 32 * 2**30, 275e12, (2, 2, 1)),
+        Chip("v5e", 16 * 2**30, 197e12, (2, 2, 1)),
+        Chip("v5p", 95 * 2**30, 459e12, (2, 2, 1)),
+        Chip("v6e", 32 * 2**30, 918e12, (2, 2, 1)),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled program, figures per device.
+
+    Attributes:
+        name: which step or decode.
+        memory: as planned.
+        flops: operations; those within a loop of unknown length are counted once.
+        collectives: kind to (how many, bytes moved in or out of one device).
+        compile_secs: time it took here.
+    """
+
+    name: str
+    memory: ProgramMemory
+    flops: float
+    collectives: dict[str, tuple[int, int]]
+    compile_secs: float
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v5e:4x4".
+
+    Raises:
+        UserError: not KIND:AxB or KIND:AxBxC of a known kind.
+    """
+    match = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", topology)
+    if match is None or match[1] not in CHIPS:
+        raise UserError(
+            "--topology",
+            f"{topology!r} is not understood",
+            f"Give KIND:AxB or KIND:AxBxC, KIND of {', '.join(CHIPS)}.",
+        )
+    return CHIPS[match[1]]
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """Devices that exist only as a description.
+
+    Raises:
+        UserError: libtpu is not installed, or there is no such topology.
+    """
+    chip = chip_of(topology)
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "--topology", "libtpu is not installed", "pip install 'r2d_jax[tpu]'; no TPU is needed."
+        )
+    # Else libtpu asks the metadata server of a cloud machine, which is not there, and complains at length.
+    quiet = {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    from jax.experimental import topologies
+
+    errors = []
+    # A slice of one host has its own bounds; a larger one is told what its hosts hold.
+    for bounds in (None, chip.host_bounds):
+        named = {} if bounds is None else {"chips_per_host_bounds": bounds}
+        try:
+            return list(topologies.get_topology_desc(platform="tpu", topology_name=topology, **named).devices)
+        except Exception as error:
+            errors.append(str(error).splitlines()[0][:200])
+    raise UserError(
+        "--topology", f"libtpu knows no {topology} ({errors[-1]})", "Try for example v5e:2x4 or v5p:4x4x4."
+    )
+
+
+def model_shape(config: Config) -> T5Config:
+    """The shape a run would have: that of a published name, else the one in the config."""
+    if config.model.init is None:
+        return config.model.shape
+    shape = known_shape(config.model.init)
+    if shape is None:
+        raise UserError(
+            "model.init", f"{config.model.init!r} is no published T5", "Set model.init=null and model.shape."
+        )
+    return dataclasses.replace(shape, dropout_rate=config.model.shape.dropout_rate)
+
+
+def run_shapes(config: DataConfig) -> Shapes:
+    """The widest arrays that the limits of a config allow."""
+    label = config.label_limit_tokens or _LABEL_TOKENS
+    question = question_limit_tokens(config, _PROMPT_TOKENS, label)
+    return Shapes(question, label, config.rationale_limit_tokens)
+
+
+def compile_programs(config: Config, topology: str, say: Callable[[str], None]) -> Iterator[Program]:
+    """Compile the stage-1 step, the stage-2 step and both decodes of a config for a topology, one by one.
+
+    Raises:
+        UserError: unknown topology or model, a mesh that does not fit, or more memory than a chip has.
+    """
+    mesh = make_mesh(config.mesh, topology_devices(topology))
+    stages: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
+    for number in stage_numbers(config):
+        check_batch_size(
+            f"stage{number}.batch_size", stages[number].batch_size, stages[number].micro_batches, mesh
+        )
+    check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
+    factory = T5Factory(model_shape(config), config.model.compute_dtype, config.model.remat)
+    shapes = run_shapes(config.data)
+    prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
+    context = StepContext(factory, prompts, factory.config.vocab_size, config.seed)
+    for number in stage_numbers(config):
+        stage = stages[number]
+        objective = (
+            stage1_objective(context) if number == 1 else OBJECTIVES[config.method](context, config.stage2)
+        )
+        optimizer = make_optimizer(stage.optimizer, stage.max_steps)
+        batch = abstract_batch(stage.batch_size, shapes, Bucket(shapes.question, shapes.rationale), mesh)
+        state = abstract_train_state(factory.abstract_params, optimizer, mesh)
+        say(f"compiling the step of stage {number} ...")
+        yield _compiled(
+            f"stage-{number} step", make_train_step(context, objective, stage, mesh), state, batch
+        )
+    rows = config.evaluation.batch_size
+    for name, tokens in (
+        ("label decode", shapes.label),
+        ("rationale decode", config.evaluation.rationale_decode_tokens or shapes.rationale),
+    ):
+        say(f"compiling the {name} ...")
+        yield _compiled(name, *_decode(factory, prompts, rows, shapes.question, tokens, mesh))
+
+
+def _decode(
+    factory: T5Factory, prompts: PromptBuilder, rows: int, question: int, tokens: int, mesh: Mesh
+) -> tuple[Any, Params, dict[str, Any]]:
+    def decode(params: Params, batch: dict[str, jax.Array]) -> Decoded:
+        model = factory.merge(params)
+        ids, mask = prompts.predict(batch["question_ids"], batch["question_length"])
+        return greedy_decode(
+            model, model.encode(ids, mask), mask, max_tokens=tokens, vocab_limit=factory.config.vocab_size
+        )
+
+    sharding = batch_sharding(mesh)
+    batch = {
+        "question_ids": jax.ShapeDtypeStruct((rows, question), np.int32, sharding=sharding),
+        "question_length": jax.ShapeDtypeStruct((rows,), np.int32, sharding=sharding),
+    }
+    jitted = jax.jit(on_mesh(decode, mesh), in_shardings=(None, sharding), out_shardings=replicated(mesh))
+    return jitted, with_shardings(factory.abstract_params, mesh), batch
+
+
+def _compiled(name: str, step: Any, *arguments: Any) -> Program:
+    begun = time.monotonic()
+    try:
+        compiled = step.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        told = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+        if told is None:
+            raise
+        raise UserError(
+            name,
+            f"needs {told[1]} of HBM, a chip has {told[2]}",
+            "Use more chips, mesh.fsdp or mesh.tensor, micro_batches, model.remat=full, or a smaller batch.",
+        ) from error
+    memory = program_memory(compiled)
+    assert memory is not None
+    cost = compiled.cost_analysis() or {}
+    return Program(
+        name, memory, float(cost.get("flops", 0.0)), collectives(compiled.as_text()), time.monotonic() - begun
+    )
+
+
+_COLLECTIVE = re.compile(
+    r" = (?P<type>\(?[^=]*?\)?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(?:-start)?\("
+)
+_ARRAY = re.compile(r"(pred|[su]\d+|bf16|f\d+)\[([\d,]*)\]")
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """Kind to (count, bytes of the results) of the collective operations in a compiled program's text.
+
+    Operations in a loop are counted once.
+    """
+    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for match in _COLLECTIVE.finditer(text):
+        sizes = [
+            (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
+            * math.prod(map(int, dims.split(",")))
+            if dims
+            else (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
+            for kind, dims in _ARRAY.findall(match["type"])
+        ]
+        # A start operation has its operand beside its result.
+        found[match["kind"]][0] += 1
+        found[match["kind"]][1] += max(sizes, default=0) if "-start(" in match.group() else sum(sizes)
+    return {kind: (count, size) for kind, (count, size) in sorted(found.items())}
