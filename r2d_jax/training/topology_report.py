@@ -116,9 +116,5 @@ def _table(programs: list[Program], chip: Chip, utilisation: float) -> Table:
             f"{memory.peak / chip.hbm_bytes:.0%}",
             f"{program.flops / 1e12:.3g}",
             f"{1000 * program.flops / (chip.flops * utilisation):.1f}",
-            ", ".join(
-                f"{kind} {number}x {_size(size)}" for kind, (number, size) in program.collectives.items()
-            )
-            or "none",
         )
     return table
