@@ -100,7 +100,7 @@ render() {
         ;;
       *'#spot '*)
         [ -n "$SPOT" ] || continue
-        line=${line/'#spot '/}
+        line=${line%%'#spot '*}${line#*'#spot '}
         ;;
       '#'*)
         # The first lines tell how to fill in the template.

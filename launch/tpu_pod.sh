@@ -449,7 +449,6 @@ wait_or_grow() {
 }
 
 resume_job() {
-  local word
   case $job in
     running)
       [ "$started" = running ] || say "$(date '+%H:%M:%S') the job runs on all workers"
@@ -472,6 +471,10 @@ resume_job() {
       ;;
   esac
   if [ "$job" = ended ]; then
+    # It may have finished between the two looks; any trouble shows at the next one.
+    if finished; then
+      return 0
+    fi
     say "$(date '+%H:%M:%S') the job ended, exit codes:$codes"
   fi
   # Code 2 is a mistake to mend. It may be a start that not all workers made in time, so it is tried once more.

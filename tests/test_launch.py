@@ -36,7 +36,7 @@ ODD = [
 ]
 
 GCLOUD = """
-import json, os, pathlib, shutil, subprocess, sys
+import json, os, pathlib, shutil, subprocess, sys, time
 here, words = pathlib.Path(os.environ["CLOUD"]), sys.argv[1:]
 with (here / "calls").open("a") as file:
     file.write(json.dumps(["gcloud", *words]) + "\\n")
@@ -80,6 +80,10 @@ match words[2], what:
         (here / "slice").unlink()
         (here / "node").unlink(missing_ok=True)
         for worker in workers:
+            end = time.monotonic() + 10
+            while (worker / "r2d/job.lock").exists() and not (worker / "r2d/job.exit").exists():
+                assert time.monotonic() < end
+                time.sleep(0.05)
             shutil.rmtree(worker / "r2d", ignore_errors=True)
     case "tpu-vm", ("scp" | "ssh"):
         chosen = value("--worker")
@@ -641,7 +645,7 @@ def test_stop_ends_a_job_that_does_not_listen(ready):
         ready.wait_for(
             lambda n=number: "waiting" in (ready.folder / f"w-{n}" / "r2d" / "job.log").read_text()
         )
-    stopped = ready.call("tpu_pod.sh", "stop", STOP_SECS="1")
+    stopped = ready.call("tpu_pod.sh", "stop", STOP_SECS="0")
     assert stopped.stdout.splitlines() == ["worker w-0 ended 137", "worker w-1 ended 137"]
 
 
@@ -936,9 +940,9 @@ def test_two_processes_end_with_one_code(pair, codes, expected):
         assert log.read_text() == f"error: this is process {index}\n"
 
 
-@pytest.mark.parametrize(("other", "code"), [("wait", 75), ("stubborn", 137)])
-def test_one_that_fails_ends_the_other(pair, other, code):
-    result = pair.call("local_two_process.sh", "--grace", "1", CODE0=other, CODE1="3", SLEEP="0.5")
+@pytest.mark.parametrize(("other", "code", "grace"), [("wait", 75, "1"), ("stubborn", 137, "0")])
+def test_one_that_fails_ends_the_other(pair, other, code, grace):
+    result = pair.call("local_two_process.sh", "--grace", grace, CODE0=other, CODE1="3", SLEEP="0.5")
     assert result.returncode == 3
     assert "process 1 failed with exit code 3: error: this is process 1" in result.stderr
     assert f"exit codes: {code} and 3" in result.stdout
@@ -989,3 +993,10 @@ def test_no_usable_gpu_is_one_clear_line(cloud, code, part):
     cloud.stub("nvidia-smi", code)
     one_line(cloud.call("debug_gpu.sh"), part)
     assert not (cloud.folder / "installed").exists()
+
+
+def test_the_image_copies_what_is_there():
+    text = (LAUNCH / "Dockerfile").read_text()
+    names = [name for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for name in line.split()]
+    assert {"setup.cfg", "r2d_jax", "configs"} <= set(names)
+    assert all((ROOT / name).exists() for name in names)
