@@ -274,8 +274,8 @@ def _fail(text: str) -> NoReturn:
 def main() -> None:
     """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
     warnings.showwarning = _one_line_warning
-    # Orbax reports every save through absl.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax reports every save through absl, and each failure with a trace before it is raised.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
     except UserError as error:

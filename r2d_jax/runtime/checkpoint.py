@@ -1,7 +1,10 @@
 """Orbax checkpoints of one stage; in: weights, optimiser state and progress, out: the same, restored or by step."""
 
+import contextlib
 import hashlib
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +14,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.runtime.distributed import fetch
 
 LATEST, BEST = "latest", "best"
+_SYSTEM_FAULT = re.compile(r"([\w -]+) \[os_error_code='\d+'\]|\[Errno \d+\] ([\w -]+)|PERMISSION_DENIED")
 WEIGHTS, OPTIMIZER = "params", "opt_state"
 
 
@@ -36,6 +40,27 @@ def _is_complete(folder: pathlib.Path) -> bool:
     return (folder / "_CHECKPOINT_METADATA").is_file() and (folder / WEIGHTS / "_METADATA").is_file()
 
 
+@contextlib.contextmanager
+def _writing(folder: pathlib.Path) -> Iterator[None]:
+    """A place that takes no more data is the user's to mend, and one line; anything else is a fault of ours."""
+    try:
+        yield
+    except Exception as error:
+        # Orbax and TensorStore wrap what the system said into errors of many kinds.
+        told = _SYSTEM_FAULT.search(str(error))
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        elif told:
+            reason = (told[1] or told[2] or told[0]).strip()
+        else:
+            raise
+        raise UserError(
+            str(folder),
+            f"a checkpoint could not be written ({reason})",
+            "Make room or mend the place; earlier checkpoints are intact, and the same command goes on from there.",
+        ) from error
+
+
 class StageCheckpoints:
     """Two stores of one stage: `latest` to go on from (weights, optimiser, progress), `best` (weights).
 
@@ -55,22 +80,24 @@ class StageCheckpoints:
         if step == self._last_saved:
             return
         self._last_saved = step
-        self._latest.wait()
-        self._latest.save_checkpointables_async(
-            step,
-            {WEIGHTS: params, OPTIMIZER: opt_state},
-            force=True,
-            overwrite=True,
-            custom_metadata=progress,
-        )
+        with _writing(self.folder):
+            self._latest.wait()
+            self._latest.save_checkpointables_async(
+                step,
+                {WEIGHTS: params, OPTIMIZER: opt_state},
+                force=True,
+                overwrite=True,
+                custom_metadata=progress,
+            )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
         """Write the weights of the best evaluation so far; the previous best goes when this one is whole."""
         # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
-        self._latest.wait()
-        self._best.save_checkpointables(
-            step, {WEIGHTS: params}, force=True, overwrite=True, custom_metadata=progress
-        )
+        with _writing(self.folder):
+            self._latest.wait()
+            self._best.save_checkpointables(
+                step, {WEIGHTS: params}, force=True, overwrite=True, custom_metadata=progress
+            )
 
     def latest_step(self) -> int | None:
         """Newest complete step, or None."""
@@ -91,14 +118,20 @@ class StageCheckpoints:
         return step, loaded[WEIGHTS], loaded[OPTIMIZER], dict(progress)
 
     def wait(self) -> None:
-        """Block until everything is on disk; a background save that failed raises here."""
-        self._latest.wait()
-        self._best.wait()
+        """Block until everything is on disk; a background save that failed raises here.
+
+        Raises:
+            UserError: the place takes no more data.
+        """
+        with _writing(self.folder):
+            self._latest.wait()
+            self._best.wait()
 
     def close(self) -> None:
-        """Wait and release."""
-        self._latest.close()
-        self._best.close()
+        """Wait and release; raises as `wait` does."""
+        with _writing(self.folder):
+            self._latest.close()
+            self._best.close()
 
 
 def best_step(folder: pathlib.Path) -> int | None:

@@ -1,0 +1,53 @@
+"""A disk that runs full ends a run with one line, keeps what was saved, and the same command goes on."""
+
+import subprocess
+
+import pytest
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import as_lines, in_a_process, make_rows, settings
+from ruamel.yaml import YAML
+
+from r2d_jax.runtime.checkpoint import complete_steps
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("FULL DISK NOT CHECKED: no right to mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=False, capture_output=True)
+
+
+def test_a_full_disk_is_one_line_and_costs_nothing_saved(small_disk, tmp_path, compile_cache):
+    (tmp_path / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
+    config = settings(tmp_path / "rows.jsonl") | {"tensorboard": False}
+    config["model"]["shape"] |= {"d_model": 64, "d_ff": 256}
+    for stage in ("stage1", "stage2"):
+        config[stage] = config[stage] | {"max_steps": 12, "eval_every_steps": 4, "save_every_steps": 4}
+    YAML().dump(config, tmp_path / "config.yaml")
+    workdir = small_disk / "run"
+    command = ("run", "--config", tmp_path / "config.yaml", "--workdir", workdir)
+    ended = in_a_process(*command, cwd=tmp_path, cache=compile_cache)
+    assert ended.code == 2, ended.err
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device" in line
+    kept = {
+        (stage, store): complete_steps(workdir / stage / store)
+        for stage in ("stage1", "stage2")
+        for store in ("latest", "best")
+    }
+    assert kept["stage1", "latest"], kept
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    ended = in_a_process(*command, cwd=tmp_path, cache=compile_cache)
+    assert ended.code == 0, ended.err
+    assert "going on from step" in ended.out or "stage 1: done before" in ended.out
+    assert (workdir / "evaluation" / "metrics.json").is_file()
