@@ -46,7 +46,9 @@ choose_python() {
     PYTHON=$found
     return 0
   fi
-  python3 -m pip install --quiet --user --disable-pip-version-check uv
+  # The second way is for systems whose own Python refuses to install anything.
+  python3 -m pip install --quiet --user --disable-pip-version-check uv ||
+    python3 -m pip install --quiet --user --disable-pip-version-check --break-system-packages uv
   python3 -m uv python install 3.12
   PYTHON=$(python3 -m uv python find 3.12)
 }

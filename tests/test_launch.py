@@ -23,6 +23,7 @@ SYSTEM = (
     "bash env sed tr cat git mktemp rm dirname basename date sleep head tail mkdir mv cp tar gzip ls touch",
     "flock setsid nohup",
 )
+SECRET = "hf_never_shown"
 LAPTOP = ["tpu_pod.sh", "gke.sh", "cloud.sh"]
 ODD = [
     'data.columns.rationales={default: "my col"}',
@@ -110,7 +111,8 @@ with (here / "jobs").open("a") as file:
 mine = here / f"runs-{worker}"
 count = int(mine.read_text()) + 1 if mine.exists() else 1
 mine.write_text(str(count))
-plan = (here / "does").read_text().splitlines() if (here / "does").exists() else ["0"]
+plans = [file for file in (here / f"does-{worker}", here / "does") if file.exists()]
+plan = plans[0].read_text().splitlines() if plans else ["0"]
 for word in plan[min(count, len(plan)) - 1].split():
     if word.startswith(("slice=", "node=")):
         if worker == "w-0":
@@ -158,7 +160,8 @@ class Cloud:
         self.bin.mkdir()
         for name in " ".join(SYSTEM).split():
             found = shutil.which(name)
-            assert found, name
+            if not found:
+                pytest.skip(f"{name} IS ABSENT: the launchers are not tested on this machine")
             (self.bin / name).symlink_to(found)
         shutil.copytree(LAUNCH, self.root / "launch")
         shutil.copytree(ROOT / "configs", self.root / "configs")
@@ -200,6 +203,7 @@ printf '%s\\n' "$words" >>"{self.folder}/calls"
             "CLOUD": str(self.folder),
             "PYTHON": str(self.python),
             "LC_ALL": "C.UTF-8",
+            "HF_TOKEN": SECRET,
             "GIT_CONFIG_GLOBAL": "/dev/null",
             **who,
             **self.values,
@@ -207,7 +211,7 @@ printf '%s\\n' "$words" >>"{self.folder}/calls"
         }
 
     def call(self, script, *words, stdin="", **values):
-        return subprocess.run(
+        result = subprocess.run(
             [self.root / "launch" / script, *words],
             cwd=self.folder,
             env=self.environment(**values),
@@ -216,6 +220,8 @@ printf '%s\\n' "$words" >>"{self.folder}/calls"
             text=True,
             timeout=60,
         )
+        assert SECRET not in result.stdout + result.stderr
+        return result
 
     def begin(self, script, *words, **values):
         return subprocess.Popen(
@@ -655,6 +661,27 @@ def test_a_job_whose_machine_went_away_is_told_apart(ready):
     assert "worker w-1 idle" in ready.call("tpu_pod.sh", "status").stdout
 
 
+def test_a_worker_with_an_old_python_fetches_one(ready):
+    old = f"""
+case "$*" in
+  -c*) echo 3.10 ;;
+  "-m pip"*break-system*) ;;
+  "-m pip"*) exit 1 ;;
+  "-m uv python find"*) echo "{ready.python}" ;;
+esac
+"""
+    ready.stub("python3", old)
+    home = ready.folder / "w-0" / "r2d"
+    (home / "venv" / ".installed").unlink()
+    environment = ready.environment(WORKER="w-0")
+    del environment["PYTHON"]
+    worker = home / "code" / "launch" / "tpu_worker.sh"
+    result = subprocess.run([worker, "setup"], env=environment, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 0, result.stderr
+    assert "worker w-0 ready: Python 3.12.0" in result.stdout
+    assert ["python3", "-m", "uv", "python", "install", "3.12"] in ready.notes("calls")
+
+
 def test_the_worker_prints_its_commands(ready):
     worker = ready.folder / "w-0" / "r2d" / "code" / "launch" / "tpu_worker.sh"
     for command, part in (("setup", "make_environment"), ("start", "r2d/venv/bin/r2d run --config c")):
@@ -713,6 +740,17 @@ def test_resume_stops_at_a_mistake(pod):
     assert result.returncode == 2
     assert "ended with code 2 twice" in result.stderr
     assert len(pod.notes("jobs")) == 4
+
+
+def test_resume_ends_a_job_that_is_not_whole(ready):
+    """Worker 1 fails; worker 0 waits for it without end."""
+    ready.write(**{"does": "stubborn\ndone 0", "does-w-1": "1\n0"})
+    result = ready.call("tpu_pod.sh", "resume", STOP_SECS="0")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "the job runs on some workers only; stopping it" in result.stdout
+    assert "exit codes: 137 1" in result.stdout
+    assert ready.changes() == []
+    assert [job[0] for job in ready.notes("jobs")].count("w-0") == 2
 
 
 def test_resume_leaves_the_slice_alone_where_the_cloud_does_not_answer(pod):
