@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -23,6 +24,17 @@ class Workdir:
     """Paths and marks of a run. A mark is written only after what it stands for is on disk."""
 
     def __init__(self, path: pathlib.Path):
+        """Take the folder, which need not exist.
+
+        Raises:
+            UserError: an address such as gs://bucket/run, which would become a local folder named "gs:".
+        """
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+            raise UserError(
+                str(path),
+                "buckets cannot be written to directly yet",
+                "Mount the bucket on every host (for example with Cloud Storage FUSE) and give that folder.",
+            )
         self.path = path.absolute()
 
     def stage(self, number: int) -> pathlib.Path:
