@@ -86,17 +86,14 @@ start() {
 
 # Runs the job and notes how it ended.
 hold() {
-  local status job woken=yes
-  # When the machine goes down all processes get SIGTERM; this one waits until the job has saved.
-  trap 'woken=yes' TERM
+  local status=0
+  # When the machine goes down all processes get SIGTERM; this one lives until the job has saved. The job is in
+  # the foreground: bash takes the signal after it. A wait for a job in the background, cut short by a signal, may
+  # report -1 instead of the exit code (seen with bash 5.2).
+  trap : TERM
   echo "== $(date -u '+%Y-%m-%d %H:%M:%S') UTC, commit $(cat "$root/commit" 2>/dev/null || echo unknown)"
-  "$root/venv/bin/r2d" run "$@" &
-  job=$!
-  echo "$job" >"$root/job.pid"
-  while [ -n "$woken" ]; do
-    woken="" status=0
-    wait "$job" || status=$?
-  done
+  # shellcheck disable=SC2016 # expanded by the inner shell, whose number becomes that of r2d
+  bash -c 'echo "$$" >"$0"; exec "$@"' "$root/job.pid" "$root/venv/bin/r2d" run "$@" || status=$?
   echo "$status" >"$root/job.exit"
   echo "== ended with exit code $status"
 }
