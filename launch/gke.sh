@@ -17,7 +17,8 @@
 #   JOB_NAME          name of the JobSet and of its headless service, for example r2d
 #   IMAGE             container image with r2d in it, for example us-docker.pkg.dev/my-project/r2d/r2d:1
 #   CONFIG            config file in the image, for example configs/pubmedqa_t5_base.yaml
-#   WORKDIR           folder of the run, gs://my-bucket/runs/first: pods have no disk that outlives them
+#   WORKDIR           folder of the run, gs://my-bucket/runs/first: pods have no disk that outlives them. The bucket is
+#                     mounted at /bucket (Cloud Storage FUSE), r2d is given the folder /bucket/runs/first
 #   TPU_ACCELERATOR   label of the node pool, for example tpu-v5-lite-podslice
 #   TPU_TOPOLOGY      of the node pool, for example 4x4
 #   CHIPS_PER_HOST    chips of one machine (default: 4, as ct5lp-hightpu-4t, ct6e-standard-4t and ct5p-hightpu-4t
@@ -77,6 +78,10 @@ check_manifest() {
   fi
   # shellcheck disable=SC2034 # render finds values by name
   HOSTS=$((chips / CHIPS_PER_HOST))
+  BUCKET=${WORKDIR#gs://}
+  # shellcheck disable=SC2034
+  FOLDER=/bucket/${BUCKET#*/}
+  BUCKET=${BUCKET%%/*}
 }
 
 # A value as YAML text: it stays text whatever is in it, and Kubernetes expands no variable in it.

@@ -26,7 +26,8 @@
 #   RUNTIME_VERSION   software of the machines (default: the one for the accelerator type, v2-alpha-tpuv5-lite for v5e)
 #   CONFIG            a committed config, for example configs/pubmedqa_t5_base.yaml
 #   WORKDIR           folder of the run, gs://my-bucket/runs/first. A bucket, since several hosts must share it
-#                     and the disk of a preempted host is lost; one host and no resume may use a local folder
+#                     and the disk of a preempted host is lost; one host and no resume may use a local folder.
+#                     Each worker mounts the bucket as a folder (Cloud Storage FUSE) and gives r2d that folder
 #   SPOT              --spot: cheaper, and may be taken away at any time; resume is made for that
 #   VALID_UNTIL       drop the request if it is not met by then, for example 6h (default: it waits without end)
 #   SERVICE_ACCOUNT   the workers act as it (default: the project's default account); it must write to the bucket

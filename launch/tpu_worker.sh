@@ -4,7 +4,8 @@
 # The part of launch/tpu_pod.sh that runs on each worker of a TPU slice (Linux); tpu_pod.sh ships it and calls it.
 #
 #   setup                 makes the virtual environment and installs .[tpu]
-#   start ARGUMENT...     starts `r2d run ARGUMENT...` detached; refuses while one runs
+#   start ARGUMENT...     starts `r2d run ARGUMENT...` detached; refuses while one runs. r2d writes to folders only:
+#                         for --workdir gs://BUCKET/PATH the bucket is mounted and the folder given instead
 #   status                one line: worker HOST running | ended CODE | idle
 #   stop                  SIGTERM to the job: it saves and ends with code 75. SIGKILL after STOP_SECS
 #   logs LINES [--follow] the end of the log
@@ -12,6 +13,7 @@
 #
 # Files, beside the folder of the code (on a worker ~/r2d/code):
 #   venv        the virtual environment
+#   buckets     mounted buckets (Cloud Storage FUSE)
 #   job.lock    held by the job as long as any process of it lives. The kernel lets go of it when the job ends,
 #               however it ends, so a stale file never blocks a start and a number used again never looks like
 #               the job. This is why a lock and not a file with a process number says whether the job runs.
@@ -63,9 +65,52 @@ setup() {
   echo "worker $(hostname) ready: $("$root/venv/bin/python" --version), commit $(cat "$root/commit" 2>/dev/null || echo unknown)"
 }
 
+install_gcsfuse() {
+  local list=/etc/apt/sources.list.d/gcsfuse.list key=/usr/share/keyrings/cloud.google.asc
+  curl --silent --show-error --fail https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
+  echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -c -s) main" |
+    sudo tee "$list" >/dev/null
+  sudo apt-get update -qq
+  sudo apt-get install -qq -y gcsfuse >/dev/null
+}
+
+# mount_bucket BUCKET FOLDER. The flags:
+#   --metadata-cache-…=0  a worker must see at once what another one has written
+#   --rename-dir-limit    a checkpoint is written under another name, then renamed as a whole; a bucket without
+#                         folders of its own (hierarchical namespace) allows that only up to a limit, by default none
+#   --implicit-dirs       folders that were uploaded by other programs are seen
+# 9>&-: the lock is the job's; a mount outlives the job.
+mount_bucket() {
+  mkdir -p "$2"
+  if mountpoint -q "$2"; then
+    return 0
+  fi
+  command -v gcsfuse >/dev/null 2>&1 || install_gcsfuse 9>&-
+  if ! gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 \
+    --rename-dir-limit=100000 "$1" "$2" 9>&- >"$root/mount.log" 2>&1; then
+    echo "error: worker $(hostname): gs://$1 cannot be mounted: $(tail -n 1 "$root/mount.log"). May the service account of the machine write to it (roles/storage.objectUser)?" >&2
+    exit 2
+  fi
+}
+
+# Puts the arguments into the array words, with the folder of a mounted bucket for gs://BUCKET/PATH.
+with_folders() {
+  local before="" word
+  words=()
+  for word in "$@"; do
+    case $before$word in
+      --workdirgs://*) word=$root/buckets/${word#gs://} ;;
+    esac
+    before=$word
+    words+=("$word")
+  done
+}
+
 start() {
+  local word words
+  with_folders "$@"
   if [ -n "$DRY_RUN" ]; then
-    quoted "$root/venv/bin/r2d" run "$@"
+    quoted "$root/venv/bin/r2d" run "${words[@]}"
     return 0
   fi
   if [ ! -x "$root/venv/bin/r2d" ]; then
@@ -78,9 +123,17 @@ start() {
     echo "error: worker $(hostname): a job runs here. Wait for it, or stop it: launch/tpu_pod.sh stop" >&2
     exit 3
   fi
+  for word in "${words[@]}"; do
+    case $word in
+      "$root"/buckets/*)
+        word=${word#"$root/buckets/"}
+        mount_bucket "${word%%/*}" "$root/buckets/${word%%/*}"
+        ;;
+    esac
+  done
   rm -f "$root/job.exit" "$root/job.pid"
   # A session of its own: the end of the ssh connection does not reach it.
-  setsid nohup bash "$script" hold "$@" >>"$root/job.log" 2>&1 </dev/null &
+  setsid nohup bash "$script" hold "${words[@]}" >>"$root/job.log" 2>&1 </dev/null &
   echo "worker $(hostname) started"
 }
 

@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"
 # What the launchers may use; nothing else is on their PATH.
 SYSTEM = (
-    "bash env sed tr cat git mktemp rm dirname basename date sleep head tail mkdir mv cp tar gzip ls touch",
+    "bash env sed tr cat git mktemp rm rmdir ln dirname basename date sleep head tail mkdir mv cp tar gzip ls touch",
     "flock setsid nohup",
 )
 SECRET = "hf_never_shown"
@@ -120,7 +120,7 @@ for word in plan[min(count, len(plan)) - 1].split():
             (here / name).write_text(state)
     elif word == "done":
         if worker == "w-0":
-            folder = here / "bucket" / sys.argv[sys.argv.index("--workdir") + 1].removeprefix("gs://")
+            folder = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
             folder.mkdir(parents=True)
             (folder / "run.json").write_text(json.dumps({"stage1_done": True, "run_done": True}, indent=2))
     elif word in ("wait", "stubborn"):
@@ -132,6 +132,16 @@ for word in plan[min(count, len(plan)) - 1].split():
     else:
         print(f"code {word}", flush=True)
         sys.exit(int(word))
+"""
+
+# A mount is a link; the daemon that lives on must not hold the lock of the job.
+GCSFUSE = """
+bucket="${@: -2:1}" folder="${@: -1}"
+if [ "$bucket" = forbidden ]; then echo "Error: permission denied" >&2; exit 1; fi
+mkdir -p "$CLOUD/bucket/$bucket"
+rmdir "$folder"
+ln -s "$CLOUD/bucket/$bucket" "$folder"
+sleep 8 >/dev/null 2>&1 </dev/null &
 """
 
 PYTHON = """
@@ -297,6 +307,8 @@ def prepared(tmp_path_factory):
 def pod(cloud, prepared):
     """gcloud and a slice of two workers that is there, without code."""
     program(cloud.bin / "gcloud", GCLOUD)
+    cloud.stub("gcsfuse", GCSFUSE)
+    executable(cloud.bin / "mountpoint", '[ -L "$2" ]')
     shutil.copytree(prepared.root / ".git", cloud.root / ".git")
     cloud.values = dict(POD)
     cloud.write(slice="ACTIVE", node="READY")
@@ -585,11 +597,21 @@ def test_run_gives_every_worker_the_same_words_exactly(ready):
     result = ready.call("tpu_pod.sh", "run", *ODD)
     assert result.returncode == 0, result.stderr
     ready.wait_for(lambda: len(list(ready.folder.glob("w-*/r2d/job.exit"))) == 2)
-    words = [
-        "run", "--config", "configs/debug_cpu.yaml", "--workdir", "gs://my-bucket/runs/first",
-        "--distributed", "auto", "platform=tpu", *ODD,
-    ]  # fmt: skip
-    assert sorted(ready.notes("jobs")) == [["w-0", *words], ["w-1", *words]]
+    for name, job in zip(("w-0", "w-1"), sorted(ready.notes("jobs")), strict=True):
+        folder = ready.folder / name / "r2d" / "buckets" / "my-bucket"
+        assert job == [
+            name, "run", "--config", "configs/debug_cpu.yaml", "--workdir", f"{folder}/runs/first",
+            "--distributed", "auto", "platform=tpu", *ODD,
+        ]  # fmt: skip
+        mounts = [
+            words for words in ready.notes("calls") if words[0] == "gcsfuse" and words[-1] == str(folder)
+        ]
+        assert len(mounts) == 1
+        assert mounts[0][-2] == "my-bucket"
+        assert "--metadata-cache-ttl-secs=0" in mounts[0]
+    # The mount is there already, and its daemon holds no lock.
+    assert ready.call("tpu_pod.sh", "run").returncode == 0
+    assert [words[0] for words in ready.notes("calls")].count("gcsfuse") == 2
 
 
 def test_a_second_job_is_refused_and_stop_saves(ready):
@@ -620,6 +642,35 @@ def test_a_second_job_is_refused_and_stop_saves(ready):
     logs = ready.call("tpu_pod.sh", "logs", "--no-follow", "--worker", "1").stdout
     assert "waiting\n== ended with exit code 75\n" in logs
     one_line(ready.call("tpu_pod.sh", "logs", "--worker", "first"), "WORKER=first")
+
+
+def test_a_bucket_that_cannot_be_mounted_is_told(ready):
+    worker = ready.folder / "w-0" / "r2d" / "code" / "launch" / "tpu_worker.sh"
+    words = [worker, "start", "--workdir", "gs://forbidden/x"]
+    environment = ready.environment(WORKER="w-0")
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    one_line(result, "gs://forbidden cannot be mounted: Error: permission denied", "roles/storage.objectUser")
+    assert ready.notes("jobs") == []
+
+
+def test_what_mounts_buckets_is_installed_where_it_is_missing(ready):
+    (ready.bin / "gcsfuse").rename(ready.folder / "gcsfuse")
+    install = f'mv "{ready.folder}/gcsfuse" "{ready.bin}/gcsfuse"'
+    ready.stub("sudo", f'case "$*" in *install*) {install} ;; tee*) cat >/dev/null ;; esac')
+    executable(ready.bin / "lsb_release", "echo jammy")
+    executable(ready.bin / "curl", "echo key")
+    worker = ready.folder / "w-0" / "r2d" / "code" / "launch" / "tpu_worker.sh"
+    words = [worker, "start", "--workdir", "gs://my-bucket/x"]
+    environment = ready.environment(WORKER="w-0")
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout) == (0, "worker w-0 started\n"), result.stderr
+    assert [words[1] for words in ready.notes("calls") if words[0] == "sudo"] == [
+        "tee",
+        "tee",
+        "apt-get",
+        "apt-get",
+    ]
+    ready.wait_for(lambda: ready.notes("jobs"))
 
 
 def test_of_two_starts_at_once_one_is_refused(ready):
@@ -715,7 +766,7 @@ def test_resume_goes_through_two_preemptions_to_the_end(pod):
     assert all("--spot" in words for words in pod.notes("calls") if words[4] == "create")
     jobs = pod.notes("jobs")
     assert len(jobs) == 6
-    assert len({tuple(job[1:]) for job in jobs}) == 1
+    assert len({tuple(job) for job in jobs}) == 2
     assert jobs[0][-1] == ODD[0]
     # Started again on a finished run it does nothing.
     again = pod.call("tpu_pod.sh", "resume")
@@ -788,7 +839,7 @@ def test_the_template_is_yaml_and_every_mark_is_a_value():
     text = (LAUNCH / "gke_jobset.yaml").read_text()
     job = manifest(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["completions"] == job["parallelism"] == "${HOSTS}"
-    marks = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOSTS", "OVERRIDE"}
+    marks = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOSTS", "OVERRIDE", "FOLDER", "BUCKET"}
     help_text = subprocess.run(
         [LAUNCH / "gke.sh", "--help"], capture_output=True, text=True, timeout=30
     ).stdout
@@ -834,9 +885,15 @@ def test_the_manifest_has_what_a_slice_needs(cloud, topology, chips, hosts):
     assert container["command"] == ["r2d", "run"]
     # Kubernetes makes one $ of two.
     assert [word.replace("$$", "$") for word in container["args"]] == [
-        "--config", "configs/published.yaml", "--workdir", "gs://my-bucket/runs/first",
+        "--config", "configs/published.yaml", "--workdir", "/bucket/runs/first",
         "--distributed", "auto", "platform=tpu", *ODD,
     ]  # fmt: skip
+    (volume,) = pods["volumes"]
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/bucket"}]
+    assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "my-bucket"
+    assert "metadata-cache:ttl-secs:0" in volume["csi"]["volumeAttributes"]["mountOptions"].split(",")
+    assert job["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
 
 
 def test_without_spot_and_settings_nothing_is_left_of_them(cloud):
