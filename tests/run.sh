@@ -38,7 +38,7 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy r2d_jax
-check shellcheck --external-sources launch/*.sh tests/*.sh .ci/run
+check shellcheck --external-sources launch/*.sh launch/*.sbatch tests/*.sh .ci/run
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi

@@ -122,7 +122,9 @@ def test_a_folder_without_write_permission(r2d, kept, tmp_path):
 def test_a_bucket_is_not_taken_for_a_local_folder(r2d, kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = next(argument for argument in kept.arguments if str(argument).endswith("config.yaml"))
-    r2d("run", "--config", config, "--workdir", "gs://bucket/run").refused("gs:/+bucket/run", "Mount the bucket")
+    r2d("run", "--config", config, "--workdir", "gs://bucket/run").refused(
+        "gs:/+bucket/run", "Mount the bucket"
+    )
     assert not list(tmp_path.iterdir())
 
 
