@@ -43,16 +43,17 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     say(console, describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
-    if is_writer():
-        write_text(workdir.path / "parameters.txt", parameter_table(rows))
+    table = workdir.path / "parameters.txt"
+    # A finished run is left as it is; another layout of devices has another table.
+    if is_writer() and not (table.is_file() and table.read_text(encoding="utf-8") == parameter_table(rows)):
+        write_text(table, parameter_table(rows))
     count, device_bytes = (
         sum(math.prod(row.shape) for row in rows),
         sum(row.device_bytes for row in rows),
     )
     say(
         console,
-        f"weights: {count:,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; "
-        f"table: {workdir.path / 'parameters.txt'}",
+        f"weights: {count:,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; table: {table}",
     )
     return prepared, workdir
 

@@ -1,0 +1,50 @@
+"""kill -9 at random moments of a whole run: the same command comes to the same bits."""
+
+import time
+
+import numpy as np
+import pytest
+from test_run import assert_same_result, r2d, write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return write_config(tmp_path_factory.mktemp("data"))
+
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def eventful(tmp_path_factory, config):
+    """Settings with an evaluation or a save at nearly every step, and the result of a run left alone."""
+    steps = {"max_steps": 40, "eval_every_steps": 4, "save_every_steps": 1, "log_every_steps": 1}
+    settings = [f"stage{number}.{key}={value}" for number in (1, 2) for key, value in steps.items()]
+    workdir = tmp_path_factory.mktemp("runs") / "eventful"
+    r2d("run", "--config", config, "--workdir", workdir, *settings)
+    return workdir, settings
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(eventful, config, tmp_path):
+    """kill -9 in steps, evaluations, saves and the hand-over; the same command each time, until it is done."""
+    expected, settings = eventful
+    workdir = tmp_path / "killed"
+    arguments = ("run", "--config", config, "--workdir", workdir, *settings)
+    rng = np.random.default_rng(0)
+
+    def written():
+        files = [workdir / f"stage{number}" / "metrics.jsonl" for number in (1, 2)]
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    for _ in range(KILLS):
+        before, process = written(), r2d(*arguments, wait=False)
+        # Each life gets a little further, so that the kills spread over both stages.
+        while written() <= before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.25))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+    r2d(*arguments)
+    assert_same_result(expected, workdir)
