@@ -64,6 +64,7 @@ def test_bertscore_equals_the_library_on_full_rows(scoring_model: pathlib.Path) 
     expected = library_scores(scoring_model, *SCORED)
     assert [result["precision"], result["recall"], result["f1"]] == pytest.approx(expected, abs=1e-5)
     assert 0 < result["f1"] < 1
+    assert result["hash"].startswith(f"{scoring_model}_L2_no-idf_version=")
     assert result["max_tokens"] == 32
     assert (result["num_layers"], result["rescaled"], result["rows"]) == (2, False, 3)
     assert (result["model"], "0.3.13" in result["version"]) == (str(scoring_model), True)

@@ -48,7 +48,8 @@ def bertscore(
         precision, recall, f1: means over all N rows. A row with an empty text on either side never reaches
             the model and counts as 0, rescaled or not.
         empty_predictions, empty_references, truncated_predictions, truncated_references, rows: counts.
-        model, num_layers, max_tokens, rescaled, baseline, version: the settings behind the figures.
+        model, num_layers, max_tokens, rescaled, baseline, hash, version: the settings behind the figures;
+            hash is the library's own text for them.
 
     Raises:
         UserError: bert-score is missing, row counts differ, no rows, a model that cannot be loaded, no layer
@@ -116,7 +117,8 @@ def bertscore_rows(
         "max_tokens": limit,
         "rescaled": rescale,
         "baseline": str(baseline) if baseline else None,
-        # Not the library's own hash: release 0.3.13 calls itself 0.3.12 in it.
+        # Release 0.3.13 of the library calls itself 0.3.12 in its hash, hence the versions beside it.
+        "hash": str(scorer.hash),
         "version": ", ".join(
             f"{package} {metadata.version(package)}" for package in ("bert-score", "transformers")
         ),
