@@ -50,8 +50,8 @@ Distributed = Annotated[
 StartTimeout = Annotated[int, typer.Option(help="Seconds to wait for the other processes.", min=1)]
 
 
-def _console() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty())
+def _console(*, quiet: bool = False) -> Console:
+    return Console(soft_wrap=not sys.stdout.isatty(), quiet=quiet)
 
 
 def _joined(distributed: str, timeout_secs: int) -> Console:
@@ -59,7 +59,7 @@ def _joined(distributed: str, timeout_secs: int) -> Console:
     from r2d_jax.runtime.distributed import is_writer, start
 
     start(distributed, timeout_secs=timeout_secs)
-    return Console(soft_wrap=not sys.stdout.isatty(), quiet=not is_writer())
+    return _console(quiet=not is_writer())
 
 
 @app.command()

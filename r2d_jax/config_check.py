@@ -18,15 +18,15 @@ def rationale_source(config: Config, stage: StageConfig) -> str | None:
     return stage.rationale_source or next(iter(rationale_sources(config)), None)
 
 
-def stage_numbers(config: Config) -> tuple[int, ...]:
-    """Stages that a run has, in order; the baselines have the second alone."""
-    return (1, 2) if config.method == "r2d" and config.stage1.enabled else (2,)
+def stage_configs(config: Config) -> dict[int, StageConfig]:
+    """The stages that a run has by number, in order; the baselines have the second alone."""
+    first = {1: config.stage1} if config.method == "r2d" and config.stage1.enabled else {}
+    return {**first, 2: config.stage2}
 
 
 def used_sources(config: Config) -> tuple[str, ...]:
     """Rationale sources that the rows of a run must have, each once."""
-    stages = {1: config.stage1, 2: config.stage2}
-    names = [rationale_source(config, stages[number]) for number in stage_numbers(config)]
+    names = [rationale_source(config, stage) for stage in stage_configs(config).values()]
     return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -36,9 +36,8 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: names the setting and what fits.
     """
-    stages: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
-    for number in stage_numbers(config):
-        _check_stage(f"stage{number}", stages[number], config)
+    for number, stage in stage_configs(config).items():
+        _check_stage(f"stage{number}", stage, config)
     second = config.stage2
     too_long = second.warmup_fraction + second.transition_fraction > 1
     if config.method == "r2d" and too_long and not second.select_before_transition:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -74,19 +75,19 @@ def read_settings(path: str | pathlib.Path | None, overrides: Sequence[str] = ()
     return values
 
 
-def config_with(values: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> Config:
+def config_with(values: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], where: str) -> Config:
     """A checked Config of settings with some of them changed.
 
     Args:
         values: from `read_settings`.
-        changes: nested like them.
+        changes: nested like them; a later one goes before an earlier one.
         where: named in errors.
 
     Raises:
         UserError: as `load_config`.
     """
     try:
-        return _checked(_merged(dict(values), changes), None, ())
+        return _checked(functools.reduce(_merged, changes, dict(values)), None, ())
     except UserError as error:
         raise UserError(f"{where}: {error.where}", error.what, error.fix) from error
 

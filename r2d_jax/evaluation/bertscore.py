@@ -21,7 +21,7 @@ _DEFAULT_TOKENS = 512
 _INSTALL = "Install it with: pip install bert-score==0.3.13"
 
 
-def bertscore(
+def bertscore_rows(
     predicted: Sequence[str],
     references: Sequence[str],
     model: str | pathlib.Path,
@@ -31,8 +31,8 @@ def bertscore(
     rescale: bool = False,
     baseline_path: pathlib.Path | None = None,
     batch_size: int = 32,
-) -> dict[str, Any]:
-    """Mean BERTScore of generated texts against one reference each.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """BERTScore of generated texts against one reference each.
 
     Args:
         predicted: N generated texts.
@@ -45,6 +45,7 @@ def bertscore(
         batch_size: texts scored at once.
 
     Returns:
+        The figures below, and the F1 of each row, float64 [N].
         precision, recall, f1: means over all N rows. A row with an empty text on either side never reaches
             the model and counts as 0, rescaled or not.
         empty_predictions, empty_references, truncated_predictions, truncated_references, rows: counts.
@@ -55,31 +56,6 @@ def bertscore(
         UserError: bert-score is missing, row counts differ, no rows, a model that cannot be loaded, no layer
             known for the model, a length beyond the model's, or rescaling without a baseline.
     """
-    figures, _ = bertscore_rows(
-        predicted,
-        references,
-        model,
-        num_layers,
-        max_tokens=max_tokens,
-        rescale=rescale,
-        baseline_path=baseline_path,
-        batch_size=batch_size,
-    )
-    return figures
-
-
-def bertscore_rows(
-    predicted: Sequence[str],
-    references: Sequence[str],
-    model: str | pathlib.Path,
-    num_layers: int | None = None,
-    *,
-    max_tokens: int | None = None,
-    rescale: bool = False,
-    baseline_path: pathlib.Path | None = None,
-    batch_size: int = 32,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """The figures of `bertscore`, and the F1 of each row, float64 [N], 0 where a text is empty."""
     rows = check_same_rows(predictions=predicted, references=references)
     try:
         library = importlib.import_module("bert_score")

@@ -147,7 +147,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def _has_stage(settings: Mapping[str, Any], number: int) -> bool:
-    # As config_check.stage_numbers, but of settings that another version may have written.
+    # As config_check.stage_configs, but of settings that another version may have written.
     return number == 2 or (
         settings.get("method", "r2d") == "r2d" and settings.get("stage1.enabled", True) is not False
     )

@@ -87,7 +87,8 @@ def score(
         )
         metrics |= _rationale_metrics(examples, predicted, rationales, golds, labels)
         rows |= _rationale_rows(examples, predicted, rationales, golds, labels)
-        statistics["bleu.corpus"] = _corpus_bleu_of(bleu_rows(rationales, golds)[1])
+        rows["bleu.mean_sentence"], bleu_statistics = bleu_rows(rationales, golds)
+        statistics["bleu.corpus"] = _corpus_bleu_of(bleu_statistics)
         if settings.bertscore is not None:
             metrics["bertscore"], rows["bertscore.f1"] = _bertscore(rationales, golds, settings)
         metrics["rouge_l"] = float(rows["rouge_l"].mean())
@@ -154,7 +155,7 @@ def _rationale_rows(
     golds: Sequence[str],
     labels: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    rows = {"bleu.mean_sentence": bleu_rows(rationales, golds)[0], "rouge_l": rouge_l_rows(rationales, golds)}
+    rows = {"rouge_l": rouge_l_rows(rationales, golds)}
     if any(example.evidence for example in examples):
         found = [evidence_fraction([r], [e.evidence]) for r, e in zip(rationales, examples, strict=True)]
         rows["evidence_fraction"] = np.array([np.nan if one is None else one for one in found])

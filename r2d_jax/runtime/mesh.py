@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from r2d_jax.config import MeshConfig
+from r2d_jax.config import Config, MeshConfig
+from r2d_jax.config_check import stage_configs
 from r2d_jax.errors import UserError
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
@@ -60,6 +61,13 @@ def check_batch_size(name: str, batch_size: int, micro_batches: int, mesh: Mesh)
         below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
         nearest = f"{below} or {above}" if below else f"{above}"
         raise UserError(name, f"{batch_size} rows do not divide by {unit}", f"Set {nearest}.")
+
+
+def check_batch_sizes(config: Config, mesh: Mesh) -> None:
+    """Refuse a run any of whose batches does not divide; see `check_batch_size`."""
+    for number, stage in stage_configs(config).items():
+        check_batch_size(f"stage{number}.batch_size", stage.batch_size, stage.micro_batches, mesh)
+    check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from r2d_jax.config import Config, EvaluationConfig, Stage2Config
-from r2d_jax.config_check import stage_numbers
+from r2d_jax.config_check import stage_configs
 from r2d_jax.config_file import config_hash
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
@@ -96,11 +96,11 @@ def _stage1_key(config: Config) -> str:
 
 
 def _donor(one: PlannedRun, planned: Sequence[PlannedRun], folder: pathlib.Path) -> pathlib.Path | None:
-    if 1 not in stage_numbers(one.config):
+    if 1 not in stage_configs(one.config):
         return None
     for other in planned:
         workdir = Workdir(folder / other.folder)
-        same = 1 in stage_numbers(other.config) and _stage1_key(other.config) == _stage1_key(one.config)
+        same = 1 in stage_configs(other.config) and _stage1_key(other.config) == _stage1_key(one.config)
         if other is not one and same and workdir.started and workdir.state.get("stage1_done"):
             return workdir.path
     return None

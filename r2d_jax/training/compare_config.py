@@ -132,14 +132,4 @@ def _config(
     changes: dict[str, Any] = {"seed": seed, "data": {"seed": comparison.seeds[0]}}
     if source is not None:
         changes |= {stage: {"rationale_source": source} for stage in ("stage1", "stage2")}
-    for settings in (comparison.set, arm.set):
-        changes = _nested(changes, settings)
-    return config_with(base, changes, f"{path}, method {method}")
-
-
-def _nested(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, value in changes.items():
-        inner = merged.get(key)
-        merged[key] = _nested(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged
+    return config_with(base, (changes, comparison.set, arm.set), f"{path}, method {method}")

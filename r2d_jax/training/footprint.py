@@ -52,6 +52,11 @@ def parameter_rows(abstract_params: Params, mesh: Mesh) -> Iterator[ParameterRow
         )
 
 
+def weight_count(rows: list[ParameterRow]) -> int:
+    """Numbers in all weights together."""
+    return sum(math.prod(row.shape) for row in rows)
+
+
 def parameter_table(rows: list[ParameterRow]) -> str:
     """The rows as aligned plain text, with a sum below."""
     cells = [("weight", "shape", "dtype", "layout", "bytes per device")]
@@ -65,8 +70,9 @@ def parameter_table(rows: list[ParameterRow]) -> str:
         )
         for row in rows
     ]
-    total = sum(math.prod(row.shape) for row in rows)
-    cells.append((f"all {len(rows)}", f"{total:,}", "", "", f"{sum(row.device_bytes for row in rows):,}"))
+    cells.append(
+        (f"all {len(rows)}", f"{weight_count(rows):,}", "", "", f"{sum(row.device_bytes for row in rows):,}")
+    )
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     return "".join(
         "  ".join(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, StageConfig, T5Config
-from r2d_jax.config_check import rationale_source, stage_numbers, used_sources
+from r2d_jax.config import Config, T5Config
+from r2d_jax.config_check import rationale_source, stage_configs, used_sources
 from r2d_jax.data.buckets import Bucket, choose_buckets
 from r2d_jax.data.features import EncodedRow, FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
@@ -22,7 +22,7 @@ from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import restore_weights
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
-from r2d_jax.runtime.mesh import check_batch_size, tree_shardings, with_shardings
+from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.training.objectives import StepContext
 from r2d_jax.training.workdir import Workdir
 
@@ -185,12 +185,8 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         UserError: anything wrong in config or data; also when the data changed since the run began.
     """
     workdir.check(config)
-    both: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
-    stages = {number: both[number] for number in stage_numbers(config)}
-    for number, stage in stages.items():
-        check_batch_size(f"stage{number}.batch_size", stage.batch_size, stage.micro_batches, mesh)
-    check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
-    sources = {number: rationale_source(config, stage) for number, stage in stages.items()}
+    check_batch_sizes(config, mesh)
+    sources = {number: rationale_source(config, stage) for number, stage in stage_configs(config).items()}
     names = used_sources(config)
     splits = load_splits(config.data, config.seed, names)
     # Nobody saves it before all have loaded or trained it.

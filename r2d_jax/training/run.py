@@ -1,14 +1,13 @@
 """The main job; in: a Config and a workdir, out: both stages trained, test set evaluated, model exported."""
 
 import json
-import math
 import pathlib
 from typing import Any
 
 from rich.console import Console
 
 from r2d_jax.config import Config
-from r2d_jax.config_check import check_config, stage_numbers
+from r2d_jax.config_check import check_config, stage_configs
 from r2d_jax.data.splits import describe
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
@@ -21,7 +20,7 @@ from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
-from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table
+from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table, weight_count
 from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
 from r2d_jax.training.workdir import Workdir, adopt_stage1
@@ -43,17 +42,15 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     say(console, describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
-    table = workdir.path / "parameters.txt"
+    path, table = workdir.path / "parameters.txt", parameter_table(rows)
     # A finished run is left as it is; another layout of devices has another table.
-    if is_writer() and not (table.is_file() and table.read_text(encoding="utf-8") == parameter_table(rows)):
-        write_text(table, parameter_table(rows))
-    count, device_bytes = (
-        sum(math.prod(row.shape) for row in rows),
-        sum(row.device_bytes for row in rows),
-    )
+    if is_writer() and not (path.is_file() and path.read_text(encoding="utf-8") == table):
+        write_text(path, table)
+    device_bytes = sum(row.device_bytes for row in rows)
     say(
         console,
-        f"weights: {count:,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; table: {table}",
+        f"weights: {weight_count(rows):,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; "
+        f"table: {path}",
     )
     return prepared, workdir
 
@@ -89,7 +86,7 @@ def train_stage(config: Config, folder: pathlib.Path, number: int, console: Cons
     Raises:
         UserError: the method of the config has no such stage.
     """
-    if number not in stage_numbers(config):
+    if number not in stage_configs(config):
         raise UserError(
             "--stage",
             f"a run with method={config.method} has no stage {number}",
@@ -119,7 +116,7 @@ def run(
         _say_where(workdir, console)
         return
     with StopSignal() as stop:
-        for number in stage_numbers(config):
+        for number in stage_configs(config):
             run_stage(prepared, workdir, number, console, stop)
         model = load_model(workdir.path, prepared.mesh)
         say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
-from r2d_jax.config_check import stage_numbers
+from r2d_jax.config_check import stage_configs
 from r2d_jax.data.pipeline import evaluation_batches, train_batches
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
@@ -199,7 +199,7 @@ def _starting_point(
         step, params, opt_state, saved = checkpoints.restore_latest(abstract, opt_target)
         state = TrainState(jax.device_put(jnp.int32(step), replicated(prepared.mesh)), params, opt_state)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
-    if number == stage_numbers(prepared.config)[0]:
+    if number == next(iter(stage_configs(prepared.config))):
         params = prepared.initial_params()
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, DataConfig, StageConfig, T5Config
-from r2d_jax.config_check import stage_numbers
+from r2d_jax.config import Config, DataConfig, T5Config
+from r2d_jax.config_check import stage_configs
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes, question_limit_tokens
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens
@@ -25,7 +25,7 @@ from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import (
     batch_sharding,
-    check_batch_size,
+    check_batch_sizes,
     make_mesh,
     on_mesh,
     replicated,
@@ -169,18 +169,12 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         UserError: unknown topology or model, a mesh that does not fit, or more memory than a chip has.
     """
     mesh = make_mesh(config.mesh, topology_devices(topology))
-    stages: dict[int, StageConfig] = {1: config.stage1, 2: config.stage2}
-    for number in stage_numbers(config):
-        check_batch_size(
-            f"stage{number}.batch_size", stages[number].batch_size, stages[number].micro_batches, mesh
-        )
-    check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
+    check_batch_sizes(config, mesh)
     factory = T5Factory(model_shape(config), config.model.compute_dtype, config.model.remat)
     shapes = run_shapes(config.data)
     prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
     context = StepContext(factory, prompts, factory.config.vocab_size, config.seed)
-    for number in stage_numbers(config):
-        stage = stages[number]
+    for number, stage in stage_configs(config).items():
         objective = (
             stage1_objective(context) if number == 1 else OBJECTIVES[config.method](context, config.stage2)
         )
@@ -247,6 +241,11 @@ _COLLECTIVE = re.compile(
 _ARRAY = re.compile(r"(pred|[su]\d+|bf16|f\d+)\[([\d,]*)\]")
 
 
+def _array_bytes(dtype: str, dims: str) -> int:
+    bits = 8 if dtype == "pred" else int(dtype.lstrip("bfsu"))
+    return bits // 8 * math.prod(int(size) for size in dims.split(",") if size)
+
+
 def collectives(text: str) -> dict[str, tuple[int, int]]:
     """Kind to (count, bytes of the results) of the collective operations in a compiled program's text.
 
@@ -254,13 +253,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     """
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for match in _COLLECTIVE.finditer(text):
-        sizes = [
-            (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
-            * math.prod(map(int, dims.split(",")))
-            if dims
-            else (1 if kind == "pred" else int(re.sub(r"\D", "", kind)) // 8)
-            for kind, dims in _ARRAY.findall(match["type"])
-        ]
+        sizes = [_array_bytes(*array) for array in _ARRAY.findall(match["type"])]
         # A start operation has its operand beside its result.
         found[match["kind"]][0] += 1
         found[match["kind"]][1] += max(sizes, default=0) if "-start(" in match.group() else sum(sizes)

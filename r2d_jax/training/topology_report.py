@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -16,7 +15,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
-from r2d_jax.training.footprint import parameter_rows, parameter_table
+from r2d_jax.training.footprint import parameter_rows, parameter_table, weight_count
 from r2d_jax.training.topology import (
     Chip,
     Program,
@@ -59,7 +58,7 @@ def compile_report(
     shape = model_shape(config)
     abstract = T5Factory(shape, config.model.compute_dtype).abstract_params
     rows = list(parameter_rows(abstract, mesh))
-    count = sum(math.prod(row.shape) for row in rows)
+    count = weight_count(rows)
     shapes = run_shapes(config.data)
     layout = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     say(console, f"{topology}: {len(devices)} chips, {layout}; {chip.hbm_bytes / GIB:.0f} GiB of HBM each")
