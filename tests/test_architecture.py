@@ -25,8 +25,9 @@ ALLOWED = {
     "objective": DATA_AND_DEVICES | {"model"},
     "evaluation": DATA_AND_DEVICES | {"model"},
     "training": DATA_AND_DEVICES | {"model", "objective", "evaluation"},
+    "cli_data": DATA_AND_DEVICES | {"model", "evaluation"},
     "cli_llm": DATA_AND_DEVICES | {"evaluation"},
-    "cli": DATA_AND_DEVICES | {"model", "objective", "evaluation", "training", "cli_llm"},
+    "cli": DATA_AND_DEVICES | {"model", "objective", "evaluation", "training", "cli_data", "cli_llm"},
 }
 # tensorflow takes the accelerator's memory; a pickle runs what its author wrote into it.
 BANNED = {"tensorflow", "pickle", "cloudpickle", "dill"}
