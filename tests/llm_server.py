@@ -3,12 +3,16 @@
 import contextlib
 import dataclasses
 import json
+import os
 import socket
 import struct
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
+KEY = "sk-Quagga-0815"
 SCORES = {"correctness": 4, "alignment": 5, "grounding": 3, "completeness": 2}
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10}
 
@@ -64,8 +68,12 @@ class Got:
     time: float
 
     @property
+    def prompt(self):
+        return self.body["messages"][1]["content"]
+
+    @property
     def case(self):
-        return json.loads(self.body["messages"][1]["content"])
+        return json.loads(self.prompt)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,3 +134,26 @@ def running():
         server.over.set()
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def clean_endpoint(monkeypatch):
+    """Short waits, and of the environment the key alone."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    for name in list(os.environ):
+        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture
+def server():
+    with running() as one:
+        yield one
+
+
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -5,16 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
-pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
+pytest_plugins = ["cli_cases", "llm_server"]
+pytestmark = pytest.mark.usefixtures("clean_endpoint")
+pytest.register_assert_rewrite("cli_cases", "llm_server")
 
 from cli_cases import LABELS, ROOT, SECRET, SECRET_WORDS, as_lines, make_rows, settings, snapshot
-from llm_server import SCORES, answer, hang, page, reset, running, slow, status
+from llm_server import KEY, SCORES, answer, hang, page, reset, running, slow, status, wait_for
 from ruamel.yaml import YAML
 
 from r2d_jax.config import ColumnsConfig, T5Config
@@ -22,30 +22,14 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation import judge, zero_shot
 from r2d_jax.evaluation.comparison import read_result
 from r2d_jax.evaluation.evaluate import prediction_row
-from r2d_jax.evaluation.llm_cache import Answer, AnswerCache
-from r2d_jax.evaluation.llm_client import LlmClient
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.llm.cache import Answer, AnswerCache
+from r2d_jax.llm.client import LlmClient
 
-KEY = "sk-Quagga-0815"
 ROWS = make_rows()[:6]
 COLUMNS = ("--id-column", "id", "--context-column", "context")
-
-
-@pytest.fixture(autouse=True)
-def quick_and_clean(monkeypatch):
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    for name in list(os.environ):
-        if name.startswith("OPENAI_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-@pytest.fixture
-def server():
-    with running() as one:
-        yield one
 
 
 @pytest.fixture
@@ -359,13 +343,6 @@ def started(judging):
         )
 
     return start
-
-
-def wait_for(condition):
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_killed_command_pays_for_no_answer_twice(judging, server, started):

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
 
 _UNLIMITED_TOKENS = 1_000_000
 # These count positions from the padding id on, so the first pad_token_id + 1 positions hold no token.

@@ -8,8 +8,8 @@ from typing import Any
 
 from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
+from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import fold_white_space
 from r2d_jax.evaluation.run_record import CONFIG_FILE, RunRecord, is_number
 
 _LONGEST_NAME = 80

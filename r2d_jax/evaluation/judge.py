@@ -19,9 +19,9 @@ from r2d_jax.data.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.intervals import bootstrap_interval, mean_of
-from r2d_jax.evaluation.llm_endpoint import Endpoint
-from r2d_jax.evaluation.llm_questions import Question, RowAnswer
 from r2d_jax.evaluation.report import write_json, write_predictions
+from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.questions import Case, Question, RowAnswer
 
 CRITERIA = ("correctness", "alignment", "grounding", "completeness")
 RUBRIC = """\
@@ -137,20 +137,22 @@ def read_predictions(path: pathlib.Path, examples: Sequence[Example]) -> list[Ju
     return found
 
 
-def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> list[str]:
-    """The user message of each prediction whose rationale is not empty, in order.
+def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> list[Case]:
+    """What is asked about each prediction whose rationale is not empty, in order.
 
     JSON, so that no text of a case can pass for the end of its field.
     """
     return [
-        json.dumps(
-            {
-                "input": question_text(example),
-                "reference_label": example.label,
-                "predicted_label": prediction.label,
-                "rationale": prediction.rationale,
-            },
-            ensure_ascii=False,
+        Case(
+            json.dumps(
+                {
+                    "input": question_text(example),
+                    "reference_label": example.label,
+                    "predicted_label": prediction.label,
+                    "rationale": prediction.rationale,
+                },
+                ensure_ascii=False,
+            )
         )
         for example, prediction in zip(examples, predictions, strict=False)
         if prediction.rationale.strip()

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
 
 COLLAPSED_FRACTION = 0.95
 """A label with this share of the predictions is reported as covering nearly all of them..."""

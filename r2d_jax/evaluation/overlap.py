@@ -7,8 +7,8 @@ import numpy as np
 import sacrebleu.metrics
 from rouge_score import rouge_scorer
 
+from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import check_same_rows, fold_white_space
 
 
 def bleu(predicted: Sequence[str], references: Sequence[str]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.data.features import question_text
+from r2d_jax.data.mentions import rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.intervals import Statistic, ratio_of
-from r2d_jax.evaluation.mentions import rationale_names_label
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Predictor

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from r2d_jax.evaluation.mentions import fold_white_space
+from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30

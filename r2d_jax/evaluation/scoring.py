@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.config import EvaluationConfig
+from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.bertscore import bertscore_rows
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
-from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction

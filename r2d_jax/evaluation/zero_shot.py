@@ -13,13 +13,13 @@ from pydantic import BaseModel
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.evaluate import prediction_row, row_score_lines
-from r2d_jax.evaluation.llm_endpoint import Endpoint
-from r2d_jax.evaluation.llm_questions import CUT, OFF_LIST, Question, RowAnswer
-from r2d_jax.evaluation.llm_rows import LabelledRows
+from r2d_jax.evaluation.labelled_rows import LabelledRows
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.report import write_json, write_predictions
 from r2d_jax.evaluation.scoring import score
+from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.questions import CUT, OFF_LIST, Case, Question, RowAnswer
 
 INSTRUCTIONS = """\
 You answer one case with one label.{task}
@@ -72,9 +72,9 @@ def zero_shot_question(labels: Sequence[str], *, rationale: bool, task: str = ""
     )
 
 
-def zero_shot_case(example: Example, labels: Sequence[str]) -> str:
-    """The user message of one row, as JSON."""
-    return json.dumps({"input": question_text(example), "labels": list(labels)}, ensure_ascii=False)
+def zero_shot_case(example: Example, labels: Sequence[str]) -> Case:
+    """What is asked about one row, as JSON."""
+    return Case(json.dumps({"input": question_text(example), "labels": list(labels)}, ensure_ascii=False))
 
 
 def write_zero_shot(

@@ -1,17 +1,19 @@
 """Many rows asked one by one; in: a question per row and a schema, out: an answer or a named failure per row."""
 
 import dataclasses
+import datetime
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.llm_cache import Answer, AnswerCache, request_key
-from r2d_jax.evaluation.llm_client import LlmClient, Message, Reply, RequestFault, estimate_tokens
-from r2d_jax.evaluation.llm_endpoint import Endpoint
+from r2d_jax.llm.cache import Answer, AnswerCache, request_key
+from r2d_jax.llm.client import LlmClient, Message, Reply, RequestFault, estimate_tokens
+from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.refusals import is_refusal
 
 # A server that fails so many rows in a row will fail the others too, each after all its attempts.
 _MOST_FAILED_IN_A_ROW = 3
@@ -21,12 +23,14 @@ _JSON_OBJECT = re.compile(r"\s*(?:<think>.*?</think>)?\s*(?:```\w*)?\s*(\{.*\})\
 
 CUT, NO_JSON, WRONG_FORM = "cut at the answer limit", "no JSON object", "JSON of another form"
 REFUSED, OFF_LIST = "refused by the model", "label not on the list"
+EMPTY = "empty rationale"
 _NOTES = {
     CUT: "it was too long",
     NO_JSON: "it was not one JSON object",
     WRONG_FORM: "a key was missing, or a value was not of the kind asked for",
     REFUSED: "it was empty",
     OFF_LIST: 'its label was not one of "labels", letter for letter',
+    EMPTY: "its rationale was empty",
 }
 
 
@@ -39,16 +43,19 @@ class Question:
         schema: form of the answer.
         dropped: fields of the schema that are not kept, not even in the cache.
         fault: looks at the kept fields and names what is wrong with them, or returns None.
+        notes: what the model is told when it is asked again after a fault of this question's own.
     """
 
     instructions: str
     schema: type[BaseModel]
     dropped: frozenset[str] = frozenset()
     fault: Callable[[dict[str, Any]], str | None] = lambda _: None
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def messages(self, case: str, refused: str | None = None) -> list[Message]:
         """The prompt of one row; `refused` is the fault of the answer before."""
-        note = f"\n\nAn earlier answer was refused: {_NOTES[refused]}." if refused else ""
+        notes = _NOTES | dict(self.notes)
+        note = f"\n\nAn earlier answer was refused: {notes[refused]}." if refused else ""
         return [
             {"role": "system", "content": self.instructions + note},
             {"role": "user", "content": case},
@@ -66,13 +73,27 @@ class Question:
             return None, REFUSED
         found = _JSON_OBJECT.fullmatch(reply.text)
         if not found:
-            return None, NO_JSON
+            return None, REFUSED if is_refusal(reply.text) else NO_JSON
         try:
             checked = self.schema.model_validate_json(found.group(1))
         except ValidationError as error:
             return None, NO_JSON if error.errors()[0]["type"] == "json_invalid" else WRONG_FORM
         value = checked.model_dump(exclude=set(self.dropped))
         return value, self.fault(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is asked about one row.
+
+    Attributes:
+        message: the user message.
+        fault: looks at the kept fields of an answer to this very row and names what is wrong with them. It
+            is asked anew for an answer from the cache, for it may depend on more than the prompt.
+    """
+
+    message: str
+    fault: Callable[[dict[str, Any]], str | None] = lambda _: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +106,7 @@ class RowAnswer:
         prompt_tokens: of all requests that were answered.
         answer_tokens: of their answers.
         tokens_estimated: True where the endpoint gave no counts for one of them.
+        answered_at: time (UTC, ISO 8601) of the last answer, "" where none came.
     """
 
     value: dict[str, Any] | None
@@ -92,15 +114,17 @@ class RowAnswer:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     tokens_estimated: bool = False
+    answered_at: str = ""
 
-    def plus(self, answer: Answer) -> "RowAnswer":
-        """With one more answer of this row."""
+    def plus(self, answer: Answer, fault: str | None) -> "RowAnswer":
+        """With one more answer of this row, and what is wrong with it."""
         return RowAnswer(
             self.value if answer.value is None else answer.value,
-            answer.fault,
+            fault,
             self.prompt_tokens + answer.prompt_tokens,
             self.answer_tokens + answer.answer_tokens,
             self.tokens_estimated or answer.tokens_estimated,
+            answer.answered_at,
         )
 
 
@@ -141,40 +165,43 @@ class Asker:
         request = self.endpoint.parameters() | {"kept without": sorted(self.question.dropped)}
         return request_key(self.endpoint.base_url.rstrip("/"), request, messages, number)
 
-    def row(self, case: str, send: Callable[[list[Message]], Reply] | None) -> RowAnswer | None:
+    def row(self, case: Case, send: Callable[[list[Message]], Reply] | None) -> RowAnswer | None:
         """Answer one row.
 
         Args:
-            case: the user message.
+            case: of the row.
             send: sends messages; None: only the cache is looked at, and None returned where it ends.
         """
         row = RowAnswer(None, None)
         for number in range(1 + self.max_reasks):
-            messages = self.question.messages(case, row.fault)
+            messages = self.question.messages(case.message, row.fault)
             key = self._key(messages, number)
             answer = self.cache.get(key)
             if answer is None:
                 if send is None:
                     return None
                 answer = self.question.answer(send(messages))
+                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                answer = dataclasses.replace(answer, answered_at=now)
                 self.cache.put(key, answer)
-            row = row.plus(answer)
+            unfit = None if answer.fault or answer.value is None else case.fault(answer.value)
+            row = row.plus(answer, answer.fault or unfit)
             if row.fault is None:
                 break
         return row
 
-    def plan(self, cases: Sequence[str]) -> Plan:
+    def plan(self, cases: Sequence[Case]) -> Plan:
         """Count what is left to send; sends nothing."""
         left = [case for case in cases if self.row(case, None) is None]
         return Plan(
             len(cases),
             len(cases) - len(left),
-            sum(estimate_tokens(self.question.messages(case)) for case in left),
+            sum(estimate_tokens(self.question.messages(case.message)) for case in left),
             len(left) * self.endpoint.max_answer_tokens,
         )
 
     def rows(
-        self, cases: Sequence[str], client: LlmClient, say: Callable[[str], None]
+        self, cases: Sequence[Case], client: LlmClient, say: Callable[[str], None]
     ) -> Iterator[RowAnswer]:
         """Answers of all rows, in order.
 

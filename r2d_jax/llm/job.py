@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from r2d_jax.errors import Preempted
-from r2d_jax.evaluation.llm_cache import AnswerCache
-from r2d_jax.evaluation.llm_client import Limits, LlmClient
-from r2d_jax.evaluation.llm_endpoint import Endpoint
-from r2d_jax.evaluation.llm_questions import Asker, Question, RowAnswer
+from r2d_jax.llm.cache import AnswerCache
+from r2d_jax.llm.client import Limits, LlmClient
+from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.questions import Asker, Case, Question, RowAnswer
 from r2d_jax.runtime.reporting import say
 
 
 @dataclasses.dataclass(frozen=True)
 class LlmJob:
-    """What `r2d judge` and `r2d zero-shot` do in the same way.
+    """What all commands that ask an LLM do in the same way.
 
     Attributes:
         name: of the command, before every line that is printed.
         endpoint: whom to ask.
         limits: of cost.
-        folder: results and the cache of paid answers go there.
+        cache_file: paid answers; a file of its own for each command.
         max_reasks: how often a row is asked again after an answer of the wrong form.
         console: where to print; never case text.
     """
@@ -31,7 +31,7 @@ class LlmJob:
     name: str
     endpoint: Endpoint
     limits: Limits
-    folder: pathlib.Path
+    cache_file: pathlib.Path
     max_reasks: int
     console: Console
 
@@ -39,17 +39,12 @@ class LlmJob:
         """One line of this command."""
         say(self.console, f"{self.name}: {text}")
 
-    @property
-    def cache_file(self) -> pathlib.Path:
-        """Paid answers; a file of its own for each command."""
-        return self.folder / f"{self.name.replace('-', '_')}_answers.jsonl"
-
-    def dry_run(self, question: Question, cases: Sequence[str], *, show_prompt: bool) -> None:
+    def dry_run(self, question: Question, cases: Sequence[Case], *, show_prompt: bool) -> None:
         """Say what would be sent, how much and where to; sends and writes nothing.
 
         Args:
             question: what would be asked.
-            cases: user message of each row.
+            cases: what is asked about each row.
             show_prompt: print the prompt of the first row, WITH ITS CASE TEXT.
         """
         cache = AnswerCache(self.cache_file, read_only=True)
@@ -61,17 +56,17 @@ class LlmJob:
         self.say(f"about {plan.prompt_tokens} prompt tokens (an estimate: one for 4 bytes of text)")
         self.say(f"at most {plan.answer_tokens} answer tokens, re-asks not counted")
         if show_prompt and cases:
-            for message in question.messages(cases[0]):
+            for message in question.messages(cases[0].message):
                 # An escape sequence in a case text must not move the cursor of the user's terminal.
                 text = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in message["content"])
                 print(f"\n[{message['role']}]\n{text}")
 
-    def ask(self, question: Question, cases: Sequence[str]) -> list[RowAnswer]:
+    def ask(self, question: Question, cases: Sequence[Case]) -> list[RowAnswer]:
         """Ask all rows, those in the cache without a request.
 
         Args:
             question: what to ask.
-            cases: user message of each row.
+            cases: what is asked about each row.
 
         Raises:
             UserError: key, package or endpoint not usable, or a limit reached; answers so far are kept.

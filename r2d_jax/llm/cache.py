@@ -24,6 +24,7 @@ class Answer:
         prompt_tokens: of the request.
         answer_tokens: of the answer.
         tokens_estimated: True where the endpoint gave no counts.
+        answered_at: time (UTC, ISO 8601, seconds); "" in files of older versions.
     """
 
     value: dict[str, Any] | None
@@ -31,6 +32,7 @@ class Answer:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     tokens_estimated: bool = False
+    answered_at: str = ""
 
 
 def request_key(base_url: str, request: Mapping[str, Any], messages: Sequence[Any], number: int) -> str:

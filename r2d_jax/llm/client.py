@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.llm_endpoint import Endpoint
+from r2d_jax.llm.endpoint import Endpoint
 
 Message = dict[str, str]
 
@@ -80,6 +80,7 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 
 class _Message(BaseModel):
     content: str | None = None
+    refusal: str | None = None
 
 
 class _Choice(BaseModel):
@@ -229,7 +230,8 @@ _GOES_ON = "Answers so far are kept; the same command goes on."
 def _reply(content: bytes, prompt_estimate: int) -> Reply:
     completion = _Completion.model_validate_json(content)
     choice, counts = completion.choices[0], completion.counts()
-    text = choice.message.content or ""
+    # Some endpoints say in a field of its own that the model refuses; what it then says is no answer.
+    text = "" if choice.message.refusal else choice.message.content or ""
     return Reply(
         text,
         choice.finish_reason or "",

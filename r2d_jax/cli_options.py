@@ -1,0 +1,276 @@
+"""Options that several commands share; in: dataclasses of options, out: commands that take their fields."""
+
+import dataclasses
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+
+from r2d_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from r2d_jax.llm.client import Limits
+    from r2d_jax.llm.endpoint import Endpoint
+
+HOW_PANEL = "How it is asked"
+_WHERE, _COST = "Where it is sent", "Limits"
+
+SplitsOption = Annotated[
+    str, typer.Option("--split", help="train, validation, test or all, where --input is not given.")
+]
+
+
+def shares_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take whole dataclasses of options; on the command line each field is an option.
+
+    Args:
+        command: its parameters are options as typer knows them, or annotated with a dataclass whose fields
+            are.
+    """
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            continue
+        assert isinstance(kind, type)
+        groups[parameter.name] = kind
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    def expanded(**given: Any) -> None:
+        for name, kind in groups.items():
+            fields = [field.name for field in dataclasses.fields(kind)]
+            given[name] = kind(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    expanded.__doc__ = command.__doc__
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions:
+    """Which labelled rows, and what their columns are called."""
+
+    model: Annotated[
+        pathlib.Path | None,
+        typer.Option("--model", help="A run's workdir: its own split, columns and labels."),
+    ] = None
+    input: Annotated[
+        pathlib.Path | None,
+        typer.Option("--input", help="Labelled rows (JSONL or CSV) in place of the split."),
+    ] = None
+    question_column: Annotated[str | None, typer.Option("--question-column", help="Column of --input.")] = (
+        None
+    )
+    context_column: Annotated[str | None, typer.Option("--context-column", help="Column of --input.")] = None
+    label_column: Annotated[str | None, typer.Option("--label-column", help="Column of --input.")] = None
+    id_column: Annotated[
+        str | None, typer.Option("--id-column", help="Column of --input; else line numbers.")
+    ] = None
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The column names that the user gave, by field."""
+        return {
+            "question": self.question_column,
+            "context": self.context_column,
+            "label": self.label_column,
+            "id": self.id_column,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LlmOptions:
+    """Where questions are sent, how they are asked, and what they may cost."""
+
+    base_url: Annotated[
+        str,
+        typer.Option(
+            "--base-url",
+            help="Required. Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1. CASE "
+            "TEXT IS SENT THERE; taking names out of it is your duty.",
+            show_default=False,
+            rich_help_panel=_WHERE,
+        ),
+    ] = ""
+    llm: Annotated[
+        str,
+        typer.Option(
+            "--llm",
+            help="Required. Name of the model at that endpoint.",
+            show_default=False,
+            rich_help_panel=_WHERE,
+        ),
+    ] = ""
+    api_key_env: Annotated[
+        str,
+        typer.Option("--api-key-env", help="Environment variable with the API key.", rich_help_panel=_WHERE),
+    ] = "OPENAI_API_KEY"
+    allow_http: Annotated[
+        bool,
+        typer.Option(
+            "--allow-http", help="Send unencrypted to another machine than this.", rich_help_panel=_WHERE
+        ),
+    ] = False
+    environment_proxy: Annotated[
+        bool,
+        typer.Option(
+            "--environment-proxy",
+            help="Use HTTPS_PROXY and SSL_CERT_FILE of the environment; else the connection is direct.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = False
+    json_mode: Annotated[
+        bool,
+        typer.Option(
+            "--json-mode", help="Ask the endpoint itself to keep to JSON.", rich_help_panel=HOW_PANEL
+        ),
+    ] = False
+    reasoning_model: Annotated[
+        bool,
+        typer.Option(
+            "--reasoning-model",
+            help="For models that refuse temperature and max_tokens.",
+            rich_help_panel=HOW_PANEL,
+        ),
+    ] = False
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", help="0: the likeliest answer.", min=0, rich_help_panel=HOW_PANEL),
+    ] = 0.0
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be sent, how much and where; send nothing.",
+            rich_help_panel=_COST,
+        ),
+    ] = False
+    show_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--show-prompt",
+            help="With --dry-run: print the whole prompt of one row, WITH ITS CASE TEXT.",
+            rich_help_panel=_COST,
+        ),
+    ] = False
+    max_rows: Annotated[
+        int | None, typer.Option("--max-rows", help="Only the first rows.", min=1, rich_help_panel=_COST)
+    ] = None
+    max_requests: Annotated[
+        int | None,
+        typer.Option(
+            "--max-requests",
+            help="Most requests of this command, retries included.",
+            min=1,
+            rich_help_panel=_COST,
+        ),
+    ] = None
+    max_tokens_total: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens-total",
+            help="Most tokens of this command, prompts and answers.",
+            min=1,
+            rich_help_panel=_COST,
+        ),
+    ] = None
+    max_answer_tokens: Annotated[
+        int, typer.Option("--max-answer-tokens", help="Longest answer.", min=1, rich_help_panel=_COST)
+    ] = 1024
+    max_attempts: Annotated[
+        int,
+        typer.Option(
+            "--max-attempts",
+            help="Requests per answer when the endpoint fails, the first included.",
+            min=1,
+            rich_help_panel=_COST,
+        ),
+    ] = 5
+    max_reasks: Annotated[
+        int,
+        typer.Option(
+            "--max-reasks",
+            help="How often a row is asked again after an unusable answer.",
+            min=0,
+            rich_help_panel=_COST,
+        ),
+    ] = 2
+    timeout_secs: Annotated[
+        float,
+        typer.Option("--timeout-secs", help="Longest wait for an answer.", min=0.1, rich_help_panel=_COST),
+    ] = 120.0
+
+    def endpoint(self) -> "Endpoint":
+        """The endpoint, checked; sends nothing.
+
+        Raises:
+            UserError: no usable address, or options that do not go together.
+        """
+        from r2d_jax.llm.endpoint import Endpoint
+
+        if self.show_prompt and not self.dry_run:
+            raise UserError("--show-prompt", "goes with --dry-run only", "Add --dry-run, or leave it out.")
+        endpoint = Endpoint(
+            base_url=self.base_url,
+            llm=self.llm,
+            key_variable=self.api_key_env,
+            temperature=self.temperature,
+            max_answer_tokens=self.max_answer_tokens,
+            json_mode=self.json_mode,
+            reasoning_model=self.reasoning_model,
+            timeout_secs=self.timeout_secs,
+            max_attempts=self.max_attempts,
+            allow_http=self.allow_http,
+            environment_proxy=self.environment_proxy,
+        )
+        endpoint.check()
+        return endpoint
+
+    def limits(self) -> "Limits":
+        """Most that the command may send."""
+        from r2d_jax.llm.client import Limits
+
+        return Limits(self.max_requests, self.max_tokens_total)
+
+
+def console() -> Console:
+    """Where commands print; lines are broken only for a person's terminal."""
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def require_no_input_among(outputs: list[pathlib.Path], *inputs: pathlib.Path | None) -> None:
+    """Refuse to write over an input.
+
+    Raises:
+        UserError: one of the outputs is one of the inputs.
+    """
+    for output in outputs:
+        if any(path and path.absolute() == output.absolute() for path in inputs):
+            raise UserError(str(output), "is an input, and would be written over", ANOTHER_OUTPUT)
+
+
+def require_jsonl(output: pathlib.Path, option: str = "--output") -> None:
+    """Refuse a place for rows that is no .jsonl file.
+
+    Raises:
+        UserError: another ending, or a folder.
+    """
+    if output.suffix != ".jsonl" or output.is_dir():
+        raise UserError(f"{option} {output}", "is no .jsonl file", "Name a file such as rows_llm.jsonl.")
+
+
+ANOTHER_OUTPUT = "Choose another --output; nothing was changed."

@@ -1,0 +1,158 @@
+"""Labelled rows to ask about; in: a run or a file with its column names, out: examples, label set, rationale source."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from r2d_jax.config import ColumnsConfig, Config
+from r2d_jax.config_check import rationale_source
+from r2d_jax.config_file import load_config
+from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.sources import read_examples
+from r2d_jax.data.splits import load_splits
+from r2d_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from r2d_jax.evaluation.model_folder import ModelCard
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledRows:
+    """Rows with gold labels.
+
+    Attributes:
+        examples: in the order of the file or split.
+        labels: label set of the model, else all gold labels of the rows, sorted.
+        source: whose rationales the examples have; None: they have none.
+    """
+
+    examples: tuple[Example, ...]
+    labels: tuple[str, ...]
+    source: str | None
+
+    def first(self, max_rows: int | None) -> "LabelledRows":
+        """The first rows, with the labels of all."""
+        return dataclasses.replace(self, examples=self.examples[:max_rows])
+
+
+def _named_columns(columns: ColumnsConfig, names: Mapping[str, str | None]) -> ColumnsConfig:
+    given = {field: name for field, name in names.items() if name is not None}
+    rationale = given.pop("rationale", None)
+    if rationale is not None:
+        columns = dataclasses.replace(columns, rationales={"default": rationale})
+    return dataclasses.replace(columns, **given)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRows:
+    """The rows of a run.
+
+    Attributes:
+        config: of the run.
+        labels: its label set.
+        splits: its rows, as it reads or generates them.
+        source: whose rationales they have; None: a run that learns labels alone.
+    """
+
+    config: Config
+    labels: tuple[str, ...]
+    splits: Splits
+    source: str | None
+
+
+def rows_of_run(model: pathlib.Path) -> RunRows:
+    """The rows of the run at, or above, a folder.
+
+    Raises:
+        UserError: it is no run, or a fault of its files.
+    """
+    home, card = _home_and_card(model)
+    if not (home / "config.yaml").is_file():
+        raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
+    config = load_config(home / "config.yaml")
+    source = rationale_source(config, config.stage2)
+    splits = load_splits(config.data, config.seed, () if source is None else (source,))
+    return RunRows(config, card.labels, splits, source)
+
+
+def _home_and_card(model: pathlib.Path) -> "tuple[pathlib.Path, ModelCard]":
+    # Loads Orbax, which rows of a plain file do without.
+    from r2d_jax.evaluation.model_folder import find_model_folder, read_card
+
+    home = find_model_folder(model)
+    return home, read_card(home)
+
+
+def require_rows(
+    model: pathlib.Path | None, input_file: pathlib.Path | None, columns: Mapping[str, str | None]
+) -> None:
+    """Refuse options that name no rows, or columns of no file.
+
+    Raises:
+        UserError: neither a model nor a file is given, or columns without a file.
+    """
+    if input_file is None and model is None:
+        raise UserError(
+            "--input", "neither --input nor --model is given", "Name labelled rows, or a run's workdir."
+        )
+    if input_file is None and any(columns.values()):
+        raise UserError(
+            "--input", "is needed where columns are named", "Leave them out; a run knows its own."
+        )
+
+
+def labelled_rows(
+    model: pathlib.Path | None,
+    input_file: pathlib.Path | None,
+    *,
+    split: str,
+    columns: Mapping[str, str | None],
+    with_rationales: bool,
+) -> LabelledRows:
+    """Rows of a file, or of a split of a run.
+
+    Args:
+        model: a run's workdir (its own split, column names and label set), or another model folder beside a
+            file (its column names and label set).
+        input_file: JSONL or CSV; None: the split of the run.
+        split: test or validation; for a run without a file.
+        columns: names of question, context, label, id and rationale that differ; None where they do not.
+        with_rationales: every row must have a gold rationale.
+
+    Raises:
+        UserError: neither is given, or a fault of the file or folder.
+    """
+    require_rows(model, input_file, columns)
+    if input_file is None:
+        assert model is not None
+        if split not in ("test", "validation"):
+            raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
+        run = rows_of_run(model)
+        examples: Sequence[Example] = getattr(run.splits, split)
+        labels, source = run.labels, run.source
+    else:
+        named, labels = columns_and_labels(model, columns)
+        source = next(iter(named.rationales), None) if with_rationales else None
+        sources = () if source is None else (source,)
+        examples = read_examples(input_file, named, rationale_sources=sources)
+    found = labels or tuple(sorted({example.label for example in examples}))
+    return LabelledRows(tuple(examples), found, source)
+
+
+def columns_and_labels(
+    model: pathlib.Path | None, columns: Mapping[str, str | None]
+) -> tuple[ColumnsConfig, tuple[str, ...]]:
+    """Names of the columns of a file, as in training or as given, and the label set of the model.
+
+    Args:
+        model: None: default names and no labels.
+        columns: names that differ, by field; None where they do not.
+
+    Raises:
+        UserError: there is no model at that place.
+    """
+    if model is None:
+        return _named_columns(ColumnsConfig(), columns), ()
+    _, card = _home_and_card(model)
+    return _named_columns(card.columns, columns), card.labels

@@ -1,0 +1,1 @@
+"""Questions to an OpenAI-compatible endpoint; in: cases and limits, out: answers, each paid for once."""

@@ -1,0 +1,94 @@
+"""Where each new rationale came from; in: endpoint, prompt and answer, out: one provenance object per row."""
+
+import collections
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.questions import Case, Question, RowAnswer
+
+OK = "ok"
+
+
+@dataclasses.dataclass(frozen=True)
+class NewRationale:
+    """What one row gets.
+
+    Attributes:
+        text: the rationale; "" where there is none.
+        status: "ok", or why the answer is not used.
+        more: further fields of the provenance.
+    """
+
+    text: str
+    status: str
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def provenance_column(column: str) -> str:
+    """Name of the column beside a rationale column."""
+    return f"{column}_provenance"
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What all rows of a command share.
+
+    Attributes:
+        endpoint: who was asked.
+        question: what was asked.
+        template_hash: of system message and template.
+    """
+
+    endpoint: Endpoint
+    question: Question
+    template_hash: str
+
+
+def with_rationale(
+    cells: Mapping[str, Any],
+    column: str,
+    new: NewRationale,
+    asked: Asked,
+    case: Case | None,
+    answer: RowAnswer | None,
+) -> dict[str, Any]:
+    """The cells of a row with the new rationale and its provenance.
+
+    The provenance holds hashes of the prompt, never its text: llm, endpoint_host, template_hash (system
+    message and template), prompt_hash (the whole first prompt of this row), time (UTC, of the last answer;
+    null where none came), status, and what the command adds.
+
+    Args:
+        cells: as they came.
+        column: name of the new column.
+        new: what to put there.
+        asked: what all rows share.
+        case: of this row; None where nothing was sent.
+        answer: what came; None where nothing was sent.
+    """
+    found = {
+        "llm": asked.endpoint.llm,
+        "endpoint_host": asked.endpoint.host,
+        "template_hash": asked.template_hash,
+        "prompt_hash": prompt_hash(asked.question, case) if case else None,
+        "time": (answer.answered_at or None) if answer else None,
+        "status": new.status,
+        **new.more,
+    }
+    return {**cells, column: new.text, provenance_column(column): found}
+
+
+def prompt_hash(question: Question, case: Case) -> str:
+    """Short sha256 of the messages of a row."""
+    text = json.dumps(question.messages(case.message), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def status_counts(news: Sequence[NewRationale]) -> str:
+    """How many rows have each status, for a person; the most common first."""
+    counts = collections.Counter(new.status for new in news)
+    return ", ".join(f"{count} {status}" for status, count in counts.most_common())
