@@ -1,5 +1,8 @@
 """The commands `r2d data ...`; in: arguments, out: rows looked at, converted or written, without training."""
 
+import pathlib
+from typing import Annotated
+
 import typer
 
 data_app = typer.Typer(
@@ -13,3 +16,233 @@ data_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the group to the `r2d` command."""
     app.add_typer(data_app)
+
+
+@data_app.command()
+def prepare(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="pubmedqa, pubmedqa_artificial, pubmedqa_mix, bioasq, medreason, ddxplus, esnli or ecqa.",
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Folder (or file) with the original files; hf:OWNER/NAME[@REVISION] downloads them from the Hub."
+        ),
+    ],
+    out: Annotated[pathlib.Path, typer.Option(help="Folder to write: rows.jsonl and its data card.")],
+    limit: Annotated[int | None, typer.Option(help="Most rows of each split. Default: all.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of splits that are drawn here.", min=0)] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what an earlier preparation wrote there.")
+    ] = False,
+) -> None:
+    """Convert a published data set into rows and a card that says where they come from.
+
+    docs/datasets.md tells which files to download, the licences, and what is done to the text.
+    """
+    from r2d_jax.data.named.prepare import CARD_TEXT_FILE, ROWS_FILE
+    from r2d_jax.data.named.prepare import prepare as prepare_rows
+
+    card = prepare_rows(
+        name,
+        source,
+        out,
+        limit=limit,
+        seed=seed,
+        overwrite=overwrite,
+        report=lambda line: print(line, flush=True),
+    )
+    print(
+        ", ".join(f"{split} {count:,}" for split, count in card.rows.items()) + f" rows in {out / ROWS_FILE}"
+    )
+    for reason, count in card.dropped.items():
+        print(f"  left out: {count:,} x {reason}")
+    for what, count in card.noted.items():
+        print(f"  counted: {count:,} x {what}")
+    print(f"licence and all else: {out / CARD_TEXT_FILE}")
+
+
+@data_app.command()
+def tfds(
+    out: Annotated[pathlib.Path, typer.Option(help="Folder to write the data set rows/1.0.0 in.")],
+    config: Annotated[
+        pathlib.Path | None, typer.Option(help="YAML file of the run whose rows are written.")
+    ] = None,
+    path: Annotated[
+        str | None, typer.Option(help="Source of the rows (data.path), instead of or over the config's.")
+    ] = None,
+    shards: Annotated[int | None, typer.Option(help="Files per split. Default: by size.", min=1)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example data.columns.split=split."),
+    ] = None,
+) -> None:
+    """Write the splits of a run as a TFDS data set in ArrayRecord, for runs on several hosts.
+
+    Prints the settings that read it; with them a run has the same rows in the same order.
+    """
+    import json
+
+    from r2d_jax.config_check import used_sources
+    from r2d_jax.config_file import load_config
+    from r2d_jax.data.splits import describe, load_splits
+    from r2d_jax.data.tfds_write import columns_of, write_tfds
+    from r2d_jax.errors import UserError
+
+    if config is None and path is None:
+        raise UserError("r2d data tfds", "no rows are named", "Give --config or --path.")
+    named = [] if path is None else [f"data.path={json.dumps(path)}"]
+    settings = load_config(config, [*named, *(overrides or ())])
+    splits = load_splits(
+        settings.data, settings.seed, used_sources(settings), progress=_count_rows if _interactive() else None
+    )
+    folder = write_tfds(splits, out, shards=shards)
+    print(describe(splits))
+    print(f"written: {folder}; read it with\ndata:")
+    print(f"  path: {json.dumps(f'tfds:{folder.absolute()}', ensure_ascii=False)}")
+    print(f"  columns: {json.dumps(columns_of(splits), ensure_ascii=False)}")
+
+
+def _interactive() -> bool:
+    import sys
+
+    return sys.stderr.isatty()
+
+
+def _count_rows(rows: int) -> None:
+    import sys
+
+    print(f"\r{rows:,} rows read", end="", file=sys.stderr, flush=True)
+
+
+_ROWS, _SHOWN = "Columns", "What is shown"
+
+
+@data_app.command()
+def check(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE] [KEY=VALUE]...",
+            help="Rows to look at (without FILE: those of --config), and settings, such as "
+            "data.rationale_limit_tokens=128.",
+        ),
+    ] = None,
+    config: Annotated[
+        pathlib.Path | None, typer.Option(help="YAML file of a run: its rows, columns, limits and tokenizer.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub name of a tokenizer. Default: that of --config; without one, lengths and "
+            "lost characters are left out."
+        ),
+    ] = None,
+    json_file: Annotated[
+        pathlib.Path | None, typer.Option("--json", metavar="OUT", help="JSON file to write everything to.")
+    ] = None,
+    question_column: Annotated[
+        str | None,
+        typer.Option(help="Default: that of --config, else question.", rich_help_panel=_ROWS),
+    ] = None,
+    context_column: Annotated[
+        str | None,
+        typer.Option(help="Default: that of --config, else none.", rich_help_panel=_ROWS),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(help="Default: that of --config, else label.", rich_help_panel=_ROWS),
+    ] = None,
+    rationale_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Default: those of --config, else rationale. May be given several times.",
+            rich_help_panel=_ROWS,
+        ),
+    ] = None,
+    no_rationales: Annotated[
+        bool, typer.Option("--no-rationales", help="The rows have labels alone.", rich_help_panel=_ROWS)
+    ] = False,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Default: that of --config, else none: rows are named by their place.", rich_help_panel=_ROWS
+        ),
+    ] = None,
+    split_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Default: that of --config, else none: all rows are one split.", rich_help_panel=_ROWS
+        ),
+    ] = None,
+    show_ids: Annotated[
+        bool,
+        typer.Option(
+            "--show-ids",
+            help="Name rows by their id, which may be a patient's, in place of their number.",
+            rich_help_panel=_SHOWN,
+        ),
+    ] = False,
+    show_text: Annotated[
+        bool,
+        typer.Option(
+            "--show-text",
+            help="Show excerpts of CASE TEXT around what was found, in the JSON file too.",
+            rich_help_panel=_SHOWN,
+        ),
+    ] = False,
+) -> None:
+    """Look for what would damage training, or surprise; changes nothing. docs/data_check.md lists all rules.
+
+    Exit code 0: nothing would damage training; 1: something would; 2: the rows cannot be read.
+    """
+    from r2d_jax.cli_options import console
+    from r2d_jax.data.check import check_rows
+    from r2d_jax.data.check_source import check_config_of, file_and_settings, rows_to_check
+    from r2d_jax.data.tokenizer import Tokenizer
+    from r2d_jax.errors import UserError
+    from r2d_jax.evaluation.data_check_report import data_check_json, print_data_check
+    from r2d_jax.evaluation.report import write_json
+    from r2d_jax.model.hf_format import locate
+
+    file, settings = file_and_settings(words or ())
+    if file is None and config is None:
+        raise UserError("r2d data check", "no rows are named", "Give FILE, or --config.")
+    if json_file is not None and file is not None and json_file.absolute() == pathlib.Path(file).absolute():
+        raise UserError("--json", "is the file of rows, and would be written over", "Choose another name.")
+    if no_rationales and rationale_column:
+        raise UserError("--no-rationales", "stands beside --rationale-column", "Give one of the two.")
+    columns = {
+        "question": question_column,
+        "context": context_column,
+        "label": label_column,
+        "id": id_column,
+        "split": split_column,
+    }
+    rationales = [] if no_rationales else rationale_column
+    settled = check_config_of(str(config) if config else None, file, columns, rationales, settings)
+    vocabulary = None
+    if source := tokenizer or settled.tokenizer.path or settled.model.init:
+        folder = locate(source)
+        inside = folder / "tokenizer"
+        vocabulary = Tokenizer.load(
+            inside if inside.is_dir() else folder, text_map=settled.tokenizer.text_map
+        )
+    rows = rows_to_check(settled, file, all_rationales=bool(rationale_column), show_ids=show_ids)
+    # Of a file's rows the ids are hidden already.
+    found = check_rows(
+        rows, settled.data, vocabulary, show_ids=show_ids or file is not None, show_text=show_text
+    )
+    print_data_check(found, console())
+    if json_file is not None:
+        write_json(json_file, data_check_json(found, vocabulary.fingerprint if vocabulary else None))
+        print(f"written: {json_file}")
+    if found.damaging:
+        raise typer.Exit(EXIT_DAMAGING)
+
+
+EXIT_DAMAGING = 1

@@ -130,7 +130,8 @@ def test_b015_byte_order_mark_is_dropped(write, encoding):
     setting = {"encoding": "utf-16"} if encoding == "utf-16" else {}
     table = write("rows.csv", f"{HEADER}\r\nq,yes,é\r\n", encoding)
     lines = write("rows.jsonl", json.dumps(row("q", rationale="é"), ensure_ascii=False), encoding)
-    for path in (table, lines):
+    array = write("rows.json", json.dumps([row("q", rationale="é")], ensure_ascii=False), encoding)
+    for path in (table, lines, array):
         (example,) = read(path, **setting)
         assert (example.question, example.rationales["default"]) == ("q", "é")
 

@@ -45,6 +45,7 @@ class Features:
         rationale_length: int32 [N]; 0 where there is no rationale.
         cut_questions: rows whose question or context was shortened.
         cut_rationales: rows whose rationale was shortened.
+        label_weight: float32 [N], how much each row's label counts; None: all alike.
     """
 
     question_ids: np.ndarray
@@ -55,6 +56,7 @@ class Features:
     rationale_length: np.ndarray
     cut_questions: int
     cut_rationales: int
+    label_weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.question_length)
@@ -66,6 +68,12 @@ class Features:
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), np.ndarray)
         }
+
+
+def balanced_weights(labels: Sequence[str]) -> np.ndarray:
+    """Float32 [N]: N / (number of labels x rows of the row's label), whose mean is 1."""
+    _, index, counts = np.unique(np.array(labels, object), return_inverse=True, return_counts=True)
+    return (len(labels) / (len(counts) * counts))[index].astype(np.float32)
 
 
 def label_limit_tokens(config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str]) -> int:

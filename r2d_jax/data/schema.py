@@ -27,8 +27,16 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The three disjoint splits of one data set, each a tuple of Example."""
+    """The three disjoint splits of one data set.
+
+    Attributes:
+        train: rows to learn.
+        validation: rows to select by.
+        test: rows to score.
+        notes: plain lines about rows left out and labels changed while reading; no part of the data.
+    """
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
+    notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)

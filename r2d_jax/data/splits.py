@@ -6,62 +6,72 @@ import json
 import unicodedata
 from collections.abc import Sequence
 
-import numpy as np
-
 from r2d_jax.config import DataConfig
-from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.duplicates import leaks
+from r2d_jax.data.raw_rows import Progress, shown
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.sources import read_examples, read_split_examples
+from r2d_jax.data.split_rows import NAMES, rows_by_split, take_validation
 from r2d_jax.data.text_map import MARKERS
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
-NAMES = ("train", "validation", "test")
-_SHOWN_LABELS, _SHOWN_SPLITS = 60, 5
+_SHOWN_LABELS = 60
+
+__all__ = [
+    "NAMES",
+    "content_hash",
+    "describe",
+    "label_set",
+    "load_splits",
+    "split_warnings",
+    "take_validation",
+    "text_warnings",
+]
 
 
-def load_splits(config: DataConfig, seed: int, rationale_sources: Sequence[str]) -> Splits:
+def load_splits(
+    config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None = None
+) -> Splits:
     """Read or generate the rows of a run.
 
     Args:
-        config: one file with a split column, or files by split, or the triage generator.
-        seed: of the generator and of a validation split taken from train, where config.seed is None.
+        config: one source with a split column, splits of its own or shares to draw, or one source per
+            split, or the triage generator.
+        seed: of the generator, of drawn splits and of a validation split taken from train, where
+            config.seed is None.
         rationale_sources: which rationales every row must have.
+        progress: called with the number of rows read so far from the source being read.
 
     Raises:
-        UserError: a fault of a file, or a split without rows.
+        UserError: a fault of a setting or a source, or a split without rows.
     """
     seed = seed if config.seed is None else config.seed
     if config.source == "triage":
-        from r2d_jax.data.triage import generate
-
-        splits = generate(config.triage, seed)
-        _require_sources(splits, rationale_sources)
-        return splits
-    _require_paths(config)
-    rows = (
-        _from_one_file(config, rationale_sources)
-        if config.path is not None
-        else _from_files(config, rationale_sources)
-    )
-    if not rows["train"]:
-        raise UserError("data", "the train split has no rows", "Check data.split_values or data.train_path.")
-    if not rows["validation"]:
-        rows["train"], rows["validation"] = take_validation(rows["train"], config.validation_fraction, seed)
+        return _generated(config, seed, rationale_sources)
+    rows, notes = rows_by_split(config, seed, rationale_sources, progress)
     for name in NAMES:
         if not rows[name]:
-            raise UserError("data", f"the {name} split has no rows", _EMPTY_SPLIT[name])
-    return Splits(*(tuple(rows[name]) for name in NAMES))
+            told = "; ".join([f"the {name} split has no rows", *notes])
+            raise UserError("data", told, _EMPTY_SPLIT[name])
+    return Splits(*(tuple(rows[name]) for name in NAMES), notes=tuple(notes))
 
 
 _EMPTY_SPLIT = {
     "train": "Lower data.validation_fraction or add rows.",
     "validation": "Raise data.validation_fraction or give data.validation_path.",
-    "test": "Give data.test_path or check data.split_values.",
+    "test": "Give data.test_path, set data.split_shares, or check data.split_values.",
 }
 
 
-def _require_sources(splits: Splits, sources: Sequence[str]) -> None:
+def _generated(config: DataConfig, seed: int, sources: Sequence[str]) -> Splits:
+    from r2d_jax.data.triage import generate
+
+    for name in ("split_shares", "label_map"):
+        if getattr(config, name):
+            raise UserError(
+                f"data.{name}", "is set beside data.source=triage", "Generated rows are split and labelled."
+            )
+    splits = generate(config.triage, seed)
     there = splits.train[0].rationales
     for name in sources:
         if name not in there:
@@ -70,83 +80,7 @@ def _require_sources(splits: Splits, sources: Sequence[str]) -> None:
                 f"{name!r} is not one that the generator writes ({shown(there)})",
                 "Choose one of these.",
             )
-
-
-def _require_paths(config: DataConfig) -> None:
-    others = [name for name in ("train", "validation", "test") if getattr(config, f"{name}_path") is not None]
-    if config.path is not None and others:
-        raise UserError(
-            "data", f"both data.path and data.{others[0]}_path are set", "Set one file or one file per split."
-        )
-    if config.path is None and config.train_path is None:
-        raise UserError(
-            "data",
-            "neither data.path nor data.train_path is set",
-            "Name your files, or set data.source=triage for generated rows.",
-        )
-    if config.path is not None and len(set(config.split_values.values())) < len(config.split_values):
-        raise UserError("data.split_values", "two splits have the same value", "Give each its own value.")
-
-
-def _from_one_file(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Example]]:
-    assert config.path is not None
-    if config.columns.split is None:
-        raise UserError(
-            "data.path", "one file needs data.columns.split", "Name the column, or use data.train_path."
-        )
-    rows = read_split_examples(
-        config.path, config.columns, rationale_sources=sources, encoding=config.encoding
-    )
-    names = {value: name for name, value in config.split_values.items()}
-    unknown = sorted({row.split for row in rows} - names.keys())
-    if unknown:
-        # So many values are hardly those of a split column; another column's would be case text.
-        told = shown(unknown) if len(unknown) <= _SHOWN_SPLITS else f"{len(unknown)} different ones"
-        raise UserError(
-            f"{config.path}, field {config.columns.split!r}",
-            f"values without a split: {told}",
-            f"Map them in data.split_values, now {dict(config.split_values)}.",
-        )
-    split: dict[str, list[Example]] = {name: [] for name in NAMES}
-    for row in rows:
-        split[names[row.split]].append(row.example)
-    return split
-
-
-def _from_files(config: DataConfig, sources: Sequence[str]) -> dict[str, list[Example]]:
-    paths = {"train": config.train_path, "validation": config.validation_path, "test": config.test_path}
-    columns = config.columns
-    return {
-        name: read_examples(path, columns, rationale_sources=sources, encoding=config.encoding)
-        if path is not None
-        else []
-        for name, path in paths.items()
-    }
-
-
-def take_validation(
-    train: Sequence[Example], fraction: float, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Split rows by label, each label giving round(fraction x its rows), at least 1 where it has 2 or more.
-
-    Which rows are taken depends on the seed and the order of the rows.
-
-    Returns:
-        (train, validation), each in the order of the rows.
-    """
-    by_label: dict[str, list[int]] = collections.defaultdict(list)
-    for index, example in enumerate(train):
-        by_label[example.label].append(index)
-    rng = np.random.default_rng(seed)
-    taken: set[int] = set()
-    for label in sorted(by_label):
-        rows = by_label[label]
-        count = max(round(fraction * len(rows)), 1) if fraction > 0 and len(rows) > 1 else 0
-        taken.update(rng.permutation(rows)[: min(count, len(rows) - 1)].tolist())
-    return (
-        [example for index, example in enumerate(train) if index not in taken],
-        [example for index, example in enumerate(train) if index in taken],
-    )
+    return splits
 
 
 def label_set(splits: Splits) -> tuple[str, ...]:
@@ -187,16 +121,12 @@ def split_warnings(splits: Splits) -> list[str]:
         unseen = sorted({example.label for example in getattr(splits, name)} - learned)
         if unseen:
             found.append(f"labels of {name} that train never has: {shown(unseen)}")
-    questions = {(example.question, example.context) for example in splits.train}
-    for name in ("validation", "test"):
-        both = sum((example.question, example.context) in questions for example in getattr(splits, name))
-        if both:
-            found.append(f"{both} rows of {name} have the same question and context as a row of train")
+    found += leaks(_each(splits))
     return found
 
 
 def describe(splits: Splits, tokenizer: Tokenizer | None = None) -> str:
-    """Row and label counts by split, content hash and warnings, as plain lines; holds labels but no case text.
+    """Row and label counts by split, content hash, notes and warnings, as plain lines; labels but no case text.
 
     Args:
         splits: the rows.
@@ -216,6 +146,7 @@ def describe(splits: Splits, tokenizer: Tokenizer | None = None) -> str:
     if more:
         lines.append(f"  and {more} more labels")
     lines.append("  " + "rows".ljust(width) + "".join(f"{len(rows):12d}" for rows in each.values()))
+    lines += [f"  note: {text}" for text in splits.notes]
     lines += [f"  warning: {text}" for text in split_warnings(splits)]
     if tokenizer is not None:
         lines += [f"  warning: {text}" for text in text_warnings(splits, tokenizer)]

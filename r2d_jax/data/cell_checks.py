@@ -1,0 +1,88 @@
+"""What a named cell has to be; in: raw rows and column names, out: text exactly as written, or where it is at fault."""
+
+import collections
+import difflib
+import warnings
+from collections.abc import Sequence
+
+from r2d_jax.data.cells import Number, Row, kind_of, shown
+from r2d_jax.data.schema import Example
+from r2d_jax.errors import UserError
+
+
+def require_columns(path: str, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise a UserError that names the nearest column where one of `wanted` is not among those found."""
+    for name in wanted:
+        if name not in found:
+            near = [other for other in found if other.strip().casefold() == name.casefold()]
+            near = near or difflib.get_close_matches(name, found, n=1)
+            hint = f"Did you mean {shown(near[:1])}? " if near else ""
+            raise UserError(
+                path,
+                f"no column {name!r}; columns found: {shown(found)}",
+                f"{hint}Name it under data.columns.",
+            )
+
+
+def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = False) -> str:
+    """The text of a cell.
+
+    Args:
+        path: for messages.
+        row: where the cell stands.
+        column: its name.
+        required: whether blank, null or no cell is an error; else they give "" or the blanks.
+        number: whether a whole number will do, as written.
+
+    Raises:
+        UserError: names place and field, never the text.
+    """
+    value = row.cells.get(column)
+    if value is None and not required:
+        return ""
+
+    def fault(what: str, fix: str) -> UserError:
+        return UserError(f"{path} {row.place}, field {column!r}", what, fix)
+
+    if column not in row.cells:
+        raise fault("is missing", "Fill it in, or remove the row.")
+    if not isinstance(value, str) or (isinstance(value, Number) and not number):
+        raise fault(
+            f"is {kind_of(value)}, not text", 'Store it as text (in JSON in quotes, for example "1").'
+        )
+    if required and not value.strip():
+        raise fault("is empty", "Fill it in, or remove the row.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise fault(
+            "holds half of a character pair (a lone surrogate such as \\ud83d)", "Write the whole pair."
+        ) from error
+    return str(value)
+
+
+class Damage:
+    """Counts replacement characters by field."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._first: dict[str, str] = {}
+
+    def look_at(self, place: str, example: Example) -> None:
+        """Count those of one row."""
+        texts = {"question": example.question, "context": example.context, "label": example.label}
+        texts |= {f"rationale {key}": value for key, value in example.rationales.items()}
+        for name, text in texts.items():
+            if "\ufffd" in text:
+                self._counts[name] += text.count("\ufffd")
+                self._first.setdefault(name, place)
+
+    def warn(self) -> None:
+        """Warn of each field that has some, with the first place."""
+        for name, count in self._counts.items():
+            warnings.warn(
+                f"{self._path}: {count} replacement characters (U+FFFD) in the {name}, first at "
+                f"{self._first[name]}; the text was damaged before it came here",
+                stacklevel=4,
+            )

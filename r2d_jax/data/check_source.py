@@ -1,0 +1,106 @@
+"""Rows for the data check; in: a Config, and a file or the config's own data, out: rows with their splits."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from r2d_jax.config import Config
+from r2d_jax.config_check import rationale_sources, used_sources
+from r2d_jax.config_file import load_config
+from r2d_jax.data.check import ONE_SPLIT, Rows, rows_of
+from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.schema import Example
+from r2d_jax.data.sources import SplitExample, read_source
+from r2d_jax.data.splits import load_splits
+from r2d_jax.errors import UserError
+
+_SETTING = re.compile(r"[a-z]\w*(\.\w+)+=|(seed|method|platform|tensorboard)=")
+_OTHER_SPLITS = 5
+
+
+def file_and_settings(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The file, where the first word is none of KEY=VALUE, and the settings."""
+    if words and not _SETTING.match(words[0]):
+        return words[0], list(words[1:])
+    return None, list(words)
+
+
+def check_config_of(
+    config_file: str | None,
+    file: str | None,
+    columns: Mapping[str, str | None],
+    rationales: Sequence[str] | None,
+    settings: Sequence[str],
+) -> Config:
+    """The config that a check goes by.
+
+    Args:
+        config_file: YAML file, or None for defaults.
+        file: rows to look at in place of the config's.
+        columns: column by field of data.columns, None where it is not given.
+        rationales: rationale columns; [] where rows have none, None where it is not given.
+        settings: KEY=VALUE; they go before the config file.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    given: dict[str, str | None] = {
+        f"data.columns.{field}": name for field, name in columns.items() if name is not None
+    }
+    if file is not None:
+        given |= dict.fromkeys(("data.train_path", "data.validation_path", "data.test_path"))
+        given |= {"data.source": "files", "data.path": file}
+    changes = [f"{key}={json.dumps(value)}" for key, value in given.items()]
+    if rationales is not None:
+        source = json.dumps(rationales[0]) if rationales else "null"
+        changes.append(f"data.columns.rationales={json.dumps({name: name for name in rationales})}")
+        changes += [f"stage{number}.rationale_source={source}" for number in (1, 2)]
+        changes += [] if rationales else ["method=sft"]
+    return load_config(config_file, [*changes, *settings])
+
+
+def rows_to_check(config: Config, file: str | None, *, all_rationales: bool, show_ids: bool) -> Rows:
+    """Read the rows.
+
+    Args:
+        config: from `check_config_of`.
+        file: rows to look at, split by their column alone; None: the rows as a run would have them.
+        all_rationales: whether all sources that the config names are looked at, or those of its stages.
+        show_ids: False gives a row of a file with an id column its number in the file as id.
+
+    Raises:
+        UserError: a row cannot be read; names file, place and field.
+    """
+    names = rationale_sources(config) if all_rationales else used_sources(config)
+    if file is None:
+        return rows_of(load_splits(config.data, config.seed, names))
+    data = config.data
+    read = read_source(
+        file,
+        data.columns,
+        rationale_sources=names,
+        encoding=data.encoding,
+        skip_missing_rationales=data.missing_rationales == "skip",
+        label_map=data.label_map,
+    ).rows
+    of_value = {value: name for name, value in data.split_values.items()}
+    named = show_ids or data.columns.id is None
+    _require_few(read, of_value, f"{file}, field {data.columns.split!r}")
+
+    def rows() -> Iterator[tuple[str, Example]]:
+        for number, (example, split, *_) in enumerate(read, start=1):
+            hidden = example if named else dataclasses.replace(example, row_id=f"row {number}")
+            yield of_value.get(split, split) or ONE_SPLIT, hidden
+
+    return rows
+
+
+def _require_few(rows: Sequence[SplitExample], known: Mapping[str, str], where: str) -> None:
+    others = {row.split for row in rows} - known.keys()
+    # A column of case text must not become names of splits.
+    long = [value for value in others if shown([value]) != repr(value)]
+    if len(others) > _OTHER_SPLITS or long:
+        raise UserError(
+            where, f"holds {len(others)} values that name no split", "Name the column of the splits."
+        )

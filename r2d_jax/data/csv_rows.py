@@ -1,0 +1,49 @@
+"""Rows of CSV and TSV files as a stream; in: a file with a header, out: Row by Row, every cell text."""
+
+import csv
+from collections.abc import Iterator
+
+from r2d_jax.data.cells import Row, repeated, shown
+from r2d_jax.data.files import Part
+from r2d_jax.data.text_stream import lines, nothing_in, open_text
+from r2d_jax.errors import UserError
+
+
+def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
+    """Records below the header, as RFC 4180 has them; blank lines are skipped, cells are never trimmed."""
+    csv.field_size_limit(2**31 - 1)
+    header: list[str] = []
+    record, line = 0, 1
+    with open_text(part, encoding, newline="") as text:
+        reader = csv.reader(lines(text), delimiter="\t" if part.format == ".tsv" else ",", strict=True)
+        try:
+            for cells in reader:
+                start, line = line, reader.line_num + 1
+                if not cells:
+                    continue
+                if not header:
+                    header = cells
+                    # Spreadsheets write unnamed columns at the end; nobody can ask for those.
+                    if twice := repeated(header):
+                        raise UserError(
+                            f"{part.path} line {start}",
+                            f"column {shown(twice)} stands twice",
+                            "Rename one of them.",
+                        )
+                    continue
+                record += 1
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{part.path} line {start} (record {record})",
+                        f"has {len(cells)} cells, the header {len(header)}",
+                        "Quote cells that hold the delimiter or a line break.",
+                    )
+                yield Row(f"{part.name}line {start}", dict(zip(header, cells, strict=True)))
+        except csv.Error as error:
+            raise UserError(
+                f"{part.path} line {line} (record {record + 1})",
+                f"broken quoting ({error})",
+                "Mend this row.",
+            ) from error
+    if not record and not "".join(header).strip():
+        raise nothing_in(part)

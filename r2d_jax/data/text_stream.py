@@ -1,0 +1,82 @@
+"""Text of a file as a stream; in: the bytes of a Part and an encoding, out: text read piece by piece, or its fault."""
+
+import codecs
+import contextlib
+import io
+import zlib
+from collections.abc import Iterator
+from typing import IO, TextIO, cast
+
+from r2d_jax.data.files import Part, brief
+from r2d_jax.errors import UserError
+
+
+class _Counted(io.BufferedIOBase):
+    """Bytes that remember how many of them, and how many line feeds, were read."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.bytes = self.line_feeds = 0
+        self.start = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        data = self._file.read(-1 if size is None else size)
+        self.start = self.start or data[:4]
+        self.bytes += len(data)
+        self.line_feeds += data.count(b"\n")
+        return data
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self.read1(size)
+
+
+@contextlib.contextmanager
+def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
+    """The text of a file, never held as a whole; a byte-order mark is left to `lines` and `pieces`.
+
+    Args:
+        part: the file.
+        encoding: a text encoding that Python knows.
+        newline: "" to end lines at any line end, "\\n" only there; kept as written in both cases.
+
+    Raises:
+        UserError: cannot be opened, damaged, or not in this encoding (names line and byte).
+    """
+    with part.open() as file:
+        counted = _Counted(file)
+        try:
+            text = io.TextIOWrapper(cast(IO[bytes], counted), encoding, newline=newline)
+        except LookupError as error:
+            raise UserError("data.encoding", f"{encoding!r} is not known", "Use utf-8.") from error
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            # What a decoder looked at always ends with the last byte that it was given.
+            byte = counted.bytes - len(error.object) + error.start
+            line = counted.line_feeds - error.object[error.start :].count(b"\n") + 1
+            utf16 = counted.start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            raise UserError(
+                f"{part.path} line {line}",
+                f"byte {byte} is not {encoding}",
+                "Save the file as UTF-8, or set data.encoding "
+                f"(for example {'utf-16' if utf16 else 'latin-1'}).",
+            ) from error
+        except (EOFError, zlib.error, OSError) as error:
+            # gzip tells damage in all three ways; a file that ends too soon must not pass for a short one.
+            raise UserError(
+                part.path, f"cannot be read to its end ({brief(error)})", "Copy or pack it again."
+            ) from error
+
+
+def lines(text: TextIO) -> Iterator[str]:
+    """Lines with their ends, without a byte-order mark."""
+    for number, line in enumerate(text):
+        yield line if number else line.removeprefix("\ufeff")
+
+
+def nothing_in(part: Part) -> UserError:
+    """The error for a file of blanks."""
+    return UserError(part.path, "is empty", "Give a file with rows.")

@@ -1,0 +1,87 @@
+"""Splits as a prepared TFDS data set in ArrayRecord, without TensorFlow; in: Splits, out: a folder to read anywhere."""
+
+import contextlib
+import io
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from r2d_jax.data.files import brief
+from r2d_jax.data.schema import Splits
+from r2d_jax.data.splits import NAMES
+from r2d_jax.data.tfds_rows import import_tfds
+from r2d_jax.errors import UserError
+
+NAME, VERSION = "rows", "1.0.0"
+RATIONALE_PREFIX = "rationale_"
+
+
+def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = None) -> pathlib.Path:
+    """Write rows, in order, as the data set rows/1.0.0 below a folder; it appears whole or not at all.
+
+    Every feature is text: id, split, question, context, label, and rationale_SOURCE for each source.
+
+    Args:
+        splits: the rows.
+        folder: made where it is missing.
+        shards: files per split; None: TFDS chooses by size. The order of the rows does not depend on it.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        UserError: tensorflow-datasets is missing, or the data set is there already.
+    """
+    target = folder / NAME / VERSION
+    if target.exists():
+        # TFDS would take the old rows for the new ones.
+        raise UserError(str(target), "is there already", "Choose another --out, or remove it.")
+    tfds = import_tfds(str(folder))
+    tfds.disable_progress_bar()
+    sources = list(splits.train[0].rationales)
+    names = ["id", "split", "question", "context", "label", *(RATIONALE_PREFIX + name for name in sources)]
+
+    class Rows(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, name-defined]
+        name = NAME
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self) -> Any:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, _: Any) -> dict[str, Any]:
+            return {name: self._generate_examples(name) for name in NAMES}
+
+        def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
+            for index, row in enumerate(getattr(splits, split)):
+                texts = (row.row_id, split, row.question, row.context, row.label)
+                rationales = (row.rationales[name] for name in sources)
+                yield index, dict(zip(names, (*texts, *rationales), strict=True))
+
+    # Without this TFDS asks Google's storage for a prepared copy first.
+    how = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
+    try:
+        builder = Rows(data_dir=str(folder), file_format="array_record")
+        # It says "Downloading" on standard output, whatever is asked for.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=how)
+    except OSError as error:
+        raise UserError(
+            str(folder), f"cannot be written ({brief(error)})", "Choose another --out."
+        ) from error
+    return target
+
+
+def columns_of(splits: Splits) -> dict[str, Any]:
+    """The data.columns that read such a data set: the same rows in the same order, with the same hash."""
+    rationales = {name: RATIONALE_PREFIX + name for name in splits.train[0].rationales}
+    return {
+        "id": "id",
+        "question": "question",
+        "context": "context",
+        "label": "label",
+        "rationales": rationales,
+    }
