@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from r2d_jax import cli_data, cli_llm
+from r2d_jax import cli_data, cli_llm, cli_rationales
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
@@ -242,6 +242,7 @@ def compile_for(
 
 cli_data.register(app)
 cli_llm.register(app)
+cli_rationales.register(app)
 
 
 @app.command()

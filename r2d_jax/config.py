@@ -51,6 +51,9 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again to save memory: nothing, all but the outputs of weight
     multiplications, or everything inside each block. Results do not depend on it."""
+    scan_layers: bool = False
+    """Compile one encoder and one decoder block and loop over them: deep models compile several times faster.
+    Stacks all weights once a step, in memory of its own. Results do not depend on it."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -85,14 +88,18 @@ class ColumnsConfig:
     """Names of the columns in the user's files."""
 
     question: str = "question"
+    """A column, or text with columns in braces: "{age}, {sex}. {complaint}"; {{ and }} are braces."""
     context: str | None = None
-    """Optional text after the question; it alone is shortened when the input is too long."""
+    """Optional text after the question; it alone is shortened when the input is too long. A column, or text
+    with columns in braces."""
     label: str = "label"
     rationales: dict[str, str] = Field(default_factory=lambda: {"default": "rationale"})
     """Rationale source name -> column."""
     id: str | None = None
     split: str | None = None
     """Column that tells the split of each row of `data.path`."""
+    group: str | None = None
+    """Column, such as a patient's id, whose rows never stand in two splits."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -100,24 +107,38 @@ class DataConfig:
     """Rows and their limits."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Of synthetic rows and of a validation split taken from train; null: the run's seed."""
+    """Of synthetic rows, of drawn splits and of a validation split taken from train; null: the run's seed."""
     source: Literal["files", "triage"] = "files"
     path: str | None = None
-    """One file with all rows, split by columns.split."""
+    """One source with all rows: a file, a pattern of files, gs://..., hf:NAME[:CONFIG][:SPLIT] or
+    tfds:NAME_OR_FOLDER[:SPLIT]. Split by columns.split, by split_shares, or as the Hub or TFDS has it."""
     train_path: str | None = None
+    """A source of one split, instead of `path`; likewise below."""
     validation_path: str | None = None
     test_path: str | None = None
     split_values: dict[SplitName, str] = Field(default_factory=_same_split_values)
-    """Value of the split column for each split."""
+    """Value of the split column, or name of the split on the Hub or in TFDS, for each split."""
+    split_shares: dict[SplitName, Fraction] | None = None
+    """Draw the splits of `path` by seed and row id, stratified by label: for example
+    {train: 0.8, validation: 0.1, test: 0.1}."""
     validation_fraction: Fraction = 0.1
     """Share of train, stratified by label, that becomes validation where none is given."""
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
+    duplicates: Literal["keep", "drop"] = "keep"
+    """Rows whose question and context, character by character, stand in two splits: keep and warn, or drop
+    them from train where validation or test has them, and from validation where test has them."""
+    missing_rationales: Literal["error", "skip"] = "error"
+    """Rows without a rationale that a stage learns: stop, or leave them out of every split, and count them."""
+    label_map: dict[str, str] = Field(default_factory=dict)
+    """Label as written -> label to use, such as {"benign ": Benign}; a key that no row has is an error."""
     encoding: str = "utf-8"
     triage: TriageConfig = Field(default_factory=TriageConfig)
     input_limit_tokens: Annotated[int, Field(ge=16)] = 1024
     rationale_limit_tokens: Annotated[int, Field(ge=2)] = 256
     label_limit_tokens: Annotated[int, Field(ge=2)] | None = None
     """Longest label with its end token; null: derived from the label set. A longer label is an error."""
+    check: Literal["stop", "warn", "off"] = "stop"
+    """The data check before training: stop where something would damage it, only tell, or leave it out."""
     length_buckets: Count = 4
     """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all."""
 
@@ -173,6 +194,9 @@ class Stage2Config(StageConfig):
 
     label_weight: Fraction = 0.7
     """alpha after warm-up: the weight of the label loss; for dss its weight in every step."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: the loss of a label counts N / (number of labels x rows of the label), so that rare labels
+    weigh as much as frequent ones; rationales and validation losses are not weighted."""
     warmup_fraction: Fraction = 0.05
     """Share of max_steps in which alpha rises from 0 to label_weight."""
     transition_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6

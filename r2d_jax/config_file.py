@@ -22,13 +22,23 @@ from r2d_jax.config_check import check_config
 from r2d_jax.errors import UserError
 
 _ADAPTER = TypeAdapter(Config)
-# What a run prints or writes beside its results: may change without making it another run.
+# Results do not depend on these: a run may go on with others, on another layout of devices for example.
 _NOT_IN_HASH = (
     "tensorboard",
+    "platform",
+    "mesh",
+    "model.remat",
+    "model.scan_layers",
+    "evaluation.batch_size",
     "evaluation.worked_examples",
-    "stage1.log_every_steps",
-    "stage2.log_every_steps",
+    *(
+        f"{stage}.{name}"
+        for stage in ("stage1", "stage2")
+        for name in ("micro_batches", "log_every_steps", "save_every_steps")
+    ),
 )
+# Replaced as a whole by a file that extends another one.
+_MAPS_OF_NAMES = ("rationales", "split_values", "split_shares", "label_map")
 # Beside its own errors ruamel lets those of int(), date() and deep recursion through, and values that
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
@@ -136,10 +146,7 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        # A map of names, such as data.columns.rationales, is replaced as a whole.
-        merged[key] = (
-            _merged(merged[key], value) if both and key not in ("rationales", "split_values") else value
-        )
+        merged[key] = _merged(merged[key], value) if both and key not in _MAPS_OF_NAMES else value
     return merged
 
 
@@ -224,7 +231,7 @@ def dump_config(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """Short sha256 of all settings that can change what is trained or how it is scored."""
+    """Short sha256 of all settings that can change what is trained or how it is scored (rounding apart)."""
     values = _ADAPTER.dump_python(config, mode="json")
     for name in _NOT_IN_HASH:
         inner = values

@@ -23,11 +23,17 @@ ALLOWED = {
     "data": FOUNDATION,
     "model": DATA_AND_DEVICES,
     "objective": DATA_AND_DEVICES | {"model"},
-    "evaluation": DATA_AND_DEVICES | {"model"},
+    "llm": DATA_AND_DEVICES,
+    "evaluation": DATA_AND_DEVICES | {"model", "llm"},
+    "rationales": DATA_AND_DEVICES | {"llm", "evaluation"},
     "training": DATA_AND_DEVICES | {"model", "objective", "evaluation"},
-    "cli_data": DATA_AND_DEVICES | {"model", "evaluation"},
-    "cli_llm": DATA_AND_DEVICES | {"evaluation"},
-    "cli": DATA_AND_DEVICES | {"model", "objective", "evaluation", "training", "cli_data", "cli_llm"},
+    "cli_data": DATA_AND_DEVICES | {"model", "evaluation", "cli_options"},
+    "cli_options": FOUNDATION | {"llm"},
+    "cli_llm": DATA_AND_DEVICES | {"llm", "evaluation", "cli_options"},
+    "cli_audit": DATA_AND_DEVICES | {"llm", "rationales", "cli_options"},
+    "cli_rationales": DATA_AND_DEVICES | {"llm", "rationales", "cli_options", "cli_audit"},
+    "cli": DATA_AND_DEVICES
+    | {"model", "objective", "evaluation", "training", "cli_data", "cli_llm", "cli_rationales"},
 }
 # tensorflow takes the accelerator's memory; a pickle runs what its author wrote into it.
 BANNED = {"tensorflow", "pickle", "cloudpickle", "dill"}

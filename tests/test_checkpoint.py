@@ -22,6 +22,7 @@ from r2d_jax.training.state import abstract_state, fresh_state
 
 SHAPE = T5Config(vocab_size=64, d_model=16, d_ff=24, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=2)
 FACTORY = T5Factory(SHAPE)
+HASH = "0123abcd"
 OPTIMIZER = make_optimizer(OptimizerConfig(), 10)
 
 
@@ -45,7 +46,7 @@ def one_device():
 
 
 def save(folder, state, *steps):
-    checkpoints = StageCheckpoints(folder)
+    checkpoints = StageCheckpoints(folder, HASH)
     for step in steps:
         checkpoints.save_latest(
             step, state.params, state.opt_state, {"best_score": 0.5, "last_eval_step": step}
@@ -68,7 +69,7 @@ def test_a_restore_is_bit_equal_in_any_layout_and_typed(tmp_path, state, layout,
         "8x1x1": lambda: make_mesh(MeshConfig()),
         "2x2x2": lambda: make_mesh(MeshConfig(2, 2, 2)),
     }[layout]()
-    step, params, opt_state, progress = StageCheckpoints(tmp_path).restore_latest(*targets(mesh))
+    step, params, opt_state, progress = StageCheckpoints(tmp_path, HASH).restore_latest(*targets(mesh))
     assert step == 7
     assert progress == {"best_score": 0.5, "last_eval_step": 7}
     assert_equal_trees(params, state.params)
@@ -93,13 +94,13 @@ def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
     (tmp_path / "latest" / "30").mkdir()
     (tmp_path / "latest" / "20.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "latest" / "notes").mkdir()
-    assert StageCheckpoints(tmp_path).latest_step() == 10
+    assert StageCheckpoints(tmp_path, HASH).latest_step() == 10
     save(tmp_path, state, 12)
-    assert StageCheckpoints(tmp_path).latest_step() == 12
+    assert StageCheckpoints(tmp_path, HASH).latest_step() == 12
 
 
 def test_best_is_apart_from_latest(tmp_path, state):
-    checkpoints = StageCheckpoints(tmp_path)
+    checkpoints = StageCheckpoints(tmp_path, HASH)
     checkpoints.save_best(4, state.params, {"score": 1})
     checkpoints.save_best(8, state.params, {"score": 2})
     for step in (10, 12, 14):
@@ -130,6 +131,20 @@ def test_another_shape_is_refused_by_name(tmp_path, state):
         restore_weights(tmp_path / "weights", with_shardings(deeper.abstract_params, one_device()))
     assert "missing decoder/blocks/2/cross_attention/k/kernel (16, 16)" in str(error.value)
     assert "encoder/blocks/0/feed_forward/wi/kernel is (16, 24), not (16, 32)" in str(error.value)
+
+
+def test_a_training_state_of_another_shape_is_refused_by_name(tmp_path, state):
+    save(tmp_path, state, 5)
+    deeper = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 3}))
+    wanted = with_shardings(deeper.abstract_params, one_device())
+    with pytest.raises(UserError, match="missing decoder/blocks/2/cross_attention/k/kernel"):
+        StageCheckpoints(tmp_path, HASH).restore_latest(wanted, targets(one_device())[1])
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path, state):
+    save(tmp_path, state, 5)
+    with pytest.raises(UserError, match=f"another config .hash {HASH}, here other"):
+        StageCheckpoints(tmp_path, "other").restore_latest(*targets(one_device()))
 
 
 def vars_of(shape):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from r2d_jax.config import DataConfig, TriageConfig
-from r2d_jax.data.features import FeatureEncoder, label_limit_tokens, question_text
+from r2d_jax.data.features import FeatureEncoder, balanced_weights, label_limit_tokens, question_text
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, PromptTokens
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
@@ -301,3 +301,14 @@ def test_shapes_are_the_smallest_that_hold_all_rows(trained, triage):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(encoder.features(few, shapes)) == 5
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    """B044: 80/20 labels, five classes of which one has three rows."""
+    from sklearn.utils.class_weight import compute_sample_weight
+
+    labels = ["urgent"] * 80 + ["standard"] * 20 + ["non-urgent"] * 9 + ["immediate"] * 3 + ["None"] * 7
+    weights = balanced_weights(labels)
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, compute_sample_weight("balanced", labels), rtol=1e-6)
+    assert weights.mean() == pytest.approx(1.0)

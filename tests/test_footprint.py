@@ -12,6 +12,7 @@ from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
 from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.footprint import (
     abstract_batch,
@@ -89,11 +90,20 @@ def kept_bytes(loss, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
 
 
-def test_recomputing_keeps_less_and_changes_no_gradient():
+LOOPS = {
+    "none": LayerLoop(),
+    "dots": LayerLoop("dots"),
+    "full": LayerLoop("full"),
+    "scan": LayerLoop(scan=True),
+    "full scan": LayerLoop("full", scan=True),
+}
+
+
+def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_gradient():
     kept, gradients = {}, {}
     question = jnp.asarray([(row[0] * 6)[:32] for row in random_rows(0)], jnp.int32)
-    for remat in ("none", "dots", "full"):
-        factory = T5Factory(SHAPE, remat=remat)
+    for name, loop in LOOPS.items():
+        factory = T5Factory(SHAPE, loop=loop)
 
         def loss(params, factory=factory):
             keys = jax.random.split(jax.random.key(1), ROWS)
@@ -102,14 +112,17 @@ def test_recomputing_keeps_less_and_changes_no_gradient():
             encoded = model.encode(question, mask, keys)
             return jnp.sum(jnp.square(model.decode(question, encoded, mask, keys)))
 
-        kept[remat] = kept_bytes(loss, factory.abstract_params)
-        gradients[remat] = flatten(jax.jit(jax.grad(loss))(factory.init(jax.random.key(0))))
+        kept[name] = kept_bytes(loss, factory.abstract_params)
+        gradients[name] = flatten(jax.jit(jax.grad(loss))(factory.init(jax.random.key(0))))
     assert kept["full"] < kept["dots"] < kept["none"]
     assert kept["full"] < 0.4 * kept["none"]
+    assert kept["full scan"] < kept["scan"]
     for name, value in gradients["none"].items():
-        for remat in ("dots", "full"):
+        for loop in LOOPS:
             scale = float(np.abs(value).max())
-            np.testing.assert_allclose(gradients[remat][name], value, atol=2e-6 * scale, err_msg=name)
+            np.testing.assert_allclose(
+                gradients[loop][name], value, atol=2e-6 * scale, err_msg=f"{loop} {name}"
+            )
 
 
 def test_fully_sharded_state_takes_an_eighth(one_device):

@@ -12,8 +12,8 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.overlap import bleu
 

@@ -52,6 +52,21 @@ def test_cross_entropy_is_hand_worked():
     assert float(weight) == 2.0
 
 
+def test_weighted_rows_equal_torch():
+    torch = pytest.importorskip("torch")
+    logits = np.asarray(jax.random.normal(jax.random.key(0), (3, 4, 5)))
+    targets = np.array([[1, 4, 0, 0], [2, 0, 0, 0], [3, 3, 1, 4]])
+    lengths, weights = np.array([2, 1, 4]), np.array([0.5, 3.0, 1.25], np.float32)
+    each = torch.nn.functional.cross_entropy(
+        torch.tensor(logits).reshape(12, 5), torch.tensor(targets).reshape(12), reduction="none"
+    ).reshape(3, 4)
+    counted = torch.tensor((np.arange(4) < lengths[:, None]) * weights[:, None])
+    mask = target_mask(jnp.asarray(lengths), 4)
+    loss, weight = token_cross_entropy(jnp.asarray(logits), jnp.asarray(targets), mask, jnp.asarray(weights))
+    assert float(loss) == pytest.approx(float((each * counted).sum()), rel=1e-6)
+    assert float(weight) == pytest.approx(float(counted.sum())) == 0.5 * 2 + 3 + 1.25 * 4
+
+
 @pytest.mark.parametrize("padding", [-100, -1, 0, 7])
 def test_padding_ids_of_any_value_do_not_matter(padding):
     """B035: -100 gave NaN and -1 silently scored the last class."""

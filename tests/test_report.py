@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import evidence_fraction, label_agreement
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
 from r2d_jax.evaluation.report import (

@@ -1,6 +1,7 @@
 """The jitted steps against plain torch, and what must not change their result."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from r2d_jax.config import MeshConfig, OptimizerConfig, Stage1Config, Stage2Conf
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, place_batch
-from r2d_jax.training import objectives, steps
+from r2d_jax.training import baselines, objectives, steps
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
 
@@ -255,6 +257,39 @@ def test_device_layouts_do_not_matter(with_dropout, reference, axes):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
         assert ours["sampled_fraction"] == theirs["sampled_fraction"]
     assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+
+
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2), (1, 8, 1)])
+def test_a_scanned_and_recomputed_stack_takes_the_same_steps(with_dropout, reference, axes):
+    factory, params = with_dropout
+    factory = dataclasses.replace(factory, loop=LayerLoop("full", scan=True))
+    mesh = make_mesh(MeshConfig(*axes), jax.devices()[: math.prod(axes)])
+    state, history, _ = run_steps(factory, params, HALF, mesh)
+    for ours, theirs in zip(history, reference[1], strict=True):
+        assert ours["sampled_fraction"] == theirs["sampled_fraction"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "objective_of", [baselines.sft_objective, baselines.dss_objective, objectives.stage2_objective]
+)
+def test_a_label_of_weight_two_counts_as_two_rows(small, one_device, objective_of):
+    rows = random_rows(3, 4)
+    factory, params = small
+    context = context_of(factory)
+    sums_of = steps.make_loss_sums(context, objective_of(context, Stage2Config()), one_device)
+    weights = {"label_weight": np.array([2, 1, 1, 3], np.float32)}
+    ours = sums_of(params, place_batch(batch_of(rows) | weights, one_device))
+    repeated = [rows[0], *rows, rows[3], rows[3]]
+    theirs = sums_of(params, place_batch(batch_of(repeated), one_device))
+    assert float(ours[1]["label"]) == float(theirs[1]["label"])
+    np.testing.assert_allclose(ours[0]["label_loss_sum"], theirs[0]["label_loss_sum"], rtol=1e-6)
+    # A rationale counts as before.
+    plain = sums_of(params, place_batch(batch_of(rows), one_device))
+    assert float(ours[1]["rationale"]) == float(plain[1]["rationale"])
+    if "rationale_loss_sum" in plain[0]:
+        np.testing.assert_allclose(ours[0]["rationale_loss_sum"], plain[0]["rationale_loss_sum"], rtol=1e-6)
 
 
 def test_extra_padding_does_not_matter(small, one_device):

@@ -12,13 +12,16 @@ pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
 import jax
+import jax.numpy as jnp
 from cli_cases import ROOT
 
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import T5Factory
-from r2d_jax.training.topology import chip_of, collectives, run_shapes
+from r2d_jax.training.topology import chip_of, out_of_memory, run_shapes
+from r2d_jax.training.traffic import collective_traffic
+from r2d_jax.training.work import matmul_flops
 
 # Published sizes in millions of weights, the 1.1 and Flan models with a head of their own.
 SIZES = {
@@ -49,15 +52,90 @@ def test_traffic_by_hand():
       %a = f32[8,128]{1,0} all-reduce(f32[8,128]{1,0} %x), replica_groups={}
       %b = (bf16[4,2]{1,0}, bf16[32,2]{1,0}) all-gather-start(bf16[4,2]{1,0} %y), dimensions={0}
       %c = bf16[32,2]{1,0} all-gather-done((bf16[4,2]{1,0}, bf16[32,2]{1,0}) %b)
-      %d = (f32[]{:T(128)}, f32[10]{0}) all-reduce(f32[] %p, f32[10]{0} %q), to_apply=%add
+      %d = (f32[]{:T(128)}, /*index=1*/f32[10]{0}) all-reduce(f32[] %p, f32[10]{0} %q), to_apply=%add
       %e = pred[16]{0} all-to-all(pred[16]{0} %m)
       %f = f32[8,128]{1,0} add(f32[8,128]{1,0} %a, f32[8,128]{1,0} %a)
+      %g = f32[4]{0} reduce-scatter(%f), replica_groups=mesh['x'=8,'y'=2] {'x'}, to_apply=%add
+      %h = f32[4]{0} reduce-scatter(%g), replica_groups=[2,4]<=[8], to_apply=%add
+      %i = f32[4]{0} reduce-scatter(%h), replica_groups={{0,1},{2,3}}, to_apply=%add
     """
-    assert collectives(text) == {
+    assert collective_traffic(text) == {
         "all-gather": (1, 32 * 2 * 2),
         "all-reduce": (2, 8 * 128 * 4 + 4 + 40),
         "all-to-all": (1, 16),
+        "reduce-scatter": (3, 16 * (8 + 4 + 2)),
     }
+
+
+LOOPS = """
+HloModule m
+
+%limit (p: (s32[])) -> pred[] {
+  %most = s32[]{:T(128)} constant(5)
+  ROOT %go = pred[] compare(%i, %most), direction=LT
+}
+
+%fused (q: f32[2]) -> f32[8] {
+  ROOT %w = f32[8]{0} all-gather(%q), channel_id=7, replica_groups={}
+}
+
+%clone (q: f32[2]) -> f32[8] {
+  ROOT %w = f32[8]{0} all-gather(%q), channel_id=7, replica_groups={}
+}
+
+%body (p: (s32[])) -> (s32[]) {
+  %a = f32[8]{0} fusion(%x), kind=kCustom, calls=%fused
+  %b = f32[8]{0} fusion(%x), kind=kCustom, calls=%clone
+}
+
+ENTRY %main (x: f32[2]) -> f32[] {
+  %loop = (s32[]{:T(128)}) while(%t), condition=%limit, body=%body, metadata={}
+  %once = f32[]{:T(128)} all-reduce(%y), channel_id=9, to_apply=%add
+}
+"""
+
+
+def test_traffic_in_loops_counts_as_often_as_they_turn_and_once_by_channel():
+    assert collective_traffic(LOOPS) == {"all-gather": (5, 5 * 32), "all-reduce": (1, 4)}
+
+
+def test_work_by_hand():
+    def step(weight, x):
+        def turn(carry, _):
+            return jax.checkpoint(lambda y: jnp.tanh(y @ weight) @ weight)(carry), None
+
+        once = jax.lax.scan(turn, x, length=3)[0]
+        again = jax.lax.while_loop(lambda y: y[0, 0] < 1, lambda y: y @ weight, once)
+        return jnp.sum(jax.lax.cond(x[0, 0] > 0, lambda: again @ weight, lambda: again))
+
+    weight, x = jax.ShapeDtypeStruct((8, 8), jnp.float32), jax.ShapeDtypeStruct((4, 8), jnp.float32)
+    product = 2 * 4 * 8 * 8
+    assert matmul_flops(jax.jit(step), weight, x, loop_steps=10) == product * (2 * 3 + 10 + 1)
+
+    def loss(weight, x):
+        return jnp.sum(jax.checkpoint(lambda y: jnp.tanh(y @ weight) @ weight)(x))
+
+    # Two products forward, the first again, two each for the gradients of both, but not that of x.
+    assert matmul_flops(jax.grad(loss), weight, x) == product * (2 + 1 + 2 * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 38.32G of 15.75G hbm.",
+            "needs 38.32G of HBM",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(18.07G) exceeds available HBM (15.75G).",
+            "needs 18.07G beside its arguments of HBM, a chip has 15.75G",
+        ),
+    ],
+)
+def test_too_little_memory_is_advice_however_the_compiler_says_it(text, told):
+    assert told in str(out_of_memory("stage-1 step", text))
+    assert out_of_memory("stage-1 step", "INTERNAL: mosaic failed") is None
 
 
 def test_prompts_fill_the_input_limit():

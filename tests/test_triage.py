@@ -16,13 +16,13 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 
 from r2d_jax.config import TriageConfig
+from r2d_jax.data.mentions import evidence_fraction, rationale_names_label
 from r2d_jax.data.splits import content_hash, label_set, split_warnings
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.data.triage import BEST_TEST_MACRO_F1, generate, generate_row
 from r2d_jax.data.triage_facts import Draw
 from r2d_jax.data.triage_rules import COMPLAINTS, LEVELS, VITALS, Fact, fact_level, most_urgent
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.mentions import evidence_fraction, rationale_names_label
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = TriageConfig()

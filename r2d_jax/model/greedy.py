@@ -53,6 +53,7 @@ def greedy_decode(
         vocab_limit: ids from here on (padding rows of the embedding) are never chosen.
         row_keys: typed keys [B] that turn dropout on (published in-training behaviour); None: off.
     """
+    model = model.for_decoding()
     batch = encoded.shape[0]
     allowed = jnp.arange(model.config.vocab_size) < vocab_limit
 

@@ -39,11 +39,13 @@ class RowDropout:
         threshold = round(self.rate * _DROPOUT_LEVELS)
         if self.row_keys is None or threshold == 0:
             return x
-        size = math.prod(x.shape[1:])
-        # Two 16-bit draws from each 32-bit word: threefry is the main cost of dropout on CPU.
-        words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(self.row_keys)
-        draws = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size]
-        keep = draws.reshape(x.shape) >= np.uint16(threshold)
+        last = x.shape[-1]
+        # Two 16-bit draws from each 32-bit word: threefry is the main cost of dropout on CPU. The halves lie side
+        # by side, for a TPU would fill up an axis of 2 to 128.
+        shape = (*x.shape[1:-1], -(-last // 2))
+        words = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(self.row_keys)
+        halves = words.astype(jnp.uint16), (words >> 16).astype(jnp.uint16)
+        keep = jnp.concatenate(halves, axis=-1)[..., :last] >= np.uint16(threshold)
         scale = np.float32(_DROPOUT_LEVELS / (_DROPOUT_LEVELS - threshold)).astype(x.dtype)
         return jnp.where(keep, x * scale, jnp.zeros_like(x))
 

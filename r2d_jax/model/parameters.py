@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from r2d_jax.config import T5Config
-from r2d_jax.model.t5 import T5
+from r2d_jax.config import ModelConfig, T5Config
+from r2d_jax.model.flat_state import Skeleton, weights_of
+from r2d_jax.model.t5 import T5, LayerLoop
 
 Params = dict[str, Any]
 
@@ -35,19 +36,23 @@ class T5Factory:
 
     config: T5Config
     compute_dtype: str = "float32"
-    remat: str = "none"
+    loop: LayerLoop = LayerLoop()
 
     def _build(self, rngs: nnx.Rngs) -> T5:
-        return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype), remat=self.remat)
+        return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype), loop=self.loop)
+
+    @classmethod
+    def configured(cls, shape: T5Config, model: ModelConfig) -> "T5Factory":
+        """For a shape, with the precision and layer loop of a config."""
+        return cls(shape, model.compute_dtype, LayerLoop(model.remat, model.scan_layers))
 
     @functools.cached_property
-    def _abstract(self) -> tuple[Any, Any]:
-        return nnx.split(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))), nnx.Param)
+    def _skeleton(self) -> Skeleton:
+        return Skeleton.of(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 weights from a typed key; a pure function, may be jitted with out_shardings."""
-        state = nnx.state(self._build(nnx.Rngs(key)), nnx.Param)
-        return unflatten({"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)})
+        return unflatten(weights_of(self._build(nnx.Rngs(key))))
 
     @functools.cached_property
     def abstract_params(self) -> Params:
@@ -56,14 +61,4 @@ class T5Factory:
 
     def merge(self, params: Params) -> T5:
         """A T5 that computes with these weights."""
-        graphdef, state = self._abstract
-        flat = flatten(params)
-        return nnx.merge(
-            graphdef,
-            nnx.from_flat_state(
-                [
-                    (path, leaf.replace(flat["/".join(map(str, path))]))
-                    for path, leaf in nnx.to_flat_state(state)
-                ]
-            ),
-        )
+        return self._skeleton.filled(flatten(params))

@@ -1,30 +1,70 @@
 """T5 encoder-decoder in Flax NNX; in: token ids and masks, out: encodings, logits, or one cached decode step."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from r2d_jax.config import T5Config
+from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.layers import Attention, FeedForward, RelativeBias, RMSNorm, RowDropout, precision_of
-from r2d_jax.runtime.mesh import logits_sharded, rows_sharded
+from r2d_jax.runtime.mesh import (
+    cache_sharded,
+    logits_sharded,
+    rows_sharded,
+    weights_gathered,
+    weights_sharded,
+)
 
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
 MASKED = jnp.finfo(jnp.float32).min / 2
 
 
+BlockFn = Callable[[Any, RowDropout, jax.Array], jax.Array]
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
-def _remat(run: Callable[[jax.Array], jax.Array], remat: str) -> Callable[[jax.Array], jax.Array]:
-    """The same function of x; its inner activations are computed again in the backward pass."""
-    return run if remat == "none" else jax.checkpoint(run, policy=_POLICIES[remat])
+@dataclasses.dataclass(frozen=True)
+class LayerLoop:
+    """How a stack of like blocks is run and differentiated; results do not depend on it.
+
+    Attributes:
+        remat: what the backward pass computes again, as in ModelConfig.
+        scan: one compiled block in a loop over stacked weights, in place of all blocks one after the other.
+    """
+
+    remat: str = "none"
+    scan: bool = False
+
+    def __call__(self, blocks: nnx.List, run: BlockFn, dropout: RowDropout, x: jax.Array) -> jax.Array:
+        """Send x [B, T, D] through all blocks by run(block, dropout of the block, x)."""
+
+        def once(block: Any, site: int | jax.Array, x: jax.Array) -> jax.Array:
+            inner = functools.partial(run, block, dropout.at(site))
+            # The backward pass of `inner` starts from x alone.
+            return rows_sharded(
+                inner(x) if self.remat == "none" else jax.checkpoint(inner, policy=_POLICIES[self.remat])(x)
+            )
+
+        if not self.scan:
+            for index, block in enumerate(blocks):
+                x = once(block, index + 2, x)
+            return x
+        skeleton = Skeleton.of(blocks[0])
+        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(weights_of, blocks))
+
+        def turn(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
+            weights, site = layer
+            return once(skeleton.filled(weights_sharded(weights)), site, x), None
+
+        return jax.lax.scan(turn, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
 
 
 class LayerCache(NamedTuple):
@@ -93,27 +133,11 @@ class DecoderBlock(nnx.Module):
         return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
 
 
-def _encoder_block(block: EncoderBlock, bias: jax.Array, dropout: RowDropout, x: jax.Array) -> jax.Array:
-    return block(x, bias, dropout)
-
-
-def _decoder_block(
-    block: DecoderBlock,
-    encoded: jax.Array,
-    biases: tuple[jax.Array, jax.Array],
-    dropout: RowDropout,
-    x: jax.Array,
-) -> jax.Array:
-    self_keys_values = block.self_attention.keys_values(block.self_norm(x))
-    cross_keys_values = block.cross_attention.keys_values(encoded)
-    return block(x, self_keys_values, biases[0], cross_keys_values, biases[1], dropout)
-
-
 class Encoder(nnx.Module):
     """The encoder stack."""
 
-    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str):
-        self.remat = remat
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, loop: LayerLoop):
+        self.loop = loop
         self.relative_bias = RelativeBias(config, bidirectional=True, rngs=rngs)
         self.blocks = nnx.List(
             [EncoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_layers)]
@@ -124,18 +148,19 @@ class Encoder(nnx.Module):
         """Encode embedded [B, S, D] under mask [B, S]."""
         length = embedded.shape[1]
         bias = self.relative_bias(length, length) + _key_bias(mask)
-        x = dropout.at(0)(embedded)
-        for index, block in enumerate(self.blocks):
-            inner = dropout.at(index + 2)
-            x = rows_sharded(_remat(functools.partial(_encoder_block, block, bias, inner), self.remat)(x))
+
+        def run(block: EncoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
+            return block(x, bias, inner)
+
+        x = self.loop(self.blocks, run, dropout, dropout.at(0)(embedded))
         return dropout.at(1)(self.final_norm(x))
 
 
 class Decoder(nnx.Module):
     """The decoder stack, for whole targets and for one cached step."""
 
-    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, remat: str):
-        self.remat = remat
+    def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs, loop: LayerLoop):
+        self.loop = loop
         self.relative_bias = RelativeBias(config, bidirectional=False, rngs=rngs)
         self.blocks = nnx.List(
             [DecoderBlock(config, dtype=dtype, rngs=rngs) for _ in range(config.num_decoder_layers)]
@@ -156,11 +181,13 @@ class Decoder(nnx.Module):
         """Decode embedded targets [B, T, D] against encoded [B, S, D]."""
         self_bias = self.causal_bias(embedded.shape[1])
         cross_bias = _key_bias(input_mask)
-        x = dropout.at(0)(embedded)
-        for index, block in enumerate(self.blocks):
-            biases, inner = (self_bias, cross_bias), dropout.at(index + 2)
-            run = functools.partial(_decoder_block, block, encoded, biases, inner)
-            x = rows_sharded(_remat(run, self.remat)(x))
+
+        def run(block: DecoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
+            own = block.self_attention.keys_values(block.self_norm(x))
+            crossed = block.cross_attention.keys_values(encoded)
+            return block(x, own, self_bias, crossed, cross_bias, inner)
+
+        x = self.loop(self.blocks, run, dropout, dropout.at(0)(embedded))
         return dropout.at(1)(self.final_norm(x))
 
     def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
@@ -170,7 +197,7 @@ class Decoder(nnx.Module):
             cross_keys, cross_values = block.cross_attention.keys_values(encoded)
             batch, heads, _, head_size = cross_keys.shape
             empty = jnp.zeros((batch, heads, max_tokens, head_size), cross_keys.dtype)
-            layers.append(LayerCache(empty, empty, cross_keys, cross_values))
+            layers.append(LayerCache(*map(cache_sharded, (empty, empty, cross_keys, cross_values))))
         return DecodeCache(tuple(layers), self.causal_bias(max_tokens), _key_bias(input_mask))
 
     def step(
@@ -190,24 +217,35 @@ class Decoder(nnx.Module):
 
 
 class T5(nnx.Module):
-    """T5 1.0, 1.1 or Flan (Raffel et al., 2020; Shazeer, 2020), weights float32, computing in `dtype`.
-
-    `remat` is what the backward pass computes again, as in ModelConfig.
-    """
+    """T5 1.0, 1.1 or Flan (Raffel et al., 2020; Shazeer, 2020), weights float32, computing in `dtype`."""
 
     def __init__(
-        self, config: T5Config, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, remat: str = "none"
+        self,
+        config: T5Config,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        loop: LayerLoop = LayerLoop(),
     ):
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
         )
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, remat=remat)
-        self.decoder = Decoder(config, dtype=dtype, rngs=rngs, remat=remat)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs, loop=loop)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs, loop=loop)
         if not config.tie_word_embeddings:
             init = nnx.initializers.normal(config.d_model**-0.5)
             self.head = nnx.Param(init(rngs.params(), (config.vocab_size, config.d_model), jnp.float32))
         self.config = config
         self.dtype = dtype
+
+    def for_decoding(self) -> "T5":
+        """The same model, its matrices cast and gathered over the devices once, before a loop of decode steps."""
+        matrices = ("kernel", "embedding", "head")
+        weights = {
+            name: weight.astype(self.dtype) if name.endswith(matrices) else weight
+            for name, weight in weights_of(self).items()
+        }
+        return Skeleton.of(self).filled(weights_gathered(weights))
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""

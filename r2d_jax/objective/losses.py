@@ -10,7 +10,7 @@ def target_mask(length: jax.Array, width: int) -> jax.Array:
 
 
 def token_cross_entropy(
-    logits: jax.Array, target_ids: jax.Array, mask: jax.Array
+    logits: jax.Array, target_ids: jax.Array, mask: jax.Array, row_weight: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Summed negative log-likelihood of the target tokens.
 
@@ -21,12 +21,16 @@ def token_cross_entropy(
         logits: float32 [B, T, V].
         target_ids: int32 [B, T]; where the mask is False any value is allowed.
         mask: bool [B, T].
+        row_weight: float32 [B], how much the tokens of a row count; None: 1.
 
     Returns:
-        (loss_sum, weight), float32 scalars; weight is the number of target tokens.
+        (loss_sum, weight), float32 scalars; weight is the number of target tokens, as weighted.
     """
     # Selecting before the gather and after the log keeps ids such as -100 out of the index and NaN out of the sum.
     safe_ids = jnp.where(mask, target_ids, 0)
     gold = jnp.take_along_axis(logits, safe_ids[:, :, None], axis=-1)[:, :, 0]
     loss = jax.nn.logsumexp(logits, axis=-1) - gold
-    return jnp.sum(jnp.where(mask, loss, 0.0)), jnp.sum(mask.astype(jnp.float32))
+    weights = mask.astype(jnp.float32)
+    if row_weight is not None:
+        weights *= row_weight[:, None]
+    return jnp.sum(jnp.where(mask, loss * weights, 0.0)), jnp.sum(weights)

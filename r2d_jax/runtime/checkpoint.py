@@ -16,6 +16,7 @@ from r2d_jax.runtime.distributed import fetch
 LATEST, BEST = "latest", "best"
 _SYSTEM_FAULT = re.compile(r"([\w -]+) \[os_error_code='\d+'\]|\[Errno \d+\] ([\w -]+)|PERMISSION_DENIED")
 WEIGHTS, OPTIMIZER = "params", "opt_state"
+_HASH = "config_hash"
 
 
 def _open(folder: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
@@ -68,8 +69,15 @@ class StageCheckpoints:
     so weights are read without the optimiser.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, config_hash: str):
+        """Open or make the stores.
+
+        Args:
+            folder: of the stage.
+            config_hash: of the run; stands in every checkpoint.
+        """
         self.folder = folder
+        self.config_hash = config_hash
         folder.mkdir(parents=True, exist_ok=True)
         self._latest = _open(folder / LATEST, keep=2)
         self._best = _open(folder / BEST, keep=1)
@@ -87,7 +95,7 @@ class StageCheckpoints:
                 {WEIGHTS: params, OPTIMIZER: opt_state},
                 force=True,
                 overwrite=True,
-                custom_metadata=progress,
+                custom_metadata=progress | {_HASH: self.config_hash},
             )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
@@ -96,7 +104,11 @@ class StageCheckpoints:
         with _writing(self.folder):
             self._latest.wait()
             self._best.save_checkpointables(
-                step, {WEIGHTS: params}, force=True, overwrite=True, custom_metadata=progress
+                step,
+                {WEIGHTS: params},
+                force=True,
+                overwrite=True,
+                custom_metadata=progress | {_HASH: self.config_hash},
             )
 
     def latest_step(self) -> int | None:
@@ -107,15 +119,26 @@ class StageCheckpoints:
     def restore_latest(
         self, abstract_params: Any, abstract_opt_state: Any
     ) -> tuple[int, Any, Any, dict[str, Any]]:
-        """The newest complete (step, params, opt_state, progress), in the layout of the abstract trees."""
+        """The newest complete (step, params, opt_state, progress), in the layout of the abstract trees.
+
+        Raises:
+            UserError: it was written by a run of another config, or its weights have other names or shapes.
+        """
         step = self.latest_step()
         assert step is not None
-        loaded = ocp.load_checkpointables(
-            (self.folder / LATEST / str(step)).absolute(),
-            {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state},
-        )
-        progress = ocp.checkpointables_metadata((self.folder / LATEST / str(step)).absolute()).custom_metadata
-        return step, loaded[WEIGHTS], loaded[OPTIMIZER], dict(progress)
+        folder = (self.folder / LATEST / str(step)).absolute()
+        metadata = ocp.checkpointables_metadata(folder)
+        progress = dict(metadata.custom_metadata)
+        written_by = progress.pop(_HASH, None)
+        if written_by != self.config_hash:
+            raise UserError(
+                str(folder),
+                f"was written by a run of another config (hash {written_by}, here {self.config_hash})",
+                "Use that config, or a new --workdir; nothing was changed.",
+            )
+        _compare(folder, _shapes(metadata.metadata[WEIGHTS]), _shapes(abstract_params))
+        loaded = ocp.load_checkpointables(folder, {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state})
+        return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress
 
     def wait(self) -> None:
         """Block until everything is on disk; a background save that failed raises here.

@@ -3,28 +3,51 @@
 import collections
 import os
 import pathlib
+import warnings
 
 import jax
 
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.files import write_fault
 
 CACHE_VARIABLE = "R2D_COMPILE_CACHE"
 
 
-def enable_compile_cache() -> pathlib.Path:
+def enable_compile_cache() -> pathlib.Path | None:
     """Keep compiled programs between runs; call before the first array is made.
 
     The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, else the user's cache folder.
+
+    Returns:
+        The folder; None, with a warning, where the user's cache folder cannot be written to.
+
+    Raises:
+        UserError: a folder named by a variable cannot be written to, or does not answer.
     """
-    default = (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "r2d_jax" / "jax"
-    )
-    folder = os.environ.get(CACHE_VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(default)
-    jax.config.update("jax_compilation_cache_dir", folder)
+    for variable in (CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR"):
+        if os.environ.get(variable):
+            folder = pathlib.Path(os.environ[variable])
+            break
+    else:
+        variable = ""
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        folder = home / "r2d_jax" / "jax"
+    fault = write_fault(folder)
+    if fault and variable:
+        raise UserError(
+            f"{variable}={folder}", f"cannot be written ({fault})", "Name a folder that can, or unset it."
+        )
+    if fault:
+        warnings.warn(
+            f"{folder} cannot be written ({fault}), so every start compiles anew; {CACHE_VARIABLE} names another",
+            stacklevel=2,
+        )
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     # The default threshold would leave out the small programs of which a start-up is made.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    return pathlib.Path(folder)
+    return folder
 
 
 def check_platform(platform: str) -> str:

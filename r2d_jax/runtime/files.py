@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import threading
+import uuid
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -39,3 +41,28 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text whole or not at all; see `whole_file`."""
     with whole_file(path) as file:
         file.write(text)
+
+
+def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None:
+    """Why a folder cannot be written to, or None; makes the folder and leaves nothing else behind.
+
+    A mounted bucket or network disk that does not answer is a fault too, after `limit_secs`.
+    """
+    answer: list[str | None] = []
+
+    def probe() -> None:
+        # A name of its own, since several processes may look at once.
+        file = folder / f".write_probe_{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text("")
+            file.unlink()
+            answer.append(None)
+        except OSError as error:
+            answer.append(str(error.strerror))
+
+    # A thread of its own can be left hanging; it dies with the process.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(limit_secs)
+    return answer[0] if answer else f"no answer within {limit_secs:g} s"

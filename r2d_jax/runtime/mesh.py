@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from r2d_jax.config import Config, MeshConfig
 from r2d_jax.config_check import stage_configs
@@ -112,7 +112,39 @@ def logits_sharded(x: jax.Array) -> jax.Array:
     return _constrained(x, PartitionSpec((DATA, FSDP), None, TENSOR))
 
 
-def _spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def cache_sharded(x: jax.Array) -> jax.Array:
+    """Keep a decode cache [B, H, T, K] spread over rows, and over heads where they divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    heads = TENSOR if not mesh.empty and x.shape[1] % mesh.shape[TENSOR] == 0 else None
+    return _constrained(x, PartitionSpec((DATA, FSDP), heads))
+
+
+def weights_sharded(tree: Any) -> Any:
+    """Keep weights, or those of one block inside a loop, as the rules lay them out, and so their gradients."""
+    return _constrain_weights(tree, lambda spec: spec)
+
+
+def weights_gathered(tree: Any) -> Any:
+    """Weights whole on every device but for the tensor axis: fetched once, for a loop that uses them each turn."""
+    return _constrain_weights(
+        tree, lambda spec: PartitionSpec(*[axis if axis == TENSOR else None for axis in spec])
+    )
+
+
+def _constrain_weights(tree: Any, change: Callable[[PartitionSpec], PartitionSpec]) -> Any:
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def one(path: Any, leaf: jax.Array) -> jax.Array:
+        return _constrained(leaf, change(_spec_for(_path_name(path), leaf.shape, mesh)))
+
+    return tree if mesh.empty else jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _path_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _spec_for(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     spec = next(spec for pattern, spec in RULES if re.search(pattern, path))
     padded = (*spec, *[None] * (len(shape) - len(spec)))[: len(shape)]
     # A dimension that does not divide stays whole: correct everywhere, only less sharded.
@@ -128,8 +160,7 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
     """NamedSharding for every leaf of a tree of arrays or shapes, by the rules above."""
 
     def one(path: Any, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, _spec_for(name, leaf.shape, mesh))
+        return NamedSharding(mesh, _spec_for(_path_name(path), leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(one, tree)
 

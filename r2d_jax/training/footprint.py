@@ -14,6 +14,7 @@ from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
 from r2d_jax.model.parameters import Params, flatten
 from r2d_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from r2d_jax.training.objectives import LABEL_WEIGHT
 from r2d_jax.training.state import TrainState, abstract_state
 from r2d_jax.training.steps import STOP
 
@@ -84,8 +85,10 @@ def parameter_table(rows: list[ParameterRow]) -> str:
     )
 
 
-def abstract_batch(batch_size: int, shapes: Shapes, bucket: Bucket, mesh: Mesh) -> dict[str, Any]:
-    """Shapes of a training batch trimmed to a bucket, with their shardings."""
+def abstract_batch(
+    batch_size: int, shapes: Shapes, bucket: Bucket, mesh: Mesh, *, weighted_labels: bool = False
+) -> dict[str, Any]:
+    """Shapes of a training batch trimmed to a bucket, with their shardings; float32 are the weights of rows."""
     widths = {
         "question_ids": bucket.question,
         "label_ids": shapes.label,
@@ -96,10 +99,12 @@ def abstract_batch(batch_size: int, shapes: Shapes, bucket: Bucket, mesh: Mesh) 
         "row_weight": None,
         STOP: None,
     }
+    if weighted_labels:
+        widths[LABEL_WEIGHT] = None
     return {
         name: jax.ShapeDtypeStruct(
             (batch_size,) if width is None else (batch_size, width),
-            np.float32 if name == "row_weight" else np.int32,
+            np.float32 if name.endswith("weight") else np.int32,
             sharding=batch_sharding(mesh),
         )
         for name, width in widths.items()

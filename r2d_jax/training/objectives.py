@@ -19,6 +19,9 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Terms = dict[str, jax.Array]
 
+LABEL_WEIGHT = "label_weight"
+"""Of a batch, float32 [B]: how much the label of each row counts."""
+
 # Purposes of a row's random keys; each has its own stream.
 PREDICT_DROPOUT, EXPLAIN_DROPOUT, _COIN = 0, 1, 2
 
@@ -57,12 +60,23 @@ def real_mask(batch: Batch, name: str) -> jax.Array:
     return mask & (batch["row_weight"][:, None] > 0)
 
 
+def row_weight(batch: Batch, name: str) -> jax.Array:
+    """Float32 [B]: how much a row's targets `name` count; LABEL_WEIGHT, where a batch has it, is for labels."""
+    weight = batch["row_weight"]
+    return weight * batch[LABEL_WEIGHT] if name == "label" and LABEL_WEIGHT in batch else weight
+
+
 def target_counts(batch: Batch) -> dict[str, jax.Array]:
-    """Tokens of labels and rationales that count, float32 scalars, at least 1 each."""
+    """Tokens of labels and rationales, each as much as its row counts, float32 scalars."""
     return {
-        name: jnp.maximum(jnp.sum(real_mask(batch, name).astype(jnp.float32)), 1.0)
+        name: jnp.sum(real_mask(batch, name).astype(jnp.float32) * row_weight(batch, name)[:, None])
         for name in ("label", "rationale")
     }
+
+
+def divisors(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Counts to divide sums by: where nothing counts the sum is 0, and so is the mean."""
+    return {name: jnp.where(count > 0, count, 1.0) for name, count in counts.items()}
 
 
 def _fold(keys: jax.Array | None, part: int) -> jax.Array | None:
@@ -88,7 +102,8 @@ def target_loss(
     encoded = model.encode(*prompt, _fold(keys, 0))
     targets = batch[f"{name}_ids"]
     logits = model.decode(shift_right(targets), encoded, prompt[1], _fold(keys, 1))
-    return token_cross_entropy(logits, targets, real_mask(batch, name))[0], encoded
+    mask, weight = real_mask(batch, name), row_weight(batch, name)
+    return token_cross_entropy(logits, targets, mask, weight)[0], encoded
 
 
 def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,14 @@ from jax.sharding import Mesh
 from r2d_jax.config import Config, T5Config
 from r2d_jax.config_check import rationale_source, stage_configs, used_sources
 from r2d_jax.data.buckets import Bucket, choose_buckets
-from r2d_jax.data.features import EncodedRow, FeatureEncoder, Features, Shapes, question_text
+from r2d_jax.data.features import (
+    EncodedRow,
+    FeatureEncoder,
+    Features,
+    Shapes,
+    balanced_weights,
+    question_text,
+)
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import content_hash, label_set, load_splits
@@ -193,7 +200,7 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     tokenizer = _tokenizer(config, workdir, splits.train, names)
     wait_for_all("vocabulary")
     labels = label_set(splits)
-    factory = T5Factory(_model_shape(config, tokenizer), config.model.compute_dtype, config.model.remat)
+    factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
     encoded = {
         number: [encoder.encode(rows, name) for rows in (splits.train, splits.validation)]
@@ -201,6 +208,11 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     }
     encoded_test = encoder.encode(splits.test, sources[2])
     shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
+    stages = {number: _stage_features(config, encoder, shapes, *pair) for number, pair in encoded.items()}
+    if config.stage2.class_weights == "balanced":
+        weights = balanced_weights([example.label for example in splits.train])
+        train = dataclasses.replace(stages[2].train, label_weight=weights)
+        stages[2] = dataclasses.replace(stages[2], train=train)
     prepared = Prepared(
         config,
         splits,
@@ -209,7 +221,7 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         factory,
         encoder,
         shapes,
-        {number: _stage_features(config, encoder, shapes, *pair) for number, pair in encoded.items()},
+        stages,
         encoder.features(encoded_test, shapes),
         mesh,
         sources,

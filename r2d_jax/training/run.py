@@ -38,7 +38,7 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     workdir = Workdir(folder)
     prepared = prepare(config, workdir, make_mesh(config.mesh))
     say(console, f"workdir: {workdir.path}")
-    say(console, f"compile cache: {cache}")
+    say(console, f"compile cache: {cache or 'none'}")
     say(console, describe(prepared.splits, prepared.tokenizer))
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))

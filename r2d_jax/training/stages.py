@@ -132,7 +132,7 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
         return
     stage = STAGES[number](prepared)
     optimizer = make_optimizer(stage.config.optimizer, stage.config.max_steps)
-    checkpoints = StageCheckpoints(workdir.stage(number))
+    checkpoints = StageCheckpoints(workdir.stage(number), workdir.state["config_hash"])
     state, progress, origin = _starting_point(prepared, workdir, number, optimizer, checkpoints)
     say(console, f"{name}: {origin}")
     reporter = Reporter(
@@ -174,12 +174,16 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
 
 def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Callable[..., Any]) -> str | None:
     """Of the widest batch, before the first step."""
-    mesh = prepared.mesh
+    mesh, features = prepared.mesh, prepared.stages[stage.number]
     return describe_step_memory(
         step_fn,
         abstract_train_state(prepared.factory.abstract_params, optimizer, mesh),
         abstract_batch(
-            stage.config.batch_size, prepared.shapes, prepared.stages[stage.number].buckets[-1], mesh
+            stage.config.batch_size,
+            prepared.shapes,
+            features.buckets[-1],
+            mesh,
+            weighted_labels=features.train.label_weight is not None,
         ),
     )
 

@@ -17,7 +17,7 @@ from r2d_jax.training.objectives import (
     Objective,
     StepContext,
     Terms,
-    real_mask,
+    divisors,
     target_counts,
 )
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
@@ -46,13 +46,17 @@ def make_train_step(
         # Whether any process was asked to stop; the answer is the same everywhere, at the same step.
         stop = jnp.max(batch.pop(STOP)) if STOP in batch else jnp.int32(0)
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
-        weights = target_counts(batch) | {"rows": jnp.float32(batch["row"].shape[0])}
+        weights = divisors(target_counts(batch)) | {"rows": jnp.float32(batch["row"].shape[0])}
 
         def loss_of(params: Params, rows: Batch) -> tuple[jax.Array, Metrics]:
             sums = objective.terms(context.factory.merge(params), rows, state.step, True)
             return objective.combine(sums, weights, state.step)
 
-        gradient_of = jax.grad(loss_of, has_aux=True)
+        def gradient_of(params: Params, rows: Batch) -> tuple[Params, Metrics]:
+            gradients, metrics = jax.grad(loss_of, has_aux=True)(params, rows)
+            # Else every device sums and holds the gradients of all weights, whoever keeps the weight.
+            return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
+
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
@@ -94,10 +98,8 @@ def make_loss_sums(
 
     def loss_sums(params: Params, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
-        counts = {
-            name: jnp.sum(real_mask(batch, name).astype(jnp.float32)) for name in ("label", "rationale")
-        }
-        return objective.terms(context.factory.merge(params), batch, jnp.int32(0), False), counts
+        terms = objective.terms(context.factory.merge(params), batch, jnp.int32(0), False)
+        return terms, target_counts(batch)
 
     return jax.jit(
         on_mesh(loss_sums, mesh), in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)

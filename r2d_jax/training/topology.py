@@ -1,9 +1,7 @@
 """Programs compiled for TPU chips that are not here; in: a Config and a topology, out: memory, work and traffic."""
 
-import collections
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 import time
@@ -36,6 +34,8 @@ from r2d_jax.training.objectives import StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.stages import OBJECTIVES
 from r2d_jax.training.steps import make_train_step
+from r2d_jax.training.traffic import Traffic, collective_traffic
+from r2d_jax.training.work import matmul_flops
 
 # Pieces of T5's vocabulary in the fixed parts of the prompts; which pieces does not matter to a compiler.
 _PROMPT_TOKENS = PromptTokens((3,) * 3, (3,) * 4, (3,) * 4, (3,) * 5)
@@ -51,22 +51,24 @@ class Chip:
         name: prefix of a topology.
         hbm_bytes: memory.
         flops: bfloat16 operations per second.
+        link_bytes: per second, over all its links to other chips.
         host_bounds: chips of one host, for a slice of several hosts.
     """
 
     name: str
     hbm_bytes: int
     flops: float
+    link_bytes: float
     host_bounds: tuple[int, int, int]
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 32 * 2**30, 275e12, (2, 2, 1)),
-        Chip("v5e", 16 * 2**30, 197e12, (2, 2, 1)),
-        Chip("v5p", 95 * 2**30, 459e12, (2, 2, 1)),
-        Chip("v6e", 32 * 2**30, 918e12, (2, 2, 1)),
+        Chip("v4", 32 * 2**30, 275e12, 300e9, (2, 2, 1)),
+        Chip("v5e", 16 * 2**30, 197e12, 200e9, (2, 2, 1)),
+        Chip("v5p", 95 * 2**30, 459e12, 600e9, (2, 2, 1)),
+        Chip("v6e", 32 * 2**30, 918e12, 448e9, (2, 2, 1)),
     )
 }
 
@@ -78,15 +80,15 @@ class Program:
     Attributes:
         name: which step or decode.
         memory: as planned.
-        flops: operations; those within a loop of unknown length are counted once.
-        collectives: kind to (how many, bytes moved in or out of one device).
+        flops: operations of matrix products, recomputation included, decode loops at their longest.
+        collectives: kind to count and bytes; see `collective_traffic`.
         compile_secs: time it took here.
     """
 
     name: str
     memory: ProgramMemory
     flops: float
-    collectives: dict[str, tuple[int, int]]
+    collectives: dict[str, Traffic]
     compile_secs: float
 
 
@@ -117,8 +119,10 @@ def topology_devices(topology: str) -> list[Any]:
         raise UserError(
             "--topology", "libtpu is not installed", "pip install 'r2d_jax[tpu]'; no TPU is needed."
         )
-    # Else libtpu asks the metadata server of a cloud machine, which is not there, and complains at length.
+    # Else libtpu asks the metadata server of a cloud machine, which is not there, and complains at length;
+    # and as if there were a TPU to share out, it lets one process at a time in.
     quiet = {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
@@ -170,7 +174,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
     """
     mesh = make_mesh(config.mesh, topology_devices(topology))
     check_batch_sizes(config, mesh)
-    factory = T5Factory(model_shape(config), config.model.compute_dtype, config.model.remat)
+    factory = T5Factory.configured(model_shape(config), config.model)
     shapes = run_shapes(config.data)
     prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
     context = StepContext(factory, prompts, factory.config.vocab_size, config.seed)
@@ -182,16 +186,16 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         batch = abstract_batch(stage.batch_size, shapes, Bucket(shapes.question, shapes.rationale), mesh)
         state = abstract_train_state(factory.abstract_params, optimizer, mesh)
         say(f"compiling the step of stage {number} ...")
-        yield _compiled(
-            f"stage-{number} step", make_train_step(context, objective, stage, mesh), state, batch
-        )
+        step = make_train_step(context, objective, stage, mesh)
+        yield _compiled(f"stage-{number} step", mesh, shapes.label, step, state, batch)
     rows = config.evaluation.batch_size
     for name, tokens in (
         ("label decode", shapes.label),
         ("rationale decode", config.evaluation.rationale_decode_tokens or shapes.rationale),
     ):
         say(f"compiling the {name} ...")
-        yield _compiled(name, *_decode(factory, prompts, rows, shapes.question, tokens, mesh))
+        decode = _decode(factory, prompts, rows, shapes.question, tokens, mesh)
+        yield _compiled(name, mesh, tokens, *decode)
 
 
 def _decode(
@@ -213,48 +217,40 @@ def _decode(
     return jitted, with_shardings(factory.abstract_params, mesh), batch
 
 
-def _compiled(name: str, step: Any, *arguments: Any) -> Program:
+def _compiled(name: str, mesh: Mesh, loop_steps: int, step: Any, *arguments: Any) -> Program:
     begun = time.monotonic()
     try:
         compiled = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        told = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
-        if told is None:
+        fault = out_of_memory(name, str(error))
+        if fault is None:
             raise
-        raise UserError(
-            name,
-            f"needs {told[1]} of HBM, a chip has {told[2]}",
-            "Use more chips, mesh.fsdp or mesh.tensor, micro_batches, model.remat=full, or a smaller batch.",
-        ) from error
+        raise fault from error
     memory = program_memory(compiled)
     assert memory is not None
-    cost = compiled.cost_analysis() or {}
     return Program(
-        name, memory, float(cost.get("flops", 0.0)), collectives(compiled.as_text()), time.monotonic() - begun
+        name,
+        memory,
+        matmul_flops(step, *arguments, loop_steps=loop_steps) / mesh.size,
+        collective_traffic(compiled.as_text()),
+        time.monotonic() - begun,
     )
 
 
-_COLLECTIVE = re.compile(
-    r" = (?P<type>\(?[^=]*?\)?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?:-start)?\("
+# The compiler's two ways to say it: of the whole program, and of what it needs beside the arguments.
+_TOO_LARGE = re.compile(
+    r"Used ([\d.]+\w) of ([\d.]+\w) hbm|temporaries \(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)"
 )
-_ARRAY = re.compile(r"(pred|[su]\d+|bf16|f\d+)\[([\d,]*)\]")
 
 
-def _array_bytes(dtype: str, dims: str) -> int:
-    bits = 8 if dtype == "pred" else int(dtype.lstrip("bfsu"))
-    return bits // 8 * math.prod(int(size) for size in dims.split(",") if size)
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Kind to (count, bytes of the results) of the collective operations in a compiled program's text.
-
-    Operations in a loop are counted once.
-    """
-    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
-    for match in _COLLECTIVE.finditer(text):
-        sizes = [_array_bytes(*array) for array in _ARRAY.findall(match["type"])]
-        # A start operation has its operand beside its result.
-        found[match["kind"]][0] += 1
-        found[match["kind"]][1] += max(sizes, default=0) if "-start(" in match.group() else sum(sizes)
-    return {kind: (count, size) for kind, (count, size) in sorted(found.items())}
+def out_of_memory(name: str, text: str) -> UserError | None:
+    """The compiler's message about a program that needs more memory than a chip has, as advice; else None."""
+    told = _TOO_LARGE.search(text)
+    if told is None:
+        return None
+    needed = f"needs {told[1]}" if told[1] else f"needs {told[3]} beside its arguments"
+    return UserError(
+        name,
+        f"{needed} of HBM, a chip has {told[2] or told[4]}",
+        "Use more chips, mesh.fsdp or mesh.tensor, micro_batches, model.remat=full, or a smaller batch.",
+    )

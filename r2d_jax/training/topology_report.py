@@ -81,7 +81,11 @@ def compile_report(
             f"{kind} {number}x {_size(size)}" for kind, (number, size) in program.collectives.items()
         )
         say(console, f"collectives of the {program.name}: {found or 'none'}")
-    say(console, "All figures are per chip. Work and traffic within loops of unknown length count once.")
+    say(
+        console,
+        "All figures are per chip. Work is that of matrix products; label and rationale decodes count at "
+        "their longest. The time on the links is at their stated rate, and part of it is hidden behind work.",
+    )
     if output is not None:
         figures = {
             "topology": topology,
@@ -103,17 +107,27 @@ def _size(count: int) -> str:
 
 
 def _table(programs: list[Program], chip: Chip, utilisation: float) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("program", no_wrap=True)
-    for name in ("state", "temporary", "peak", "of HBM", "TFLOP", f"ms at {utilisation:.0%}"):
+    headings = (
+        "state GiB",
+        "temp. GiB",
+        "peak GiB",
+        "of HBM",
+        "TFLOP",
+        f"ms at {utilisation:.0%}",
+        "ms links",
+    )
+    for name in headings:
         table.add_column(name, justify="right", no_wrap=True)
     for program in programs:
         memory = program.memory
         table.add_row(
             program.name,
-            *(_size(count) for count in (memory.arguments, memory.temporaries, memory.peak)),
+            *(f"{count / GIB:.2f}" for count in (memory.arguments, memory.temporaries, memory.peak)),
             f"{memory.peak / chip.hbm_bytes:.0%}",
             f"{program.flops / 1e12:.3g}",
             f"{1000 * program.flops / (chip.flops * utilisation):.1f}",
+            f"{1000 * sum(size for _, size in program.collectives.values()) / chip.link_bytes:.1f}",
         )
     return table

@@ -13,7 +13,7 @@ from r2d_jax.config_file import config_hash, dump_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import write_fault, write_text
 from r2d_jax.runtime.reporting import say
 
 CONFIG_FILE = "config.yaml"
@@ -67,7 +67,7 @@ class Workdir:
         Raises:
             UserError: it holds a run of another config, other files, or cannot be written.
         """
-        fault = self._write_fault() if is_writer() else None
+        fault = write_fault(self.path) if is_writer() else None
         # All end together: a process that waited for one that has gone would wait long.
         if agree(fault is not None):
             raise UserError(
@@ -89,16 +89,6 @@ class Workdir:
                 "Choose a new --workdir, or the config it was started with; nothing was changed.",
             )
 
-    def _write_fault(self) -> str | None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".write_probe"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            return str(error.strerror)
-        return None
-
     def start(self, config: Config, data_hash: str) -> None:
         """Claim the folder for this run, or check that the rows are still those it began with.
 
@@ -117,6 +107,9 @@ class Workdir:
                 f"its run began with other rows (content hash {self.state.get('data_hash')}, now {data_hash})",
                 "Restore the data, or choose a new --workdir; nothing was changed.",
             )
+        elif is_writer() and not self.state.get("run_done"):
+            # Settings that results do not depend on may have changed; the file says what is in force.
+            write_text(self.path / CONFIG_FILE, dump_config(config))
 
     @property
     def state(self) -> dict[str, Any]:

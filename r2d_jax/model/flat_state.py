@@ -1,0 +1,34 @@
+"""Modules as flat dicts of weights; in: an NNX module, out: weights by path, and the module with other weights."""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+
+def weights_of(module: Any) -> dict[str, Any]:
+    """Arrays of all weights, by path such as "attention/q/kernel"."""
+    return {name: leaf[...] for name, leaf in _named(nnx.state(module, nnx.Param)).items()}
+
+
+def _named(state: Any) -> dict[str, Any]:
+    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+class Skeleton(NamedTuple):
+    """A module without its weights."""
+
+    graphdef: Any
+    state: Any
+
+    @classmethod
+    def of(cls, module: Any) -> "Skeleton":
+        """The skeleton of a module, whose weights may be shapes only."""
+        return cls(*nnx.split(module, nnx.Param))
+
+    def filled(self, weights: dict[str, Any]) -> Any:
+        """The module with these weights, by the paths of `weights_of`."""
+        flat = [
+            (path, leaf.replace(weights["/".join(map(str, path))]))
+            for path, leaf in nnx.to_flat_state(self.state)
+        ]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

@@ -1,0 +1,56 @@
+"""Places that a run writes to, and the devices it finds: faults are told before anything costly."""
+
+import pathlib
+import threading
+
+import pytest
+
+from r2d_jax.errors import UserError
+from r2d_jax.runtime.devices import check_platform, enable_compile_cache
+from r2d_jax.runtime.files import write_fault
+
+
+def test_a_folder_that_can_be_written_to_is_left_empty(tmp_path):
+    assert write_fault(tmp_path / "a" / "b") is None
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_file_in_the_way_is_a_fault(tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert write_fault(tmp_path / "taken") == "File exists"
+    assert write_fault(tmp_path / "taken" / "inner") == "Not a directory"
+
+
+def test_a_place_that_does_not_answer_is_a_fault_after_a_while(tmp_path, monkeypatch):
+    """B075: a wrong bucket froze some users without a word."""
+    answered = threading.Event()
+    monkeypatch.setattr(pathlib.Path, "write_text", lambda *_, **__: answered.wait(30))
+    assert write_fault(tmp_path, limit_secs=0.2) == "no answer within 0.2 s"
+    answered.set()
+
+
+@pytest.mark.parametrize("variable", ["R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"])
+def test_a_named_cache_that_cannot_be_written_to_is_an_error(tmp_path, monkeypatch, variable):
+    (tmp_path / "file").write_text("")
+    for name in ("R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "cache"))
+    with pytest.raises(UserError, match=f"{variable}=.*cannot be written .Not a directory"):
+        enable_compile_cache()
+
+
+def test_without_a_cache_of_its_own_a_run_goes_on_with_a_warning(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for name in ("R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="every start compiles anew"):
+        assert enable_compile_cache() is None
+
+
+def test_another_platform_than_asked_for_ends_the_run():
+    """B073: an accelerator held by another process must not become a run on the CPU."""
+    assert check_platform("any").startswith("cpu: ")
+    assert check_platform("cpu") == check_platform("any")
+    with pytest.raises(UserError, match="asks for tpu, JAX found cpu"):
+        check_platform("tpu")
