@@ -201,8 +201,8 @@ def check(
     Exit code 0: nothing would damage training; 1: something would; 2: the rows cannot be read.
     """
     from r2d_jax.cli_options import console
-    from r2d_jax.data.check import check_rows
-    from r2d_jax.data.check_source import check_config_of, file_and_settings, rows_to_check
+    from r2d_jax.data.check.run_check import check_rows
+    from r2d_jax.data.check.source import check_config_of, file_and_settings, rows_to_check
     from r2d_jax.data.tokenizer import Tokenizer
     from r2d_jax.errors import UserError
     from r2d_jax.evaluation.data_check_report import data_check_json, print_data_check

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data.raw_rows import FORMATS
+from r2d_jax.data.reading.raw_rows import FORMATS
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from r2d_jax.config import ColumnsConfig, DataConfig
-from r2d_jax.data.check import check_rows, rows_of
-from r2d_jax.data.check_duplicates import digest
-from r2d_jax.data.check_findings import PackedTexts
-from r2d_jax.data.check_labels import LabelTable
-from r2d_jax.data.check_rules import RULES
-from r2d_jax.data.check_verdict import check_before_run, refuse, summary_lines
+from r2d_jax.data.check.duplicates import digest
+from r2d_jax.data.check.findings import PackedTexts
+from r2d_jax.data.check.labels import LabelTable
+from r2d_jax.data.check.rules import RULES
+from r2d_jax.data.check.run_check import check_rows, rows_of
+from r2d_jax.data.check.verdict import check_before_run, refuse, summary_lines
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from source_cases import ALL, FIELDS, SECRET, as_bytes, read, refusal, row, texts, write
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data.raw_rows import FORMATS, raw_rows
+from r2d_jax.data.reading.raw_rows import FORMATS, raw_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: text.strip())
 
@@ -225,7 +225,7 @@ def test_b013_large_files_are_not_held_in_memory(tmp_path, suffix):
 def test_b078_plain_files_import_no_library_of_the_other_sources(tmp_path):
     path = write(tmp_path / "rows.csv", [row()])
     code = (
-        "import sys\nfrom r2d_jax.data.raw_rows import raw_rows\n"
+        "import sys\nfrom r2d_jax.data.reading.raw_rows import raw_rows\n"
         f"assert len(list(raw_rows({str(path)!r}))) == 1\n"
         "print([n for n in ('fsspec', 'pyarrow', 'datasets', 'tensorflow_datasets', 'tensorflow') if n in sys.modules])"
     )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from source_cases import FIELDS, SECRET, read, refusal, row, write
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data import json_rows
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading import json_rows
+from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.sources import read_split_examples
 from r2d_jax.errors import UserError
 

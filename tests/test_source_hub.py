@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from r2d_jax.config import ColumnsConfig, DataConfig
-from r2d_jax.data.hub_rows import HubAddress, parse_hub
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading.hub_rows import HubAddress, parse_hub
+from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import content_hash, load_splits
 from r2d_jax.errors import UserError

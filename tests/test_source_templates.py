@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.reading.templates import parse_template
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.templates import parse_template
 from r2d_jax.errors import UserError
 
 

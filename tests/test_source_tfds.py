@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from cli_cases import as_lines, make_rows
 
 from r2d_jax.config import ColumnsConfig, DataConfig
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import content_hash, load_splits
 from r2d_jax.data.tfds_write import columns_of, write_tfds

@@ -7,7 +7,7 @@ import numpy as np
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.prompts import END_ID, PAD_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
-from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.reading.raw_rows import shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data.cell_checks import Damage, require_columns, text_of
-from r2d_jax.data.files import address_of
-from r2d_jax.data.raw_rows import Progress, Row, raw_rows, shown
+from r2d_jax.data.reading.cell_checks import Damage, require_columns, text_of
+from r2d_jax.data.reading.files import address_of
+from r2d_jax.data.reading.raw_rows import Progress, Row, raw_rows, shown
+from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.schema import Example
-from r2d_jax.data.templates import Template, parse_template
 from r2d_jax.errors import UserError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from r2d_jax.config import DataConfig
 from r2d_jax.data.draws import draw_splits
 from r2d_jax.data.duplicates import drop_duplicates
-from r2d_jax.data.raw_rows import Progress, shown, splits_within
+from r2d_jax.data.reading.raw_rows import Progress, shown, splits_within
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import SourceRows, SplitExample, read_source
 from r2d_jax.errors import UserError

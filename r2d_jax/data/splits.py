@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.duplicates import leaks
-from r2d_jax.data.raw_rows import Progress, shown
+from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.split_rows import NAMES, rows_by_split, take_validation
 from r2d_jax.data.text_map import MARKERS

@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from r2d_jax.data.files import brief
+from r2d_jax.data.reading.files import brief
+from r2d_jax.data.reading.tfds_rows import import_tfds
 from r2d_jax.data.schema import Splits
 from r2d_jax.data.splits import NAMES
-from r2d_jax.data.tfds_rows import import_tfds
 from r2d_jax.errors import UserError
 
 NAME, VERSION = "rows", "1.0.0"

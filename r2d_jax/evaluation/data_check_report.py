@@ -10,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from r2d_jax.data.check import DataCheck
-from r2d_jax.data.check_findings import MOST_PLACES, Finding
-from r2d_jax.data.check_rules import SEVERITIES
-from r2d_jax.data.check_verdict import counts_told
+from r2d_jax.data.check.findings import MOST_PLACES, Finding
+from r2d_jax.data.check.rules import SEVERITIES
+from r2d_jax.data.check.run_check import DataCheck
+from r2d_jax.data.check.verdict import counts_told
 
 SCHEMA = "r2d_data_check/1"
 _MOST_LABELS, _MOST_CHARACTERS, _MOST_SPLITS, _MOST_IN_JSON = 30, 20, 6, 1000

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.data.features import question_text
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.intervals import bootstrap_interval, mean_of

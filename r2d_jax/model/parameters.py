@@ -36,7 +36,7 @@ class T5Factory:
 
     config: T5Config
     compute_dtype: str = "float32"
-    loop: LayerLoop = LayerLoop()
+    loop: LayerLoop = LayerLoop()  # noqa: RUF009 (frozen)
 
     def _build(self, rngs: nnx.Rngs) -> T5:
         return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype), loop=self.loop)

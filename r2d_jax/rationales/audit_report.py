@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.reading.raw_rows import shown
 from r2d_jax.rationales.audit import NAMES, Audited, Thresholds
 from r2d_jax.rationales.row_files import write_rows
 from r2d_jax.runtime.files import write_text

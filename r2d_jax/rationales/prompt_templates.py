@@ -7,8 +7,8 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.schema import Example
-from r2d_jax.data.templates import Template, parse_template
 from r2d_jax.errors import UserError
 
 _MOST_CHARACTERS = 50_000

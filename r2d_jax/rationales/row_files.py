@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from r2d_jax.data.raw_rows import Number, Row, kind_of, raw_rows, shown
+from r2d_jax.data.reading.raw_rows import Number, Row, kind_of, raw_rows, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError

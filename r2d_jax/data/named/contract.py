@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from r2d_jax.data.raw_rows import Number, kind_of, shown
+from r2d_jax.data.reading.raw_rows import Number, kind_of, shown
 from r2d_jax.errors import UserError
 
 RATIONALES = ("rationale", "rationale_2", "rationale_3")

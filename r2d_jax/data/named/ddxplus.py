@@ -5,7 +5,7 @@ from typing import Any
 
 from r2d_jax.data.named.contract import Job, NamedDataset, NamedRow, SourceFile, joined, text_of
 from r2d_jax.data.named.ddxplus_codes import findings, parse_codes, read_conditions, read_evidences
-from r2d_jax.data.raw_rows import raw_rows, shown
+from r2d_jax.data.reading.raw_rows import raw_rows, shown
 from r2d_jax.errors import UserError
 
 _PARTS = {"train": "train", "validation": "validate", "test": "test"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from r2d_jax.data.named.contract import text_of
 from r2d_jax.data.named.json_entries import json_entries, require_object
-from r2d_jax.data.raw_rows import kind_of
+from r2d_jax.data.reading.raw_rows import kind_of
 from r2d_jax.errors import UserError
 
 _VALUE = "_@_"

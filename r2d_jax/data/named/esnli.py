@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from r2d_jax.data.named.contract import RATIONALES, Job, NamedDataset, NamedRow, SourceFile, joined, text_of
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading.raw_rows import raw_rows
 
 _NO_GOLD = ("", "-")
 _PARTS = (("train", "train_1"), ("train", "train_2"), ("validation", "dev"), ("test", "test"))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from r2d_jax.data.raw_rows import Number, kind_of, shown
+from r2d_jax.data.reading.raw_rows import Number, kind_of, shown
 from r2d_jax.errors import UserError
 
 _CHUNK_BYTES = 1 << 18

@@ -15,7 +15,7 @@ from r2d_jax.data.named.contract import (
     joined,
     text_of,
 )
-from r2d_jax.data.raw_rows import raw_rows
+from r2d_jax.data.reading.raw_rows import raw_rows
 
 _OPTION = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]*(.*\S)[ \t\r]*$", re.MULTILINE)
 _EXPLANATION = re.compile(r"\s*\bExplanation:.*", re.DOTALL)

@@ -6,7 +6,7 @@ from typing import Any
 
 from r2d_jax.data.named.contract import Job, NamedDataset, NamedRow, SourceFile, text_of
 from r2d_jax.data.named.json_entries import Entry, json_entries, require_object
-from r2d_jax.data.raw_rows import kind_of
+from r2d_jax.data.reading.raw_rows import kind_of
 from r2d_jax.errors import UserError
 
 LABELLED = SourceFile("labelled", ("ori_pqal.json",), ".json")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d_jax.data.cells import Number, Row, Typed, shown
-from r2d_jax.data.files import brief
+from r2d_jax.data.reading.cells import Number, Row, Typed, shown
+from r2d_jax.data.reading.files import brief
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from r2d_jax.data.check_findings import MOST_PLACES, Place, Tally
-from r2d_jax.data.check_rules import Severity
-from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.check.findings import MOST_PLACES, Place, Tally
+from r2d_jax.data.check.rules import Severity
+from r2d_jax.data.reading.raw_rows import shown
 
 RARE_ROWS, DOMINANT_SHARE = 3, 0.95
 # More are not told apart: such a column holds no classes, and memory must stay bounded.

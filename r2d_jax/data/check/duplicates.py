@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r2d_jax.data.check_findings import MOST_PLACES, PackedTexts, Place, SeenRow, Tally
+from r2d_jax.data.check.findings import MOST_PLACES, PackedTexts, Place, SeenRow, Tally
 from r2d_jax.data.mentions import fold_white_space
 
 INPUT = "input"

@@ -3,9 +3,9 @@
 import csv
 from collections.abc import Iterator
 
-from r2d_jax.data.cells import Row, repeated, shown
-from r2d_jax.data.files import Part
-from r2d_jax.data.text_stream import lines, nothing_in, open_text
+from r2d_jax.data.reading.cells import Row, repeated, shown
+from r2d_jax.data.reading.files import Part
+from r2d_jax.data.reading.text_stream import lines, nothing_in, open_text
 from r2d_jax.errors import UserError
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ftfy.badness import is_bad
 
-from r2d_jax.data.check_findings import SeenRow, Tally
+from r2d_jax.data.check.findings import SeenRow, Tally
 
 _SURROGATES = "\ud800-\udfff"
 _CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"

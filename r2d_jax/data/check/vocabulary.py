@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.check_findings import MOST_PLACES, Place, SeenRow, Tally
-from r2d_jax.data.check_labels import LabelTable
-from r2d_jax.data.check_rules import Severity
-from r2d_jax.data.check_text import LINE_BREAK, OWN_RULES, SPECIAL_TOKEN
+from r2d_jax.data.check.findings import MOST_PLACES, Place, SeenRow, Tally
+from r2d_jax.data.check.labels import LabelTable
+from r2d_jax.data.check.rules import Severity
+from r2d_jax.data.check.text import LINE_BREAK, OWN_RULES, SPECIAL_TOKEN
 from r2d_jax.data.features import question_limit_tokens
 from r2d_jax.data.prompts import PromptTokens
 from r2d_jax.data.tokenizer import Tokenizer

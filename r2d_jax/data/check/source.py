@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from r2d_jax.config import Config
 from r2d_jax.config_check import rationale_sources, used_sources
 from r2d_jax.config_file import load_config
-from r2d_jax.data.check import ONE_SPLIT, Rows, rows_of
-from r2d_jax.data.raw_rows import shown
+from r2d_jax.data.check.run_check import ONE_SPLIT, Rows, rows_of
+from r2d_jax.data.reading.raw_rows import shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import SplitExample, read_source
 from r2d_jax.data.splits import load_splits

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r2d_jax.data.check_rules import CODES, RULES, SEVERITIES, Severity
+from r2d_jax.data.check.rules import CODES, RULES, SEVERITIES, Severity
 
 MOST_PLACES = 5
 _AROUND = 20

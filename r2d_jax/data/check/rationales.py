@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from r2d_jax.data.check_duplicates import INPUT, digest
-from r2d_jax.data.check_findings import SeenRow, Tally
-from r2d_jax.data.check_labels import LabelTable
+from r2d_jax.data.check.duplicates import INPUT, digest
+from r2d_jax.data.check.findings import SeenRow, Tally
+from r2d_jax.data.check.labels import LabelTable
 from r2d_jax.data.mentions import LabelFinder
 
 # Above these, naming labels alone tells something about the gold label, and not by luck.

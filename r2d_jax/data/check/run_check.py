@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.check_duplicates import Duplicates
-from r2d_jax.data.check_findings import Finding, SeenRow, Tally
-from r2d_jax.data.check_labels import LabelRow, LabelTable
-from r2d_jax.data.check_rationales import Rationales
-from r2d_jax.data.check_rules import Severity
-from r2d_jax.data.check_text import see_text
-from r2d_jax.data.check_vocabulary import CharacterRow, LengthRow, Vocabulary
+from r2d_jax.data.check.duplicates import Duplicates
+from r2d_jax.data.check.findings import Finding, SeenRow, Tally
+from r2d_jax.data.check.labels import LabelRow, LabelTable
+from r2d_jax.data.check.rationales import Rationales
+from r2d_jax.data.check.rules import Severity
+from r2d_jax.data.check.text import see_text
+from r2d_jax.data.check.vocabulary import CharacterRow, LengthRow, Vocabulary
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError

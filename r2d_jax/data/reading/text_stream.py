@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, TextIO, cast
 
-from r2d_jax.data.files import Part, brief
+from r2d_jax.data.reading.files import Part, brief
 from r2d_jax.errors import UserError
 
 

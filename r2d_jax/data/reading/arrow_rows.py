@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from r2d_jax.data.cells import Number, Row, Typed, repeated, shown
-from r2d_jax.data.files import Part, brief
+from r2d_jax.data.reading.cells import Number, Row, Typed, repeated, shown
+from r2d_jax.data.reading.files import Part, brief
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:

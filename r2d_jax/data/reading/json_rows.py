@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from r2d_jax.data.cells import Number, Row, kind_of, shown
-from r2d_jax.data.files import Part
-from r2d_jax.data.text_stream import lines, nothing_in, open_text
+from r2d_jax.data.reading.cells import Number, Row, kind_of, shown
+from r2d_jax.data.reading.files import Part
+from r2d_jax.data.reading.text_stream import lines, nothing_in, open_text
 from r2d_jax.errors import UserError
 
 _PIECE = 1 << 16

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.check import DataCheck, check_rows, rows_of
-from r2d_jax.data.check_findings import Finding
+from r2d_jax.data.check.findings import Finding
+from r2d_jax.data.check.run_check import DataCheck, check_rows, rows_of
 from r2d_jax.data.schema import Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError

@@ -5,7 +5,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 
-from r2d_jax.data.cells import Number, Row, kind_of, shown
+from r2d_jax.data.reading.cells import Number, Row, kind_of, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 

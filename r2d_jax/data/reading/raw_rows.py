@@ -3,13 +3,13 @@
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 
-from r2d_jax.data.arrow_rows import parquet_rows
-from r2d_jax.data.cells import Number, Row, Typed, kind_of, shown
-from r2d_jax.data.csv_rows import csv_rows
-from r2d_jax.data.files import FORMATS, Part, address_of, find_parts
-from r2d_jax.data.hub_rows import hub_rows, open_hub
-from r2d_jax.data.json_rows import json_rows, jsonl_rows
-from r2d_jax.data.tfds_rows import open_tfds, tfds_rows
+from r2d_jax.data.reading.arrow_rows import parquet_rows
+from r2d_jax.data.reading.cells import Number, Row, Typed, kind_of, shown
+from r2d_jax.data.reading.csv_rows import csv_rows
+from r2d_jax.data.reading.files import FORMATS, Part, address_of, find_parts
+from r2d_jax.data.reading.hub_rows import hub_rows, open_hub
+from r2d_jax.data.reading.json_rows import json_rows, jsonl_rows
+from r2d_jax.data.reading.tfds_rows import open_tfds, tfds_rows
 from r2d_jax.errors import UserError
 
 __all__ = ["FORMATS", "Number", "Row", "Typed", "kind_of", "raw_rows", "shown", "splits_within"]

@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from r2d_jax.data.arrow_rows import BATCH_ROWS, table_rows
-from r2d_jax.data.cells import Row, shown
-from r2d_jax.data.files import brief
+from r2d_jax.data.reading.arrow_rows import BATCH_ROWS, table_rows
+from r2d_jax.data.reading.cells import Row, shown
+from r2d_jax.data.reading.files import brief
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:
