@@ -246,6 +246,19 @@ cli_rationales.register(app)
 
 
 @app.command()
+def doctor(
+    platform: Annotated[str, typer.Option(help="Platform that must be found: any, cpu, gpu or tpu.")] = "any",
+) -> None:
+    """Show versions, extras, devices and settings of this machine; put it into a bug report."""
+    from r2d_jax.runtime.devices import check_platform
+    from r2d_jax.runtime.doctor import examine
+
+    for line in examine():
+        print(line)
+    check_platform(platform)
+
+
+@app.command()
 def report(
     runs: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN...", help="Workdirs of runs.")],
     output: Annotated[pathlib.Path, typer.Option(help="HTML file to write.")],

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from r2d_jax.cli import main
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.files import write_fault
@@ -54,3 +55,28 @@ def test_another_platform_than_asked_for_ends_the_run():
     assert check_platform("cpu") == check_platform("any")
     with pytest.raises(UserError, match="asks for tpu, JAX found cpu"):
         check_platform("tpu")
+
+
+def test_the_doctor_tells_versions_and_devices_and_no_secret(monkeypatch, tmp_path, capsys):
+    """B077: torch and JAX side by side; the versions must be easy to see."""
+    import importlib.metadata
+
+    import jax
+
+    monkeypatch.setenv("R2D_COMPILE_CACHE", str(tmp_path))
+    monkeypatch.setenv("R2D_API_KEY", "sesame")
+    monkeypatch.setattr("sys.argv", ["r2d", "doctor", "--platform", "cpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    told = capsys.readouterr().out
+    assert end.value.code in (0, None)
+    assert f"jax {jax.__version__}" in told
+    assert f"flax {importlib.metadata.version('flax')}" in told
+    assert "  7: cpu" in told
+    assert f"compile cache: {tmp_path}" in told
+    assert "MISSING" not in told
+    assert "sesame" not in told
+    monkeypatch.setattr("sys.argv", ["r2d", "doctor", "--platform", "gpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2

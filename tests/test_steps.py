@@ -249,17 +249,27 @@ def test_micro_batches_do_not_matter_with_dropout_and_sampling(with_dropout, one
     assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2), (1, 8, 1)])
-def test_device_layouts_do_not_matter(with_dropout, reference, axes):
+STAGE1 = Stage1Config(max_steps=40, batch_size=ROWS, optimizer=HALF.optimizer)
+
+
+@pytest.fixture(scope="module")
+def reference1(with_dropout, one_device):
+    return run_steps(*with_dropout, STAGE1, one_device)
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_device_layouts_do_not_matter(with_dropout, reference1, reference, axes, stage):
     mesh = make_mesh(MeshConfig(*axes))
-    state, history, _ = run_steps(*with_dropout, HALF, mesh)
-    for ours, theirs in zip(history, reference[1], strict=True):
+    config, (expected, curve, _) = (STAGE1, reference1) if stage == 1 else (HALF, reference)
+    state, history, _ = run_steps(*with_dropout, config, mesh)
+    for ours, theirs in zip(history, curve, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-        assert ours["sampled_fraction"] == theirs["sampled_fraction"]
-    assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+        assert ours.get("sampled_fraction") == theirs.get("sampled_fraction")
+    assert_same_weights(state.params, flatten(jax.device_get(expected.params)), 1e-5)
 
 
-@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 2, 2)])
 def test_a_scanned_and_recomputed_stack_takes_the_same_steps(with_dropout, reference, axes):
     factory, params = with_dropout
     factory = dataclasses.replace(factory, loop=LayerLoop("full", scan=True))
