@@ -40,7 +40,7 @@ def test_shipped_configs_load_and_survive_a_dump(path, tmp_path):
     assert load_config(tmp_path / "dumped.yaml") == config
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# ")
-    assert path.stem == "published" or f"r2d run --config configs/{path.name}" in text
+    assert path.stem == "published" or f"--config configs/{path.name}" in text
 
 
 def test_published_settings():

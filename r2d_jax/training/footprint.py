@@ -129,16 +129,18 @@ class ProgramMemory:
         arguments: state and batch.
         temporaries: activations and whatever else lives only within the program.
         outputs: results that are not written over an argument.
+        code: the program itself.
     """
 
     arguments: int
     temporaries: int
     outputs: int
+    code: int
 
     @property
     def peak(self) -> int:
         """All together, the most that the program needs."""
-        return self.arguments + self.temporaries + self.outputs
+        return self.arguments + self.temporaries + self.outputs + self.code
 
 
 def program_memory(compiled: Any) -> ProgramMemory | None:
@@ -150,6 +152,7 @@ def program_memory(compiled: Any) -> ProgramMemory | None:
         int(found.argument_size_in_bytes),
         int(found.temp_size_in_bytes),
         int(found.output_size_in_bytes - found.alias_size_in_bytes),
+        int(found.generated_code_size_in_bytes),
     )
 
 

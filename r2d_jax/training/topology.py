@@ -77,6 +77,9 @@ CHIPS = {
 class Program:
     """One compiled program, figures per device.
 
+    The compiler checks the memory itself, and stops where a chip has too little. Its sum of temporaries can
+    exceed what it lets a program use, since parts of it that are never alive together may be counted both.
+
     Attributes:
         name: which step or decode.
         memory: as planned.
@@ -90,6 +93,13 @@ class Program:
     flops: float
     collectives: dict[str, Traffic]
     compile_secs: float
+
+    @property
+    def link_bytes(self) -> int:
+        """Bytes over the links of one device; a sum over a group is a reduce-scatter and an all-gather."""
+        return sum(
+            traffic.bytes * (2 if kind == "all-reduce" else 1) for kind, traffic in self.collectives.items()
+        )
 
 
 def chip_of(topology: str) -> Chip:

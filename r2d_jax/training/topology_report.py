@@ -99,7 +99,11 @@ def compile_report(
 
 
 def _as_json(program: Program) -> dict[str, Any]:
-    return dataclasses.asdict(program) | {"peak_bytes": program.memory.peak}
+    return dataclasses.asdict(program) | {
+        "peak_bytes": program.memory.peak,
+        "link_bytes": program.link_bytes,
+        "collectives": {kind: traffic._asdict() for kind, traffic in program.collectives.items()},
+    }
 
 
 def _size(count: int) -> str:
@@ -109,15 +113,8 @@ def _size(count: int) -> str:
 def _table(programs: list[Program], chip: Chip, utilisation: float) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("program", no_wrap=True)
-    headings = (
-        "state GiB",
-        "temp. GiB",
-        "peak GiB",
-        "of HBM",
-        "TFLOP",
-        f"ms at {utilisation:.0%}",
-        "ms links",
-    )
+    # Short, so that the table fits 80 columns.
+    headings = ("state", "temp.", "peak GiB", "HBM", "TFLOP", f"ms at {utilisation:.0%}", "ms links")
     for name in headings:
         table.add_column(name, justify="right", no_wrap=True)
     for program in programs:
@@ -128,6 +125,6 @@ def _table(programs: list[Program], chip: Chip, utilisation: float) -> Table:
             f"{memory.peak / chip.hbm_bytes:.0%}",
             f"{program.flops / 1e12:.3g}",
             f"{1000 * program.flops / (chip.flops * utilisation):.1f}",
-            f"{1000 * sum(size for _, size in program.collectives.values()) / chip.link_bytes:.1f}",
+            f"{1000 * program.link_bytes / chip.link_bytes:.1f}",
         )
     return table
