@@ -1,0 +1,233 @@
+"""Alternating measurement of one case; in: a workload and settings, out: seconds, ratios, memory, compile counts."""
+
+import contextlib
+import dataclasses
+import pathlib
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.sides import Side, SideFailed, side
+from benchmarks.worker import SIDES
+from benchmarks.workload import Settings
+
+TRAINING = ("stage1", "stage2_gold", "stage2_sampled")
+GENERATION = {
+    "label_generation": "label",
+    "long_label_generation": "long_label",
+    "rationale_generation": "rationale",
+}
+OTHERS = ("start", "memory", "pipeline")
+PARTS = (*TRAINING, *GENERATION, *OTHERS)
+MEMORY_OF = ("stage1", "stage2_sampled", "rationale_generation")
+SAME_LOSS = 1e-4
+PIPELINE_BATCHES = 2000
+Say = Callable[[str], None]
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Median, mean, smallest, largest and all."""
+    return {
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "low": min(values),
+        "high": max(values),
+        "values": list(values),
+    }
+
+
+def compared(secs: dict[str, list[float]]) -> dict[str, Any]:
+    """Both sides' seconds, repeat by repeat, and peer / ours: above 1 ours is faster."""
+    ratios = [theirs / own for own, theirs in zip(secs["ours"], secs["peer"], strict=True)]
+    return {name: summary(values) for name, values in secs.items()} | {
+        "ratio": summary(ratios),
+        "ratio_of_means": statistics.fmean(secs["peer"]) / statistics.fmean(secs["ours"]),
+    }
+
+
+@dataclasses.dataclass
+class Case:
+    """One shape with one data set, as it is being measured."""
+
+    folder: pathlib.Path
+    settings: Settings
+    parts: Sequence[str]
+    cache: pathlib.Path
+    say: Say
+
+    def run(self) -> dict[str, Any]:
+        """Measure the parts that were asked for.
+
+        Raises:
+            SideFailed: a side ended, or the two sides do not compute the same losses.
+        """
+        result: dict[str, Any] = {"parts": {}}
+        training = [part for part in TRAINING if part in self.parts]
+        generation = [part for part in GENERATION if part in self.parts]
+        if training or generation or "pipeline" in self.parts:
+            with contextlib.ExitStack() as stack:
+                sides = {name: stack.enter_context(self._side(name)) for name in SIDES}
+                result["sides"] = {name: one.call("facts") for name, one in sides.items()}
+                result["same"] = self._same(sides)
+                self._training(sides, training, result)
+                self._generation(sides, generation, result)
+                if "pipeline" in self.parts:
+                    self.say("pipeline")
+                    found = {
+                        name: one.call("pipeline", batches=PIPELINE_BATCHES) for name, one in sides.items()
+                    }
+                    result["parts"]["pipeline"] = found
+                result["compiled"] = sides["ours"].call("compiled")["programs"]
+                result["expected_programs"] = _expected(result)
+        if "start" in self.parts:
+            result["parts"]["start"] = self._start()
+        if "memory" in self.parts:
+            result["parts"]["memory"] = self._memory()
+        return result
+
+    def _side(self, name: str) -> contextlib.AbstractContextManager[Side]:
+        return side(name, self.folder, self.settings, self.cache)
+
+    def _same(self, sides: dict[str, Side]) -> dict[str, Any]:
+        losses = {name: one.call("check") for name, one in sides.items()}
+        apart = max(
+            abs(value - losses["peer"][name]) / max(1.0, abs(value)) for name, value in losses["ours"].items()
+        )
+        limit = SAME_LOSS if self.settings.dtype == "float32" else 0.05
+        if losses["ours"].keys() != losses["peer"].keys() or not apart <= limit:
+            raise SideFailed(f"the sides do not compute the same losses: {losses}")
+        return {"losses": losses, "largest_difference": apart}
+
+    def _training(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
+        widths = {}
+        # One program serves both kinds of stage-2 step.
+        for part in {part[:6]: part for part in parts}.values():
+            self.say(f"{part}: first steps")
+            widths[part[:6]] = {name: one.call("warm", part=part)["widths"] for name, one in sides.items()}[
+                "ours"
+            ]
+        before = sides["ours"].call("compiled")["programs"]
+        answers: dict[str, dict[str, dict[int, Any]]] = {part: {name: {} for name in SIDES} for part in parts}
+        order = list(range(self.settings.repeats))
+        random.Random(self.settings.seed).shuffle(order)
+        for count, index in enumerate(order):
+            # Steps of one batch follow each other, so that their differences are not those of the hour.
+            for part in parts:
+                told = []
+                for name, one in sides.items():
+                    answer = answers[part][name][index] = one.call("step", part=part, index=index)
+                    told.append(f"{name} {answer['secs']:.3g} s")
+                self.say(f"{part} {count + 1}/{len(order)}: {', '.join(told)}")
+        after = sides["ours"].call("compiled")["programs"]
+        result["step_widths"] = widths
+        result["compiled_while_timing"] = sum(after.values()) - sum(before.values())
+        for part in parts:
+            rows = {name: [by[index] for index in sorted(by)] for name, by in answers[part].items()}
+            found = _compared_answers(rows)
+            flops = sides["ours"].call("flops", part=part)["flops"]
+            result["parts"][part] = found | {
+                "ours_matmul_flops": flops,
+                "ours_gflops_per_sec": sum(flops) / sum(found["ours"]["values"]) / 1e9,
+            }
+        if {"stage2_gold", "stage2_sampled"} <= set(parts):
+            result["parts"]["label_decode_share"] = {
+                name: summary(
+                    _shares(*(result["parts"][f"stage2_{kind}"][name] for kind in ("gold", "sampled")))
+                )
+                for name in SIDES
+            }
+
+    def _generation(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
+        for part in parts:
+            counted: dict[str, list[Any]] = {name: [] for name in SIDES}
+            tokens, same = {}, []
+            # The first call compiles, and is not counted.
+            for index in range(-1, self.settings.generation_repeats):
+                answers = {
+                    name: one.call("generate", kind=GENERATION[part], index=max(index, 0))
+                    for name, one in sides.items()
+                }
+                same.append(_equal_tokens(*(answers[name]["ids"] for name in SIDES)))
+                tokens = {name: answer["tokens"] for name, answer in answers.items()}
+                if index >= 0:
+                    for name, answer in answers.items():
+                        counted[name].append(answer)
+                told = ", ".join(f"{name} {answer['secs']:.3g} s" for name, answer in answers.items())
+                self.say(f"{part} {index + 1}/{self.settings.generation_repeats}: {told}")
+            found = _compared_answers(counted)
+            rows = self.settings.generation_batch_size
+            result["parts"][part] = found | {
+                "tokens": tokens,
+                "equal_token_fraction": statistics.fmean(same),
+                "examples_per_sec": {name: rows / found[name]["median"] for name in SIDES},
+            }
+
+    def _fresh(self, name: str, part: str, cache: pathlib.Path) -> dict[str, Any]:
+        """A new process: seconds from its start to the end of the first call, and memory after the second."""
+        method, arguments = "step", {"part": part, "index": self.settings.repeats - 1}
+        if part in GENERATION:
+            method, arguments = "generate", {"kind": GENERATION[part], "index": 0}
+        with side(name, self.folder, self.settings, cache) as one:
+            one.call(method, **arguments)
+            first = one.answered_at - one.started_at
+            one.call(method, **arguments)
+            memory = one.call("memory")
+        self.say(f"new process, {part}: {name} {first:.3g} s, {memory['peak_bytes'] / 2**30:.3g} GiB")
+        return {"secs": first, "memory": memory}
+
+    def _start(self) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as cache:
+            empty = pathlib.Path(cache)
+            cold = self._fresh("ours", "stage2_sampled", empty)["secs"]
+            secs: dict[str, list[float]] = {name: [] for name in SIDES}
+            memory: dict[str, dict[str, Any]] = {}
+            for _ in range(self.settings.generation_repeats):
+                for name in SIDES:
+                    found = self._fresh(name, "stage2_sampled", empty)
+                    secs[name].append(found["secs"])
+                    memory[name] = found["memory"]
+        return compared(secs) | {"ours_cold_secs": cold, "memory": _with_ratio(memory)}
+
+    def _memory(self) -> dict[str, Any]:
+        return {
+            part: _with_ratio({name: self._fresh(name, part, self.cache)["memory"] for name in SIDES})
+            for part in MEMORY_OF
+            if part in self.parts
+        }
+
+
+def _compared_answers(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    wall, cpu = (
+        {name: [answer[unit] for answer in rows] for name, rows in answers.items()}
+        for unit in ("secs", "cpu_secs")
+    )
+    return compared(wall) | {"cpu": compared(cpu)}
+
+
+def _shares(gold: dict[str, Any], sampled: dict[str, Any]) -> list[float]:
+    pairs = zip(gold["values"], sampled["values"], strict=True)
+    return [(longer - shorter) / longer for shorter, longer in pairs]
+
+
+def _with_ratio(memory: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return memory | {"ratio": memory["peer"]["peak_bytes"] / memory["ours"]["peak_bytes"]}
+
+
+def _equal_tokens(ours: list[list[int]], peer: list[list[int]]) -> float:
+    pairs = [
+        (a, b) for left, right in zip(ours, peer, strict=True) for a, b in zip(left, right, strict=False)
+    ]
+    return statistics.fmean(a == b for a, b in pairs)
+
+
+def _expected(result: dict[str, Any]) -> dict[str, int]:
+    """How often each program must have been compiled: once, or once for each width of a batch."""
+    parts = result["parts"]
+    return {
+        "loss_sums": 2,
+        "train_step": sum(result["step_widths"].values()),
+        "_labels": sum(part in parts for part in ("label_generation", "long_label_generation")),
+        "_rationales": int("rationale_generation" in parts),
+    }

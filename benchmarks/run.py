@@ -1,0 +1,193 @@
+"""Measure r2d_jax beside a torch + transformers peer, alternating; in: options, out: JSON and a Markdown table.
+
+python benchmarks/run.py --shapes tiny --data pubmedqa
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import machine, tables
+from benchmarks.measure import PARTS, Case
+from benchmarks.sides import Side, SideFailed, side
+from benchmarks.worker import SIDES
+from benchmarks.workload import Settings
+
+SCHEMA_VERSION = 1
+SHAPES, DATA = ("micro", "tiny", "small"), ("pubmedqa", "short")
+MATMUL_SIZE = 2048
+
+
+def _names(allowed: Sequence[str]) -> Any:
+    def split(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in allowed]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(allowed)}")
+        return names
+
+    return split
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", type=_names(SHAPES), default=["tiny", "small"], help="tiny,small")
+    parser.add_argument("--data", type=_names(DATA), default=list(DATA), help="pubmedqa,short")
+    parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--repeats", type=_positive, default=8, help="timed repeats of each training step")
+    parser.add_argument(
+        "--generation-repeats", type=_positive, default=3, help="of each generation and each start"
+    )
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
+    parser.add_argument("--pubmedqa", type=pathlib.Path, help="pqal.jsonl (default: ../shared/data/pubmedqa)")
+    parser.add_argument("--t5-tokenizer", type=pathlib.Path, help="default: ../shared/data/t5_tokenizer")
+    parser.add_argument("--cache", type=pathlib.Path, help="keep compiled programs here (default: nowhere)")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds only: does it run; figures mean nothing"
+    )
+    parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args(arguments)
+    if options.quick and options.write_docs:
+        parser.error("--quick measures nothing worth writing into the docs")
+    return options
+
+
+def say(text: str) -> None:
+    """Progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def matmul_peaks(sides: dict[str, Side], size: int) -> dict[str, float]:
+    """Best GFLOP/s of a large product on each side, turn by turn."""
+    found = dict.fromkeys(SIDES, 0.0)
+    for _ in range(3):
+        for name, one in sides.items():
+            found[name] = max(found[name], one.call("matmul_gflops", size=size, repeats=5)["gflops"])
+    return found
+
+
+def measure(
+    shapes: Sequence[str],
+    data: Sequence[str],
+    parts: Sequence[str],
+    settings: Settings,
+    *,
+    rows: int | None = None,
+    pubmedqa: pathlib.Path | None = None,
+    t5_tokenizer: pathlib.Path | None = None,
+    matmul_size: int = MATMUL_SIZE,
+    cache: pathlib.Path | None = None,
+) -> dict[str, Any]:
+    """Everything that one run finds, as it is written to JSON.
+
+    Raises:
+        SideFailed: a side ended, or the two do not compute the same.
+        UserError: a file that was named is not there or not of this kind.
+    """
+    # Only the sides compute; the weights are drawn on CPU, so that every machine starts from the same.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from benchmarks.prepare import make
+
+    before = {"load": machine.load(), **machine.facts()}
+    cases = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        cache = cache or folder / "compiled"
+        for shape in shapes:
+            for kind in data:
+                say(f"== {shape}, {kind}")
+                workload = folder / f"{shape}-{kind}"
+                workload.mkdir()
+                make(
+                    workload,
+                    shape,
+                    kind,
+                    rows=rows,
+                    pubmedqa=pubmedqa,
+                    t5_tokenizer=t5_tokenizer,
+                )
+                case = Case(workload, settings, parts, cache, lambda text: say(f"   {text}"))
+                facts = json.loads((workload / "facts.json").read_text(encoding="utf-8"))
+                cases.append({"shape": shape, "data": kind, "rows": facts, **case.run()})
+        with (
+            side("ours", workload, settings, cache) as ours,
+            side("peer", workload, settings, cache) as peer,
+        ):
+            peaks = matmul_peaks({"ours": ours, "peer": peer}, matmul_size)
+    for case_result in cases:
+        for part in case_result["parts"].values():
+            if "ours_gflops_per_sec" in part:
+                part["ours_share_of_matmul_peak"] = part["ours_gflops_per_sec"] / peaks["ours"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "settings": dataclasses.asdict(settings),
+        "machine": before | {"load_after": machine.load()},
+        "matmul_peak_gflops": peaks,
+        "cases": cases,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write result.json and result.md, print the table; the exit code."""
+    options = _options(arguments)
+    from r2d_jax.errors import UserError
+
+    settings = Settings(repeats=options.repeats, generation_repeats=options.generation_repeats)
+    limits: dict[str, Any] = {}
+    if options.quick:
+        options.shapes, options.data = ["micro"], ["short"]
+        settings = Settings(
+            batch_size=4,
+            generation_batch_size=4,
+            repeats=1,
+            generation_repeats=1,
+            rationale_tokens=6,
+            long_label_tokens=6,
+            # Small work over several threads waits for them where other processes want the cores.
+            peer_threads=1,
+        )
+        limits = {"rows": 64, "matmul_size": 128}
+    try:
+        result = measure(
+            options.shapes,
+            options.data,
+            options.parts,
+            settings,
+            pubmedqa=options.pubmedqa,
+            t5_tokenizer=options.t5_tokenizer,
+            cache=options.cache and options.cache.resolve(),
+            **limits,
+        )
+        options.output.mkdir(parents=True, exist_ok=True)
+        result |= {"quick": options.quick}
+        table = tables.markdown(result)
+        (options.output / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (options.output / "result.md").write_text(table, encoding="utf-8")
+        if options.write_docs:
+            tables.write_docs(ROOT / "docs" / "performance.md", table)
+    except (UserError, SideFailed, OSError) as error:
+        print(f"benchmarks/run.py: {error}", file=sys.stderr)
+        return 2
+    print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The benchmark runs, both sides compute the same, each program is compiled once; no time is asserted."""
+
+import copy
+import json
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu, sides, tables, workload
+from r2d_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+TIMED = ("stage1", "stage2_gold", "stage2_sampled", "label_generation", "rationale_generation")
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+def run(script, *arguments):
+    command = [sys.executable, f"benchmarks/{script}.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quick")
+    # Not `start`: it compiles everything again, twice.
+    parts = ",".join((*TIMED, "pipeline"))
+    ended = run("run", "--quick", "--parts", parts, "--output", folder)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == (folder / "result.md").read_text().strip()
+    return json.loads((folder / "result.json").read_text()), (folder / "result.md").read_text()
+
+
+def test_a_quick_run_has_its_fields(quick):
+    result, _ = quick
+    assert result["schema_version"] == 1
+    assert result["quick"] is True
+    assert {"cpu", "cores", "memory_gib", "load", "load_after", "versions"} <= result["machine"].keys()
+    assert all(result["machine"]["versions"][name] for name in ("jax", "torch", "transformers"))
+    assert min(result["matmul_peak_gflops"].values()) > 0
+    (case,) = result["cases"]
+    assert (case["shape"], case["data"], case["rows"]["rows"]) == ("micro", "short", 64)
+    assert case["rows"]["longest_label_tokens"] > 2
+    assert set(case["parts"]) == {*TIMED, "label_decode_share", "pipeline"}
+    for name in TIMED:
+        part = case["parts"][name]
+        ratios = [
+            peer / ours for ours, peer in zip(part["ours"]["values"], part["peer"]["values"], strict=True)
+        ]
+        assert part["ratio"]["values"] == pytest.approx(ratios)
+        assert part["ratio"]["median"] == pytest.approx(statistics.median(ratios))
+        assert min(part["ours"]["values"] + part["peer"]["values"]) > 0
+    for name in TIMED[:3]:
+        assert case["parts"][name]["ours_matmul_flops"][0] > 0
+        assert case["parts"][name]["ours_share_of_matmul_peak"] > 0
+    for side in ("ours", "peer"):
+        assert case["parts"]["pipeline"][side]["batch_rows_per_sec"] > 0
+
+
+def test_both_sides_have_the_same_losses_and_write_the_same_tokens(quick):
+    (case,) = quick[0]["cases"]
+    ours, peer = (case["same"]["losses"][side] for side in ("ours", "peer"))
+    assert (
+        ours.keys() == peer.keys() == {"stage1_rationale_loss", "stage2_label_loss", "stage2_rationale_loss"}
+    )
+    for name, value in ours.items():
+        assert value == pytest.approx(peer[name], abs=1e-4)
+        # Not the loss of a model that says nothing, nor one of some padding.
+        assert 1.0 < value < 2 * math.log(512)
+    for name, tokens in (
+        ("label_generation", case["rows"]["longest_label_tokens"]),
+        ("rationale_generation", 6),
+    ):
+        assert case["parts"][name]["tokens"] == {"ours": tokens, "peer": tokens}
+        # A tie of rounding may part a row.
+        assert case["parts"][name]["equal_token_fraction"] > 0.9
+
+
+def test_each_program_is_compiled_once_and_none_while_the_clock_runs(quick):
+    (case,) = quick[0]["cases"]
+    assert case["compiled_while_timing"] == 0
+    assert case["expected_programs"] == {"loss_sums": 2, "train_step": 2, "_labels": 1, "_rationales": 1}
+    assert {name: case["compiled"][name] for name in case["expected_programs"]} == case["expected_programs"]
+
+
+def test_the_sampled_step_has_the_work_of_the_decode(quick):
+    (case,) = quick[0]["cases"]
+    gold, sampled = (case["parts"][f"stage2_{kind}"]["ours_matmul_flops"][0] for kind in ("gold", "sampled"))
+    assert case["parts"]["stage1"]["ours_matmul_flops"][0] < gold < sampled
+
+
+def test_the_table_says_what_was_measured_and_goes_between_the_markers(quick, tmp_path):
+    result, table = quick
+    assert "these figures mean nothing" in table
+    for word in ("stage-1 step", "empty compile cache", "peak memory", "rationales, 6 tokens", "rows/s"):
+        assert word in table
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")
+    for _ in range(2):
+        tables.write_docs(page, table)
+        text = page.read_text()
+        assert text.startswith(f"before\n{tables.START}\n{table.strip()}\n{tables.END}\nafter")
+    gpu_result = copy.deepcopy(result)
+    gpu.add_utilisation(gpu_result, "NVIDIA H100 80GB HBM3")
+    part = gpu_result["cases"][0]["parts"]["stage1"]
+    assert part["ours_mfu"] == pytest.approx(part["ours_gflops_per_sec"] / 989e3)
+    assert "| micro, short | stage2_sampled |" in gpu.utilisation_table(gpu_result)
+
+
+def test_the_docs_have_the_markers():
+    text = (ROOT / "docs" / "performance.md").read_text()
+    assert text.count(tables.START) == text.count(tables.END) == 1
+
+
+def test_picked_batches_stand_for_all():
+    sizes = np.random.default_rng(0).permutation(np.repeat([10, 30, 50], [100, 70, 150]))
+    picked = workload.at_quantiles(sizes.tolist(), 16)
+    assert sizes[picked].tolist() == [10] * 5 + [30] * 3 + [50] * 8
+    assert sizes[workload.at_quantiles(sizes.tolist(), 1)] == 30
+
+
+def test_the_peer_takes_label_and_end_as_the_paper_has_it(tmp_path):
+    """Its predicted labels, mixed by coins, against a plain argmax loop over whole passes."""
+    from benchmarks import prepare
+    from benchmarks.peer import Peer
+
+    prepare.make(tmp_path, "micro", "short", rows=8)
+    loaded = workload.Workload.load(tmp_path)
+    peer = Peer(loaded, workload.Settings(batch_size=4, repeats=1, peer_threads=1))
+    rows = loaded.rows[:4]
+    # An embedding that ends labels at different places.
+    with torch.no_grad():
+        peer.model.shared.weight[workload.END_ID] *= 6
+    peer.model.eval()
+    expected = []
+    for row in rows:
+        prompt, written = torch.tensor([[*loaded.prompts["predict"], *row.question, 1]]), [0]
+        while len(written) <= loaded.label_tokens and written[-1] != 1:
+            logits = peer.model(input_ids=prompt, decoder_input_ids=torch.tensor([written])).logits
+            written.append(int(logits[0, -1].argmax()))
+        expected.append([token for token in written[1:] if token != 1])
+    assert peer._mixed_labels(rows, 1.0) == (expected, 4)
+    assert peer._mixed_labels(rows, 0.0) == ([row.label[:-1] for row in rows], 0)
+
+
+def test_a_side_that_fails_says_why(tmp_path):
+    with (
+        sides.side("peer", tmp_path / "absent", workload.Settings(), tmp_path) as side,
+        pytest.raises(sides.SideFailed, match=r"peer ended with 1 in facts:(.|\n)*FileNotFoundError"),
+    ):
+        side.call("facts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--shapes", "huge"), "'huge' is none of micro, tiny, small"),
+        (("--repeats", "0"), "'0' is no whole number above 0"),
+        (("--quick", "--write-docs"), "nothing worth writing"),
+        (
+            ("--shapes", "micro", "--data", "pubmedqa", "--pubmedqa", "absent.jsonl"),
+            "absent.jsonl: no such file",
+        ),
+    ],
+)
+def test_mistakes_are_told(arguments, told):
+    ended = run("run", *arguments)
+    assert ended.returncode == 2
+    assert told in ended.stderr.splitlines()[-1]
+
+
+def test_without_a_gpu_it_says_so_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    assert gpu.main([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no NVIDIA GPU here" in line
+
+
+def test_rows_of_pubmedqa_or_of_their_lengths(shared_data):
+    from benchmarks import prepare
+
+    real, named = prepare.pubmedqa_rows(shared_data / "pubmedqa" / "pqal.jsonl")
+    assert (len(real), named) == (1000, "PubMedQA PQA-L")
+    made = list(prepare._made_rows(1000))
+    for words in (lambda row: len(row.question.split()), lambda row: len(row.rationale.split())):
+        for share in (0.1, 0.5, 0.9):
+            there, here = (np.quantile(list(map(words, rows)), share) for rows in (real, made))
+            assert here == pytest.approx(there, rel=0.08)
+    with pytest.raises(UserError, match="no JSONL"):
+        prepare.pubmedqa_rows(ROOT / "README.md")
