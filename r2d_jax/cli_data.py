@@ -1,6 +1,7 @@
 """The commands `r2d data ...`; in: arguments, out: rows looked at, converted or written, without training."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -97,9 +98,7 @@ def tfds(
         raise UserError("r2d data tfds", "no rows are named", "Give --config or --path.")
     named = [] if path is None else [f"data.path={json.dumps(path)}"]
     settings = load_config(config, [*named, *(overrides or ())])
-    splits = load_splits(
-        settings.data, settings.seed, used_sources(settings), progress=_count_rows if _interactive() else None
-    )
+    splits = load_splits(settings.data, settings.seed, used_sources(settings), progress=_counter("rows read"))
     folder = write_tfds(splits, out, shards=shards)
     print(describe(splits))
     print(f"written: {folder}; read it with\ndata:")
@@ -107,16 +106,13 @@ def tfds(
     print(f"  columns: {json.dumps(columns_of(splits), ensure_ascii=False)}")
 
 
-def _interactive() -> bool:
+def _counter(what: str) -> Callable[[int], None] | None:
+    """Shows a count of rows on one line of a terminal; None where nobody looks."""
     import sys
 
-    return sys.stderr.isatty()
-
-
-def _count_rows(rows: int) -> None:
-    import sys
-
-    print(f"\r{rows:,} rows read", end="", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        return None
+    return lambda rows: print(f"\r{rows:,} {what}", end="", file=sys.stderr, flush=True)
 
 
 _ROWS, _SHOWN = "Columns", "What is shown"
@@ -232,10 +228,21 @@ def check(
         vocabulary = Tokenizer.load(
             inside if inside.is_dir() else folder, text_map=settled.tokenizer.text_map
         )
-    rows = rows_to_check(settled, file, all_rationales=bool(rationale_column), show_ids=show_ids)
+    rows = rows_to_check(
+        settled,
+        file,
+        all_rationales=bool(rationale_column),
+        show_ids=show_ids,
+        progress=_counter("rows read"),
+    )
     # Of a file's rows the ids are hidden already.
     found = check_rows(
-        rows, settled.data, vocabulary, show_ids=show_ids or file is not None, show_text=show_text
+        rows,
+        settled.data,
+        vocabulary,
+        show_ids=show_ids or file is not None,
+        show_text=show_text,
+        progress=_counter("rows checked"),
     )
     print_data_check(found, console())
     if json_file is not None:

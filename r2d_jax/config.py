@@ -272,5 +272,8 @@ class Config:
     stage2: Stage2Config = Field(default_factory=Stage2Config)
     mesh: MeshConfig = Field(default_factory=MeshConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    donate_buffers: bool = True
+    """Let a training step write the new state over the old one. False holds both: for a debugger that looks at
+    inputs again (JAX_DEBUG_NANS)."""
     tensorboard: bool = True
     """Write scalar metrics for TensorBoard beside metrics.jsonl."""

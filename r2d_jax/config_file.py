@@ -25,7 +25,9 @@ _ADAPTER = TypeAdapter(Config)
 # Results do not depend on these: a run may go on with others, on another layout of devices for example.
 _NOT_IN_HASH = (
     "tensorboard",
+    "donate_buffers",
     "platform",
+    "data.check",
     "mesh",
     "model.remat",
     "model.scan_layers",

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from r2d_jax.data.buckets import Bucket, bucket_of_rows, choose_buckets
+from r2d_jax.data.buckets import Bucket, bucket_of_rows, choose_buckets, padding_fraction
 from r2d_jax.data.features import Features
 from r2d_jax.data.pipeline import train_batches
 
@@ -72,6 +72,22 @@ def test_two_buckets_are_the_best_pair():
 def test_rows_of_one_size_need_one_shape():
     same = np.full(50, 24, np.int32)
     assert choose_buckets(same, same, full=Bucket(24, 24), count=4, prompt_tokens=8) == (Bucket(24, 24),)
+
+
+def test_b051_the_padding_share_is_that_of_the_batches():
+    question, rationale = lengths(640)
+    data = features(question, rationale)
+    for count in (1, 4):
+        buckets = choose_buckets(question, rationale, full=FULL, count=count, prompt_tokens=8)
+        share = padding_fraction(buckets, question, rationale)
+        real = cells = 0
+        for batch in itertools.islice(train_batches(data, 16, seed=0, buckets=buckets), 40):
+            for name in ("question_ids", "rationale_ids"):
+                real += int((batch[name] > 0).sum())
+                cells += batch[name].size
+        # Rows of two buckets in one batch are padded to the larger.
+        assert share <= 1 - real / cells + 0.001
+        assert abs(share - (1 - real / cells)) < (0.03 if count > 1 else 0.01)
 
 
 def test_trimming_takes_padding_only_and_keeps_every_row():

@@ -77,14 +77,13 @@ def test_a_wrong_column_does_not_print_what_it_holds(job, column):
     job(None, f"data.columns.split={column}").refused(
         f"field '{column}': values without a split: ", "split_values"
     )
-    job(None, f"data.columns.label={column}", "data.label_limit_tokens=2").refused(
-        r"label \(\d+ characters\): "
-    )
+    wrong = f"data.columns.label={column}"
+    job(None, wrong, "data.label_limit_tokens=2").refused("what would damage training: .*label-too-long")
+    job(None, wrong, "data.label_limit_tokens=2", "data.check=off").refused(r"label \(\d+ characters\): ")
     for row in (doubled := make_rows()):
         row[column] = row[column].replace(" ", "  ") + " and so on, at length"
-    job(as_lines(doubled), f"data.columns.label={column}").refused(
-        r"label \(\d+ characters\): .* gives it back"
-    )
+    job(as_lines(doubled), wrong).refused("what would damage training: .*label-lost")
+    job(as_lines(doubled), wrong, "data.check=off").refused(r"label \(\d+ characters\): .* gives it back")
 
 
 # Settings
@@ -107,7 +106,7 @@ def test_a_wrong_column_does_not_print_what_it_holds(job, column):
         ("stage2.micro_batches=3", [r"stage2\.batch_size: 8 rows do not divide into 3", "6 or 9"]),
         (
             "data.label_limit_tokens=2",
-            [r"label '(not )?urgent': it takes \d tokens", "is 2", "Raise the limit"],
+            [r"label-too-long in label \(.*\): '(not )?urgent', '(not )?urgent'", "Raise the limit"],
         ),
         ("platform=abacus", [r"platform: .*'cpu', 'gpu' or 'tpu'", "'abacus'"]),
         ("platform=tpu", ["platform: the config asks for tpu, JAX found cpu", "set platform=any"]),

@@ -14,14 +14,15 @@ from hypothesis import example as example_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tokenizer_cases import without_escape
 
 from r2d_jax.config import ColumnsConfig, DataConfig
 from r2d_jax.data.check.duplicates import digest
-from r2d_jax.data.check.findings import PackedTexts
 from r2d_jax.data.check.labels import LabelTable
 from r2d_jax.data.check.rules import RULES
 from r2d_jax.data.check.run_check import check_rows, rows_of
 from r2d_jax.data.check.verdict import check_before_run, refuse, summary_lines
+from r2d_jax.data.packed_columns import PackedTexts
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -134,13 +135,7 @@ TRIGGERS = [
         beside=also("label-rare", "label-lost", "blanks"),
     ),
     Trigger("label-signs", "label", rows(r0={"label": "urgent*"}), train=1, beside=also("label-rare")),
-    Trigger(
-        "label-signs",
-        "label",
-        rows(r0={"label": "úrgent"}),
-        train=1,
-        beside=also("label-rare", "label-lost", "characters-lost"),
-    ),
+    Trigger("label-signs", "label", rows(r0={"label": "úrgent"}), train=1, beside=also("label-rare")),
     Trigger("label-one", "label", rows(40, each=labelled(lambda index: "urgent")), train=40),
     Trigger(
         "label-lost",
@@ -192,7 +187,7 @@ TRIGGERS = [
         train=40,
         test=10,
         severity="error",
-        beside=also("duplicates", "split-overlap"),
+        beside=also("duplicates", "split-overlap", "validation-overlap"),
     ),
     Trigger(
         "split-overlap",
@@ -210,6 +205,12 @@ TRIGGERS = [
         ),
         test=10,
         severity="error",
+    ),
+    Trigger(
+        "validation-overlap",
+        "input",
+        rows(r50={"question": row(40).question.upper(), "context": row(40).context}),
+        test=1,
     ),
     Trigger(
         "duplicates", "input", rows(r2={"question": row(0).question, "context": row(0).context}), train=1
@@ -282,7 +283,6 @@ TRIGGERS = [
         train=40,
         severity="error",
     ),
-    Trigger("markers-spelt", DEFAULT, rows(r0=said("Urgent: a rate [less than] that")), train=1),
     Trigger("special-tokens", "question", rows(r0={"question": "It says </s> and <extra_id_0>"}), train=1),
     Trigger("lone-surrogates", "context", rows(r0={"context": "half \ud83d a pair"}), train=1),
     # B019: text that was damaged before.
@@ -301,13 +301,7 @@ TRIGGERS = [
     Trigger("direction-controls", "question", rows(r0={"question": "turned \u202ethgir"}), train=1),
     Trigger("invisible-characters", "question", rows(r0={"question": "sep\u200bsis or not"}), train=1),
     Trigger("markup", "context", rows(r0={"context": "a rate &lt; that<br>next"}), train=1),
-    Trigger(
-        "composed",
-        "context",
-        rows(r0={"context": "cafe\u0301 at noon"}),
-        train=1,
-        beside=also("characters-lost"),
-    ),
+    Trigger("composed", "context", rows(r0={"context": "cafe\u0301 at noon"}), train=1),
     # B003: blanks are folded, line breaks are kept.
     Trigger("blanks", DEFAULT, rows(r0=said("So urgent:\tfever,  cough")), train=1),
     Trigger("line-breaks", DEFAULT, rows(r0=said("So urgent:\n1. fever\n2. cough")), train=1),
@@ -338,7 +332,7 @@ TRIGGERS = [
     Trigger("looks-like-record-number", "question", rows(r0={"question": "MRN: 00123456, falls"}), train=1),
 ]
 # Those that need another tokenizer have tests of their own below.
-ELSEWHERE = {"characters-changed", "special-tokens-lost", "line-breaks-lost"}
+ELSEWHERE = {"characters-changed", "markers-spelt", "special-tokens-lost", "line-breaks-lost"}
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS, ids=str)
@@ -430,6 +424,13 @@ def test_without_the_text_map_line_breaks_and_control_tokens_are_lost(shared_dat
     assert codes(carried) == {"special-tokens", "line-breaks"}
 
 
+def test_a_marker_is_only_told_where_the_tokenizer_cannot_tell_it_from_the_character(vocabulary):
+    listed = rows(r0=said("Urgent: a rate [less than] that"))
+    assert codes(check(listed, vocabulary)) == set()
+    (found,) = check(listed, without_escape(vocabulary)).findings
+    assert (found.code, found.field, found.count) == ("markers-spelt", DEFAULT, 1)
+
+
 def test_the_real_t5_vocabulary(shared_data):
     """B001, B003, B004: signs are carried by the map; without it each is named with its code and its rows."""
     signs = "< { } ~ ^ \u2265 \u2264 \u00b1 \u00b5 \u00d7 \u03b2 \u2191 \u2192"
@@ -505,7 +506,9 @@ def test_without_a_tokenizer_the_check_says_what_it_leaves_out():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["train", "test"]), st.sampled_from("aAbc"), st.sampled_from("xy")),
+        st.tuples(
+            st.sampled_from(["train", "validation", "test"]), st.sampled_from("aAbc"), st.sampled_from("xy")
+        ),
         min_size=1,
     )
 )
@@ -521,6 +524,9 @@ def test_rows_that_are_alike_against_pandas(drawn):
         "duplicates-folded": frame.duplicated(["split", "folded"]) & ~exact,
         "labels-contradict": frame.groupby("folded").label.transform("nunique") > 1,
         "split-overlap": (frame.split != train) & frame.folded.isin(frame.folded[frame.split == train]),
+        "validation-overlap": ~frame.split.isin(["validation", train])
+        & frame.folded.isin(frame.folded[frame.split == "validation"])
+        & (train != "validation"),
     }
     for code, mask in expected.items():
         counts = {one.split: one.count for one in only(found, code)}
@@ -723,6 +729,27 @@ def test_a_run_is_stopped_warned_or_left_alone(vocabulary):
     assert check_before_run(DataConfig(check="off"), bad, vocabulary, ["default"]) == (None, [])
     found, lines = check_before_run(DataConfig(), as_splits(rows()), vocabulary, ["default"])
     assert (found.findings, lines) == ((), ["data check: 0 errors"])
+
+
+def test_of_many_rows_a_run_looks_at_some_texts_and_at_all_labels_and_copies(vocabulary, monkeypatch):
+    """Every third of 60 rows: numbers 0, 3, 6, ...; what rows 1 and 3 show, and what only all rows show."""
+    monkeypatch.setattr("r2d_jax.data.check.verdict.MOST_TEXTS", 20)
+    mail = {"question": "write to a.b@clinic.org please"}
+    copy = {"question": row(0).question, "context": row(0).context, "label": "Urgent"}
+    listed = rows(r1=mail, r3=mail, r41=copy)
+    found, lines = check_before_run(DataConfig(check="warn"), as_splits(listed), vocabulary, ["default"])
+    assert found.looked_at == 20
+    assert lines[0].endswith("(texts of 20 of 60 rows; `r2d data check` looks at all)")
+    (mailed,) = only(found, "looks-like-email")
+    assert (mailed.count, mailed.rows, [place.row for place in mailed.places]) == (1, 14, ["train line 4"])
+    assert {"label-spellings", "split-overlap", "labels-contradict"} <= codes(found)
+    assert found.rows == {"train": 40, "validation": 10, "test": 10}
+    whole = check(listed, vocabulary)
+    assert only(whole, "looks-like-email")[0].count == 2
+    assert [one for one in whole.findings if one.field == "label"] == [
+        one for one in found.findings if one.field == "label"
+    ]
+    assert whole.labels == found.labels
 
 
 def test_only_the_rationales_of_a_run_are_looked_at(vocabulary):

@@ -1,4 +1,4 @@
-"""A disk that runs full ends a run with one line, keeps what was saved, and the same command goes on."""
+"""A disk that is full or read-only ends a run with one line, keeps what was saved, and the same command goes on."""
 
 import subprocess
 
@@ -26,7 +26,17 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=False, capture_output=True)
 
 
-def test_a_full_disk_is_one_line_and_costs_nothing_saved(small_disk, tmp_path, compile_cache):
+def saved_steps(workdir):
+    return {
+        (stage, store): complete_steps(workdir / stage / store)
+        for stage in ("stage1", "stage2")
+        for store in ("latest", "best")
+    }
+
+
+def test_a_full_and_a_read_only_disk_are_one_line_each_and_cost_nothing_saved(
+    small_disk, tmp_path, compile_cache
+):
     (tmp_path / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
     config = settings(tmp_path / "rows.jsonl") | {"tensorboard": False}
     config["model"]["shape"] |= {"d_model": 64, "d_ff": 256}
@@ -40,13 +50,15 @@ def test_a_full_disk_is_one_line_and_costs_nothing_saved(small_disk, tmp_path, c
     (line,) = ended.err.splitlines()
     assert line.startswith("error: ")
     assert "No space left on device" in line
-    kept = {
-        (stage, store): complete_steps(workdir / stage / store)
-        for stage in ("stage1", "stage2")
-        for store in ("latest", "best")
-    }
+    kept = saved_steps(workdir)
     assert kept["stage1", "latest"], kept
-    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,size=200m", small_disk], check=True)
+    ended = in_a_process(*command, cwd=tmp_path, cache=compile_cache)
+    assert ended.code == 2, ended.err
+    (line,) = ended.err.splitlines()
+    assert f"{workdir}: cannot be written (Read-only file system)" in line
+    assert saved_steps(workdir) == kept
+    subprocess.run(["mount", "-o", "remount,rw,size=200m", small_disk], check=True)
     ended = in_a_process(*command, cwd=tmp_path, cache=compile_cache)
     assert ended.code == 0, ended.err
     assert "going on from step" in ended.out or "stage 1: done before" in ended.out

@@ -61,16 +61,16 @@ def test_the_table_ends_with_the_sum():
     assert lines[-1].split() == ["all", str(len(rows)), f"{count:,}", f"{4 * count:,}"]
 
 
-def step_of(factory, mesh):
-    context = context_of(factory)
-    return make_train_step(context, stage2_objective(context, SAMPLING), SAMPLING, mesh)
+def lowered(context, mesh):
+    optimizer = make_optimizer(SAMPLING.optimizer, SAMPLING.max_steps)
+    state = abstract_train_state(context.factory.abstract_params, optimizer, mesh)
+    batch = abstract_batch(ROWS, SHAPES, Bucket(32, 32), mesh)
+    step = make_train_step(context, stage2_objective(context, SAMPLING), SAMPLING, mesh)
+    return step.lower(state, batch)
 
 
 def plan_of(factory, mesh):
-    optimizer = make_optimizer(SAMPLING.optimizer, SAMPLING.max_steps)
-    state = abstract_train_state(factory.abstract_params, optimizer, mesh)
-    batch = abstract_batch(ROWS, SHAPES, Bucket(32, 32), mesh)
-    return program_memory(step_of(factory, mesh).lower(state, batch).compile())
+    return program_memory(lowered(context_of(factory), mesh).compile())
 
 
 def test_the_plan_counts_state_and_batch(one_device):
@@ -129,3 +129,10 @@ def test_fully_sharded_state_takes_an_eighth(one_device):
     whole = plan_of(T5Factory(SHAPE), one_device)
     parts = plan_of(dataclasses.replace(T5Factory(SHAPE)), make_mesh(MeshConfig(1, 8, 1)))
     assert parts.arguments < 0.2 * whole.arguments
+
+
+@pytest.mark.parametrize("donate", [True, False])
+def test_a_step_writes_over_its_state_unless_told_not_to(one_device, donate):
+    context = dataclasses.replace(context_of(T5Factory(SHAPE)), donate_state=donate)
+    text = lowered(context, one_device).as_text()
+    assert ("tf.aliasing_output" in text or "jax.buffer_donor" in text) == donate

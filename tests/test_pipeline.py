@@ -1,10 +1,13 @@
 """Batches: order, passes, resume and padding."""
 
+import itertools
+import threading
+
 import numpy as np
 import pytest
 
 from r2d_jax.data.features import Features
-from r2d_jax.data.pipeline import evaluation_batches, train_batches
+from r2d_jax.data.pipeline import evaluation_batches, made_ahead, train_batches
 
 
 def features(rows):
@@ -59,3 +62,55 @@ def test_evaluation_sees_every_row_once_and_fills_the_last_batch_with_weight_zer
     assert [batch["row_weight"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
     rows = np.concatenate([batch["question_length"][batch["row_weight"] > 0] for batch in batches])
     np.testing.assert_array_equal(rows, np.arange(10))
+
+
+def threads():
+    return [one.name for one in threading.enumerate() if "prefetch" in one.name]
+
+
+def test_b079_batches_made_ahead_are_the_same_and_their_thread_ends():
+    plain = itertools.islice(train_batches(features(50), 8, seed=1, start_step=5), 40)
+    with made_ahead(train_batches(features(50), 8, seed=1, start_step=5)) as ahead:
+        found = list(itertools.islice(ahead, 40))
+        assert len(threads()) == 1
+    assert threads() == []
+    for one, other in zip(plain, found, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_b079_an_exception_ends_the_thread_and_a_fault_of_making_is_raised():
+    def stopped():
+        with made_ahead(train_batches(features(50), 8, seed=1)) as ahead:
+            next(ahead)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert threads() == []
+
+    def broken():
+        yield {"row_weight": np.ones(1)}
+        raise OSError("disk gone")
+
+    with made_ahead(broken()) as ahead:
+        next(ahead)
+        with pytest.raises(OSError, match="disk gone"):
+            next(ahead)
+    assert threads() == []
+    # Never asked for anything, and a fault that nobody waits for.
+    for asked in (0, 1):
+        with made_ahead(broken()) as ahead:
+            [next(ahead) for _ in range(asked)]
+        assert threads() == []
+
+
+def test_b080_processes_share_one_order():
+    """Each takes its rows of the same global batch; together they have every row of a pass once."""
+    halves = [[], []]
+    for batch in itertools.islice(train_batches(features(40), 8, seed=3), 5):
+        for process, half in enumerate(halves):
+            half += batch["question_length"][process * 4 : process * 4 + 4].tolist()
+    assert sorted(halves[0] + halves[1]) == list(range(40))
+    assert not set(halves[0]) & set(halves[1])

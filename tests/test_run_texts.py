@@ -66,7 +66,7 @@ def evaluated(workdir):
 
 
 def test_transformers_alone_gives_the_same_texts(trained_longer):
-    """The export's own README snippet, on the 50 test rows."""
+    """Prompts as plain text, on the 50 test rows; the code of the export's README is run in test_export_card.py."""
     generate = generator(trained_longer / "export")
     card, rows, predictions, _ = evaluated(trained_longer)
     texts = set()

@@ -12,13 +12,9 @@ from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import (
     content_hash,
     describe,
-    label_set,
     load_splits,
-    split_warnings,
     take_validation,
-    text_warnings,
 )
-from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
 SOURCES = ["default"]
@@ -204,16 +200,6 @@ def test_b022_the_hash_covers_split_and_order():
     assert len(hashes) == 3
 
 
-def test_b026_near_duplicate_labels_are_flagged_and_kept():
-    labels = ["Benign", "Benign*", "benign ", "BENIGN", "be-nign", "Bénign", "Be\u0301nign", "malign", "no"]
-    found = splits(example(str(index), label) for index, label in enumerate(labels))
-    (warning,) = split_warnings(found)
-    assert all(repr(label) in warning for label in labels[:7])
-    assert "malign" not in warning
-    assert set(label_set(found)) == set(labels)
-    assert warning in describe(found)
-
-
 def test_b026_the_label_table_counts_each_split():
     found = splits(
         [example("1", "a"), example("2", "a"), example("3", "b")], [example("4", "b")], [example("5", "a")]
@@ -229,58 +215,3 @@ def test_a_column_of_case_text_named_as_label_is_not_printed():
     text = describe(splits(example(str(index), f"{secret}{index}") for index in range(200)))
     assert "Zebedee" not in text
     assert "and 140 more labels" in text
-
-
-def test_label_that_train_never_has_is_flagged():
-    found = split_warnings(
-        splits([example("1", "a")], [example("2", "b")], [example("3", "c"), example("4", "a")])
-    )
-    assert [("validation" in text, "'b'" in text, "'c'" in text) for text in found] == [
-        (True, True, False),
-        (False, False, True),
-    ]
-
-
-def test_rows_in_two_splits_are_counted_by_question_and_context():
-    train = [example("1", question="q", context="c"), example("2", question="z")]
-    test = [
-        example("3", question="q", context="c"),
-        example("4", question="q", context="d"),
-        example("5", question="z"),
-    ]
-    (warning,) = split_warnings(splits(train, [example("6")], test))
-    assert warning.startswith("2 rows of test")
-
-
-def test_b001_b004_lost_characters_are_counted_by_field_with_a_row():
-    tokenizer = Tokenizer.train(["plain words yes because"], 300)
-    train = [
-        example("r1", question="a 日 b e\u0301"),
-        example("r2", question="日日 < ≥ \n fine", rationale="plain \U0001f600"),
-    ]
-    found = text_warnings(splits(train), tokenizer)
-    assert len(found) == 2
-    question, rationale = found
-    assert question.startswith("question: 4 characters")
-    assert "U+65E5 3x, first in train r1" in question
-    assert "U+00E9 1x" in question
-    assert rationale.startswith("rationale default: 1 char")
-    assert "U+1F600 1x, first in train r2" in rationale
-    assert question in describe(splits(train), tokenizer).replace("  warning: ", "")
-
-
-def test_without_the_map_comparison_signs_count_as_lost(shared_data):
-    tokenizer = Tokenizer.load(shared_data / "t5_tokenizer", text_map=False)
-    (warning,) = text_warnings(splits([example("1", question="SpO2 < 92 {x}\nnext")]), tokenizer)
-    assert warning.startswith("question: 4 characters")
-    assert "U+003C" in warning
-    assert text_warnings(splits([example("1", question="SpO2 < 92 {x}\nnext")]), tokenizer.load(
-        shared_data / "t5_tokenizer")) == []  # fmt: skip
-
-
-def test_a_text_that_spells_a_marker_is_counted():
-    tokenizer = Tokenizer.train(["plain words"], 300)
-    rows = [example("1", question="x [less  than] y"), example("2", question="[other] [newline")]
-    (warning,) = text_warnings(splits(rows), tokenizer)
-    assert "1 rows spell a marker" in warning
-    assert "first in train 1" in warning

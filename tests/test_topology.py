@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 from cli_cases import ROOT
 
+from r2d_jax.config import MeshConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import T5Factory
-from r2d_jax.training.topology import chip_of, out_of_memory, run_shapes
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.topology import chip_of, out_of_memory, run_shapes, topology_devices
 from r2d_jax.training.traffic import collective_traffic
 from r2d_jax.training.work import matmul_flops
 
@@ -155,6 +157,17 @@ def test_faulty_topologies(topology):
 def libtpu():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("TPU COMPILE NOT CHECKED: libtpu is not installed; pip install 'r2d_jax[tpu]'")
+
+
+@pytest.mark.parametrize(
+    ("topology", "axes"),
+    [("v5p:4x4x4", (-1, 32, 1)), ("v5e:16x16", (-1, 8, 1)), ("v5e:8x8", (-1, 16, 1)), ("v5e:4x4", (2, 4, 2))],
+)
+def test_axes_need_not_be_dimensions_of_the_torus(libtpu, topology, axes):
+    devices = topology_devices(topology)
+    mesh = make_mesh(MeshConfig(*axes), devices)
+    assert sorted(device.id for device in mesh.devices.flat) == sorted(device.id for device in devices)
+    assert mesh.devices.shape[1:] == axes[1:]
 
 
 def compiled(*arguments):

@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 
-from r2d_jax.config import TriageConfig
+from r2d_jax.config import DataConfig, TriageConfig
+from r2d_jax.data.check.run_check import check_rows, rows_of
 from r2d_jax.data.mentions import evidence_fraction, rationale_names_label
-from r2d_jax.data.splits import content_hash, label_set, split_warnings
+from r2d_jax.data.splits import content_hash, label_set
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.data.triage import BEST_TEST_MACRO_F1, generate, generate_row
 from r2d_jax.data.triage_facts import Draw
@@ -346,7 +347,15 @@ def test_splits_share_no_question_and_keep_sizes(splits):
     # Duplicates inside a split are allowed but must stay rare.
     assert len(questions[0]) > 5990
     assert len(questions[2]) == 500
-    assert split_warnings(splits) == []
+    check = check_rows(rows_of(splits), DataConfig(source="triage"), None)
+    told = {found.code for found in check.findings if found.severity != "note"}
+    assert not told & {
+        "label-spellings",
+        "label-signs",
+        "label-unseen",
+        "split-overlap",
+        "validation-overlap",
+    }
     ids = [row.row_id for split in (splits.train, splits.validation, splits.test) for row in split]
     assert len(set(ids)) == 6800
 

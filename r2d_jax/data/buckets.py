@@ -30,12 +30,10 @@ class Bucket:
         """Which rows of these token counts int32 [N] fit, bool [N]."""
         return (question <= self.question) & (rationale <= self.rationale)
 
-    def trim(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch with its padding cut to these widths; every row must fit."""
-        return batch | {
-            "question_ids": batch["question_ids"][:, : self.question],
-            "rationale_ids": batch["rationale_ids"][:, : self.rationale],
-        }
+    @property
+    def widths(self) -> dict[str, int]:
+        """Columns of the arrays of a batch, by name."""
+        return {"question_ids": self.question, "rationale_ids": self.rationale}
 
 
 def _candidates(lengths: np.ndarray, full: int, fixed: int) -> list[int]:
@@ -100,3 +98,19 @@ def bucket_of_rows(buckets: Sequence[Bucket], question: np.ndarray, rationale: n
     """int32 [N]: index of the first bucket that holds each row; the last must hold all."""
     fits = np.stack([bucket.holds(question, rationale) for bucket in buckets])
     return np.argmax(fits, axis=0).astype(np.int32)
+
+
+def padding_fraction(buckets: Sequence[Bucket], question: np.ndarray, rationale: np.ndarray) -> float:
+    """Share of the question and rationale tokens of batches that is padding, where each row is in its own bucket.
+
+    Batches of rows of several buckets, a few in a window of them, have somewhat more.
+
+    Args:
+        buckets: from `choose_buckets`.
+        question: int32 [N], tokens of each question.
+        rationale: int32 [N], tokens of each rationale.
+    """
+    rows = np.bincount(bucket_of_rows(buckets, question, rationale), minlength=len(buckets))
+    widths = np.array([bucket.question + bucket.rationale for bucket in buckets])
+    real = int(question.sum(dtype=np.int64) + rationale.sum(dtype=np.int64))
+    return 1 - real / max(int(rows @ widths), 1)

@@ -1,11 +1,19 @@
 """Splits drawn by seed; in: label and key of each row and the shares, out: the split of each row."""
 
-import collections
 import hashlib
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from r2d_jax.data.packed_columns import BYTES, Digests, numbered
+
 # Needs that are equal but for the error of floating point are ties.
 _DIGITS = 9
+
+
+def key_digest(seed: int, key: str) -> bytes:
+    """The start of a hash of seed and key, by which keys are put in order: 16 bytes."""
+    return hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:BYTES]
 
 
 def draw_splits(
@@ -26,32 +34,61 @@ def draw_splits(
         shares: share of each split, sum 1; a split of share 0 gets nothing.
         seed: of the order.
     """
-    rows_of_key: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for label, key in zip(labels, keys, strict=True):
-        rows_of_key[key][label] += 1
-    totals = collections.Counter(labels)
-    splits = {name: share for name, share in shares.items() if share > 0}
-    need = {name: {label: share * total for label, total in totals.items()} for name, share in splits.items()}
-    need_of_all = {name: share * len(labels) for name, share in splits.items()}
+    digests = Digests()
+    for key in keys:
+        digests.append(key_digest(seed, key))
+    number_of = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    codes = np.array([number_of[label] for label in labels], np.int32)
+    names = list(shares)
+    return [names[number] for number in draw_by_digest(codes, digests.array(), list(shares.values()))]
 
-    def rank(key: str) -> tuple[int, bytes]:
-        return -rows_of_key[key].total(), hashlib.sha256(f"{seed}\n{key}".encode()).digest()
 
-    chosen: dict[str, str] = {}
-    for key in sorted(rows_of_key, key=rank):
-        counts = rows_of_key[key]
-        size = counts.total()
-        costs = {}
-        for name in splits:
-            # How much the squared distance from the shares grows with these rows.
-            growth = sum(
-                c * (c - 2 * round(need[name][label], _DIGITS)) / totals[label] ** 2
-                for label, c in counts.items()
+def draw_by_digest(labels: np.ndarray, keys: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """`draw_splits` of rows whose labels and keys are numbers, in some 60 bytes a row.
+
+    Args:
+        labels: int32 [N].
+        keys: uint64 [N, 2], from `key_digest`.
+        shares: of each split.
+
+    Returns:
+        int8 [N], the index of each row's split among the shares.
+    """
+    totals = np.bincount(labels).tolist()
+    splits = [number for number, share in enumerate(shares) if share > 0]
+    need = [[share * total for total in totals] for share in shares]
+    need_of_all = [share * len(labels) for share in shares]
+    chosen = np.empty(len(labels), np.int8)
+    by_key, starts = _groups(keys)
+    sorted_labels = labels[by_key].tolist()
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        counts: dict[int, int] = {}
+        for label in sorted_labels[start:end]:
+            counts[label] = counts.get(label, 0) + 1
+        costs = {
+            split: (
+                # How much the squared distance from the shares grows with these rows.
+                sum(
+                    c * (c - 2 * round(need[split][label], _DIGITS)) / totals[label] ** 2
+                    for label, c in counts.items()
+                ),
+                -round(need_of_all[split], _DIGITS),
             )
-            costs[name] = growth, -round(need_of_all[name], _DIGITS)
+            for split in splits
+        }
         best = min(splits, key=costs.__getitem__)
-        chosen[key] = best
-        need_of_all[best] -= size
+        chosen[by_key[start:end]] = best
+        need_of_all[best] -= end - start
         for label, count in counts.items():
             need[best][label] -= count
-    return [chosen[key] for key in keys]
+    return chosen
+
+
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows int64 [N] key by key, keys of more rows first, then by digest; and where each key begins, [K + 1]."""
+    numbers = numbered(keys)
+    sizes = np.bincount(numbers)
+    # Numbers go up with the digests. Stable, so that rows of a key stay in order.
+    by_key = np.lexsort((numbers, -sizes[numbers]))
+    new = np.flatnonzero(np.diff(numbers[by_key], prepend=-1))
+    return by_key, np.append(new, len(by_key))

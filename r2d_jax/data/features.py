@@ -1,16 +1,22 @@
-"""Rows as fixed-shape arrays; in: Example rows and a tokenizer, out: int32 arrays and a report of what was cut."""
+"""Rows as token ids and as arrays of fixed width; in: Example rows and a tokenizer, out: EncodedRows and Features."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.prompts import END_ID, PAD_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
-from r2d_jax.data.reading.raw_rows import shown
+from r2d_jax.data.prompts import END_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
+from r2d_jax.data.ragged import Padded, Ragged, RaggedWriter, id_type
+from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
+
+# Rows tokenised at once: enough for every core, little beside the texts that are in memory anyway.
+_BATCH_ROWS = 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +40,7 @@ class Shapes:
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """N rows; every array's first axis is N.
+    """N rows; every array's first axis is N. The ids are padded only where a part of them is asked for.
 
     Attributes:
         question_ids: int32 [N, Q].
@@ -48,11 +54,11 @@ class Features:
         label_weight: float32 [N], how much each row's label counts; None: all alike.
     """
 
-    question_ids: np.ndarray
+    question_ids: np.ndarray | Padded
     question_length: np.ndarray
-    label_ids: np.ndarray
+    label_ids: np.ndarray | Padded
     label_length: np.ndarray
-    rationale_ids: np.ndarray
+    rationale_ids: np.ndarray | Padded
     rationale_length: np.ndarray
     cut_questions: int
     cut_rationales: int
@@ -61,12 +67,25 @@ class Features:
     def __len__(self) -> int:
         return len(self.question_length)
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray | Padded]:
         """The arrays by name, as a batch holds them."""
         return {
             field.name: value
             for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), np.ndarray)
+            if isinstance(value := getattr(self, field.name), np.ndarray | Padded)
+        }
+
+    def batch(self, rows: np.ndarray, widths: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+        """The arrays of rows int64 [B], with first axis B.
+
+        Args:
+            rows: their numbers.
+            widths: fewer columns of some arrays, by name; they must hold the rows whole.
+        """
+        widths = widths or {}
+        return {
+            name: array[rows, : widths[name]] if name in widths else array[rows]
+            for name, array in self.arrays().items()
         }
 
 
@@ -122,13 +141,34 @@ def question_limit_tokens(config: DataConfig, tokens: PromptTokens, label_tokens
     return room
 
 
-@dataclasses.dataclass(frozen=True)
-class EncodedRow:
+class EncodedRow(NamedTuple):
     """Token ids of a row, uncut; label and rationale with the end token, or empty where there is none."""
 
     question: list[int]
     label: list[int]
     rationale: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedRows(Sequence[EncodedRow]):
+    """Token ids of N rows, as `EncodedRow` has them."""
+
+    question: Ragged
+    label: Ragged
+    rationale: Ragged
+
+    def __len__(self) -> int:
+        return len(self.question)
+
+    @overload
+    def __getitem__(self, number: int) -> EncodedRow: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[EncodedRow]: ...
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[row] for row in range(len(self))[number]]
+        row = range(len(self))[number]
+        return EncodedRow(self.question.row(row), self.label.row(row), self.rationale.row(row))
 
 
 class FeatureEncoder:
@@ -146,51 +186,102 @@ class FeatureEncoder:
         self.question_limit = question_limit_tokens(config, self.tokens, self.label_tokens)
         self.rationale_limit = config.rationale_limit_tokens
 
-    def encode(self, examples: Sequence[Example], rationale_source: str | None) -> list[EncodedRow]:
+    def encode(self, examples: Sequence[Example], rationale_source: str | None) -> EncodedRows:
         """Token ids of each row, uncut; a row's rationale is the one of rationale_source."""
+        sources = () if rationale_source is None else (rationale_source,)
+        writers = {name: RaggedWriter(self.id_type) for name in field_names(sources)}
+        self.encode_into(writers, examples, sources)
+        return encoded_rows({name: writer.ragged() for name, writer in writers.items()}, rationale_source)
 
-        def target(text: str) -> list[int]:
-            return [*self.tokenizer.encode(text), END_ID] if text else []
+    @property
+    def id_type(self) -> np.dtype:
+        """The type that token ids are kept in."""
+        return id_type(self.tokenizer.size)
 
-        return [
-            EncodedRow(
-                self.tokenizer.encode(question_text(example)),
-                target(example.label),
-                target(example.rationales.get(rationale_source, "") if rationale_source else ""),
-            )
-            for example in examples
-        ]
+    def encode_into(
+        self,
+        writers: Mapping[str, RaggedWriter],
+        examples: Iterable[Example],
+        sources: Sequence[str],
+        progress: Progress | None = None,
+    ) -> None:
+        """Tokenise each text of each row once.
 
-    def shapes(self, *splits: Sequence[EncodedRow]) -> Shapes:
+        Args:
+            writers: by `field_names(sources)`, where the ids go.
+            examples: the rows, read once, as a stream.
+            sources: of rationales.
+            progress: called with the number of rows so far, after every batch.
+        """
+        done = 0
+        rows = iter(examples)
+        while batch := list(itertools.islice(rows, _BATCH_ROWS)):
+            self._encode_texts(writers[QUESTION], [question_text(row) for row in batch])
+            self._encode_targets(writers[LABEL], [row.label for row in batch])
+            for source in sources:
+                texts = [row.rationales.get(source, "") for row in batch]
+                self._encode_targets(writers[rationale_field(source)], texts)
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+
+    def _encode_texts(self, writer: RaggedWriter, texts: Sequence[str]) -> None:
+        writer.append(*self.tokenizer.encode_batch(texts))
+
+    def _encode_targets(self, writer: RaggedWriter, texts: Sequence[str]) -> None:
+        ids, lengths = self.tokenizer.encode_batch(texts)
+        there = np.array([bool(text) for text in texts])
+        ends = np.cumsum(lengths)[there]
+        writer.append(np.insert(ids, ends, END_ID), lengths + there)
+
+    def shapes(self, *splits: EncodedRows) -> Shapes:
         """The smallest static sizes, a multiple of 8 each but L, that hold all rows as cut by the limits."""
-        rows = [row for split in splits for row in split]
-        question = max((len(row.question) for row in rows), default=1)
-        rationale = max((len(row.rationale) for row in rows), default=1)
+        question = max((_longest(rows.question) for rows in splits if len(rows)), default=1)
+        rationale = max((_longest(rows.rationale) for rows in splits if len(rows)), default=1)
         return Shapes(
             question=min(round_up(question), self.question_limit),
             label=self.label_tokens,
             rationale=min(round_up(max(rationale, 1)), self.rationale_limit),
         )
 
-    def features(self, rows: Sequence[EncodedRow], shapes: Shapes) -> Features:
+    def features(self, rows: EncodedRows, shapes: Shapes) -> Features:
         """Arrays of these rows; a rationale that is cut has no end token, so that no stop is learned there."""
-        question_ids, question_length = _padded([row.question for row in rows], shapes.question)
-        label_ids, label_length = _padded([row.label for row in rows], shapes.label)
-        rationale_ids, rationale_length = _padded([row.rationale for row in rows], shapes.rationale)
         return Features(
-            question_ids,
-            question_length,
-            label_ids,
-            label_length,
-            rationale_ids,
-            rationale_length,
-            cut_questions=sum(len(row.question) > shapes.question for row in rows),
-            cut_rationales=sum(len(row.rationale) > shapes.rationale for row in rows),
+            Padded(rows.question, shapes.question),
+            _cut_lengths(rows.question, shapes.question),
+            Padded(rows.label, shapes.label),
+            _cut_lengths(rows.label, shapes.label),
+            Padded(rows.rationale, shapes.rationale),
+            _cut_lengths(rows.rationale, shapes.rationale),
+            cut_questions=int((rows.question.lengths > shapes.question).sum()),
+            cut_rationales=int((rows.rationale.lengths > shapes.rationale).sum()),
         )
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(rows), width), PAD_ID, np.int32)
-    for index, row in enumerate(rows):
-        ids[index, : min(len(row), width)] = row[:width]
-    return ids, np.minimum(np.array([len(row) for row in rows], np.int32), np.int32(width))
+QUESTION, LABEL = "question", "label"
+
+
+def rationale_field(source: str) -> str:
+    """Name of the field that holds the rationales of a source."""
+    return f"rationale {source}"
+
+
+def field_names(sources: Sequence[str]) -> list[str]:
+    """Names of all fields of a row that are tokenised."""
+    return [QUESTION, LABEL, *map(rationale_field, sources)]
+
+
+def encoded_rows(fields: Mapping[str, Ragged], rationale_source: str | None) -> EncodedRows:
+    """The fields of one split as rows with the rationale of one source, or with none."""
+    question = fields[QUESTION]
+    none = Ragged(np.empty(0, question.ids.dtype), np.zeros(len(question) + 1, np.int64))
+    rationale = none if rationale_source is None else fields[rationale_field(rationale_source)]
+    return EncodedRows(question, fields[LABEL], rationale)
+
+
+def _longest(rows: Ragged) -> int:
+    return int(rows.lengths.max())
+
+
+def _cut_lengths(rows: Ragged, width: int) -> np.ndarray:
+    return np.minimum(rows.lengths, width).astype(np.int32)

@@ -1,5 +1,6 @@
 """Batches in order; in: Features and a seed, out: endless shuffled train batches or padded evaluation batches."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 
@@ -58,27 +59,23 @@ def train_batches(
     Yields:
         Arrays of `Features` with first axis B, and row_weight float32 [B], all ones.
     """
-    arrays = features.arrays()
     lengths = features.question_length, features.rationale_length
     kind = bucket_of_rows(buckets, *lengths) if buckets else np.zeros(len(features), np.int32)
     order = _Order(kind, batch_size, seed)
     step, rows = start_step, order.window(start_step // _WINDOW)
     while True:
         picked = rows[step % _WINDOW]
-        batch = {name: array[picked] for name, array in arrays.items()}
         # Buckets are not nested: rows of two may need a third, that holds both.
-        batch = _trimmed(batch, buckets)
+        batch = features.batch(picked, _widths(buckets, *(length[picked] for length in lengths)))
         yield batch | {"row_weight": np.ones((batch_size,), np.float32)}
         step += 1
         if step % _WINDOW == 0:
             rows = order.window(step // _WINDOW)
 
 
-def _trimmed(batch: Batch, buckets: Sequence[Bucket]) -> Batch:
-    for bucket in buckets:
-        if bucket.holds(batch["question_length"], batch["rationale_length"]).all():
-            return bucket.trim(batch)
-    return batch
+def _widths(buckets: Sequence[Bucket], question: np.ndarray, rationale: np.ndarray) -> dict[str, int]:
+    fitting = (bucket.widths for bucket in buckets if bucket.holds(question, rationale).all())
+    return next(fitting, {})
 
 
 def evaluation_batches(features: Features, batch_size: int) -> Iterator[Batch]:
@@ -87,11 +84,52 @@ def evaluation_batches(features: Features, batch_size: int) -> Iterator[Batch]:
     Yields:
         Arrays of `Features` with first axis B, and row_weight float32 [B], 1 = real.
     """
-    arrays = features.arrays()
     for index in range(math.ceil(len(features) / batch_size)):
         rows = np.arange(index * batch_size, (index + 1) * batch_size)
         real = rows < len(features)
         picked = np.where(real, rows, 0)
-        yield {name: array[picked] for name, array in arrays.items()} | {
-            "row_weight": real.astype(np.float32)
-        }
+        yield features.batch(picked) | {"row_weight": real.astype(np.float32)}
+
+
+# Batches made ahead of the step that is computed; more would hide nothing and take memory.
+_AHEAD = 2
+
+
+class _Steps(grain.DatasetIterator[Batch]):
+    """Batches as an iterator of grain; its state, which grain asks for, is a count."""
+
+    def __init__(self, batches: Iterator[Batch]):
+        super().__init__()
+        self._batches, self._step = batches, 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        raise NotImplementedError("batches are resumed by their start_step")
+
+
+@contextlib.contextmanager
+def made_ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+    """The same batches, made by a thread of their own while a step is computed.
+
+    It ends with the block, also after an exception; one that making a batch raises is raised by `next`. A
+    thread and no process: nothing is forked beside the threads of JAX and of the tokenizer, and numpy lets go
+    of the lock where it takes long.
+    """
+    # Only this list keeps grain's iterator: one that lives on to the end of the program complains there.
+    ahead = [grain.experimental.ThreadPrefetchDatasetIterator(_Steps(batches), _AHEAD)]
+
+    def made() -> Iterator[Batch]:
+        while ahead:
+            yield next(ahead[0])
+
+    try:
+        yield made()
+    finally:
+        ahead.pop().close()

@@ -1,7 +1,7 @@
 """What one row is; in: validated text fields, out: Example, the row type that every later room takes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The three disjoint splits of one data set.
+    """The three disjoint splits of one data set; tuples, or sequences that read rows from disk.
 
     Attributes:
         train: rows to learn.
@@ -36,7 +36,7 @@ class Splits:
         notes: plain lines about rows left out and labels changed while reading; no part of the data.
     """
 
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     notes: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.packed_columns import Ids
 from r2d_jax.data.reading.cell_checks import Damage, require_columns, text_of
 from r2d_jax.data.reading.files import address_of
 from r2d_jax.data.reading.raw_rows import Progress, Row, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
+from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 
@@ -21,21 +23,6 @@ class SplitExample(NamedTuple):
     example: Example
     split: str
     group: str = ""
-
-
-@dataclasses.dataclass
-class SourceRows:
-    """The rows of one source, and what became of the others.
-
-    Attributes:
-        rows: in order.
-        without_rationale: rows left out for want of a rationale, by value of the split column.
-        mapped: rows whose label data.label_map changed, by the label as written.
-    """
-
-    rows: list[SplitExample]
-    without_rationale: collections.Counter[str]
-    mapped: collections.Counter[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +62,83 @@ class _Reader:
         return self.cell(row, self.columns.label) if self.need_targets else ""
 
 
+class SourceRows:
+    """The rows of one source as a stream, and what became of the others.
+
+    Iterate once, to the end: only then are all faults told and the counts complete. Beside the rows themselves
+    it holds 24 bytes a row and the name of its place, and only where ids come from a column.
+
+    Attributes:
+        without_rationale: rows left out for want of a rationale, by value of the split column.
+        mapped: rows whose label data.label_map changed, by the label as written.
+    """
+
+    def __init__(self, reader: _Reader, rows: Iterator[Row], skip_missing_rationales: bool):
+        """Prepare to read; see `read_source`."""
+        self._reader, self._rows, self._skip = reader, rows, skip_missing_rationales
+        self._damage = Damage(reader.path)
+        self._ids = Ids()
+        self.without_rationale: collections.Counter[str] = collections.Counter()
+        self.mapped: collections.Counter[str] = collections.Counter()
+
+    def __iter__(self) -> Iterator[SplitExample]:
+        """Rows in order.
+
+        Raises:
+            UserError: at the end, for the first row that is at fault; the rows before it came already.
+        """
+        found: dict[str, None] = {}
+        fault: UserError | None = None
+        empty = True
+        for row in self._rows:
+            if not row.cells.keys() <= found.keys():
+                found |= dict.fromkeys(row.cells)
+            # A column that no row has is a wrong name, not a fault of the first row: look at the rest to tell.
+            if fault is None:
+                try:
+                    read = self._read(row)
+                except UserError as error:
+                    fault = error
+                else:
+                    empty = False
+                    if read is not None:
+                        yield read
+        path = self._reader.path
+        if empty and fault is None:
+            raise UserError(path, "holds no rows", "Give a file with rows.")
+        require_columns(path, list(found), list(self._reader.wanted()))
+        if repeated := self._ids.repeated():
+            raise UserError(
+                f"{path} {repeated[0]}", f"has the id of {repeated[1]}", "Give every row an id of its own."
+            )
+        if fault is not None:
+            raise fault
+        self._damage.warn()
+
+    def _read(self, row: Row) -> SplitExample | None:
+        reader, columns = self._reader, self._reader.columns
+        row_id = reader.cell(row, columns.id, number=True)
+        if row_id:
+            self._ids.append(row_id, row.place)
+        label = reader.label(row)
+        example = Example(
+            row_id=row_id or row.place,
+            question=reader.filled(row, reader.question, required=reader.need_targets),
+            context=reader.filled(row, reader.context, required=False),
+            label=reader.label_map.get(label, label),
+            rationales=reader.rationales(row, required=not self._skip),
+        )
+        split = reader.cell(row, columns.split, number=True)
+        group = reader.cell(row, columns.group, number=True)
+        if label in reader.label_map:
+            self.mapped[label] += 1
+        if not all(text.strip() for text in example.rationales.values()):
+            self.without_rationale[split] += 1
+            return None
+        self._damage.look_at(row.place, example)
+        return SplitExample(example, split, group)
+
+
 def read_source(
     path: str | pathlib.Path,
     columns: ColumnsConfig,
@@ -86,7 +150,7 @@ def read_source(
     label_map: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> SourceRows:
-    """Rows of one source with their split and group; see `read_examples`.
+    """Rows of one source with their split and group, as a stream; see `read_examples`.
 
     Args:
         path: as for `raw_rows`.
@@ -100,7 +164,8 @@ def read_source(
         progress: see `raw_rows`.
 
     Raises:
-        UserError: names file, place and field, never the text of the row.
+        UserError: here for settings and what cannot be opened; from the stream for rows. Names file, place
+            and field, never the text of the row.
     """
     address = address_of(path)
     unknown = [name for name in rationale_sources if name not in columns.rationales]
@@ -119,58 +184,7 @@ def read_source(
         need_targets,
         label_map or {},
     )
-    found: dict[str, None] = {}
-    read = SourceRows([], collections.Counter(), collections.Counter())
-    damage = Damage(address)
-    seen: dict[str, str] = {}
-    fault: UserError | None = None
-    for row in raw_rows(path, encoding, progress):
-        if not row.cells.keys() <= found.keys():
-            found |= dict.fromkeys(row.cells)
-        # A column that no row has is a wrong name, not a fault of the first row: look at the rest to tell.
-        if fault is None:
-            try:
-                _read_row(reader, row, seen, read, damage, skip_missing_rationales)
-            except UserError as error:
-                fault = error
-    if not seen and fault is None:
-        raise UserError(address, "holds no rows", "Give a file with rows.")
-    require_columns(address, list(found), list(reader.wanted()))
-    if fault is not None:
-        raise fault
-    damage.warn()
-    return read
-
-
-def _read_row(
-    reader: _Reader, row: Row, seen: dict[str, str], read: SourceRows, damage: Damage, skip: bool
-) -> None:
-    columns = reader.columns
-    row_id = reader.cell(row, columns.id, number=True) or row.place
-    if row_id in seen:
-        raise UserError(
-            f"{reader.path} {row.place}",
-            f"has the id of {seen[row_id]}",
-            "Give every row an id of its own.",
-        )
-    seen[row_id] = row.place
-    label = reader.label(row)
-    example = Example(
-        row_id=row_id,
-        question=reader.filled(row, reader.question, required=reader.need_targets),
-        context=reader.filled(row, reader.context, required=False),
-        label=reader.label_map.get(label, label),
-        rationales=reader.rationales(row, required=not skip),
-    )
-    split = reader.cell(row, columns.split, number=True)
-    group = reader.cell(row, columns.group, number=True)
-    if label in reader.label_map:
-        read.mapped[label] += 1
-    if not all(text.strip() for text in example.rationales.values()):
-        read.without_rationale[split] += 1
-        return
-    damage.look_at(row.place, example)
-    read.rows.append(SplitExample(example, split, group))
+    return SourceRows(reader, raw_rows(path, encoding, progress), skip_missing_rationales)
 
 
 def read_split_examples(
@@ -185,7 +199,7 @@ def read_split_examples(
     read = read_source(
         path, columns, rationale_sources=rationale_sources, encoding=encoding, need_targets=need_targets
     )
-    return read.rows
+    return list(read)
 
 
 def read_examples(
@@ -196,8 +210,9 @@ def read_examples(
     encoding: str = "utf-8",
     need_targets: bool = True,
     label_map: Mapping[str, str] | None = None,
-) -> list[Example]:
-    """Rows of one source, in order, every cell text exactly as written.
+    progress: Progress | None = None,
+) -> Sequence[Example]:
+    """Rows of one source, in order, every cell text exactly as written; many rows are kept on disk.
 
     A cell such as "None", "NA", "01" or "2024-01-02" stays that text; only an empty cell is missing.
     Columns that are not named are not looked at. In JSON, Parquet and tables, a whole number may stand for
@@ -211,6 +226,7 @@ def read_examples(
         encoding: of the file; a byte-order mark is dropped.
         need_targets: False to predict: label and rationales are not read and a question may be empty.
         label_map: label as written -> label to use; others stay.
+        progress: see `raw_rows`.
 
     Raises:
         UserError: names file, physical line and field, never the text of the row.
@@ -222,5 +238,6 @@ def read_examples(
         encoding=encoding,
         need_targets=need_targets,
         label_map=label_map,
+        progress=progress,
     )
-    return [row.example for row in read.rows]
+    return kept(row.example for row in read)

@@ -2,42 +2,56 @@
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.draws import draw_splits
+from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
+from r2d_jax.data.packed_columns import Digests, digest_of, numbered
 from r2d_jax.data.reading.raw_rows import Progress, shown, splits_within
+from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
-from r2d_jax.data.sources import SourceRows, SplitExample, read_source
+from r2d_jax.data.sources import read_source
 from r2d_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
+_NO_ROWS = np.arange(0)
 _SHOWN_SPLITS = 5
 
-RowsBySplit = dict[str, list[SplitExample]]
+RowsBySplit = dict[str, np.ndarray]
+"""Row numbers int64 [n] of each split, in order."""
 
 
 class _Sources:
-    """Reads sources by one config and keeps account of rows left out and labels changed."""
+    """Reads sources by one config, and keeps what splits need of each row: 4 to 48 bytes beside the row itself."""
 
-    def __init__(self, config: DataConfig, rationale_sources: Sequence[str], progress: Progress | None):
+    def __init__(
+        self, config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None
+    ):
         self._config, self._rationale_sources, self._progress = config, rationale_sources, progress
+        self._seed = seed
         self.told: list[str] = []
         self._left_out: collections.Counter[str] = collections.Counter()
         self._mapped: collections.Counter[str] = collections.Counter()
+        self.store = RowStore()
+        self._keys, self._inputs = Digests(), Digests()
 
-    def read(self, path: str, split: str | None = None) -> list[SplitExample]:
-        """Rows of a source; `split` names that of all of them, None: their split column does, if any."""
+    def read(self, path: str, split: str | None = None) -> tuple[np.ndarray, NameCodes]:
+        """Numbers of the rows of a source, and the value of each in the split column.
+
+        Args:
+            path: of the source.
+            split: of all of its rows; None: their split column says it, if there is one.
+        """
         config = self._config
         columns = config.columns
         if split is not None and columns.split is not None:
             columns = dataclasses.replace(columns, split=None)
-        read: SourceRows = read_source(
+        read = read_source(
             path,
             columns,
             rationale_sources=self._rationale_sources,
@@ -46,10 +60,34 @@ class _Sources:
             label_map=config.label_map,
             progress=self._progress,
         )
+        first, values = len(self.store), NameCodes()
+        for row in read:
+            self.store.append(row.example)
+            values.append(row.split)
+            if config.columns.group or config.split_shares is not None:
+                key = row.group if config.columns.group else row.example.row_id
+                self._keys.append(key_digest(self._seed, key))
+            if config.duplicates == "drop":
+                self._inputs.append(digest_of(row.example.question, row.example.context))
         for value, count in read.without_rationale.items():
             self._left_out[split or value] += count
         self._mapped += read.mapped
-        return read.rows
+        return np.arange(first, len(self.store)), values
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [N]: the label of each row, as a number."""
+        return self.store.labels.codes
+
+    @functools.cached_property
+    def keys(self) -> np.ndarray:
+        """uint64 [N, 2]: digest of each row's group, or of its id."""
+        return self._keys.array()
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """int64 [N]: the question and context of each row, as a number."""
+        return numbered(self._inputs.array())
 
     def notes(self) -> list[str]:
         """What to tell of rows left out and labels changed.
@@ -75,29 +113,29 @@ class _Sources:
 
 def rows_by_split(
     config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None
-) -> tuple[dict[str, list[Example]], list[str]]:
+) -> tuple[dict[str, Sequence[Example]], list[str]]:
     """Rows of the files of a run by split, each in order, and plain lines about what was left out or changed.
 
     Raises:
         UserError: a fault of the settings or of a source.
     """
     _check(config)
-    sources = _Sources(config, rationale_sources, progress)
-    rows = _given(config, sources) if config.split_shares is None else _drawn(config, sources, seed)
+    sources = _Sources(config, seed, rationale_sources, progress)
+    rows = _given(config, sources) if config.split_shares is None else _drawn(config, sources)
     notes = sources.notes()
-    if not rows["train"]:
+    if not len(rows["train"]):
         raise UserError(
             "data",
             "; ".join(["the train split has no rows", *notes]),
             "Check data.split_values or data.train_path.",
         )
-    left = {name: [row.example for row in rows[name]] for name in NAMES}
-    if not rows["validation"]:
-        left["train"], left["validation"] = _validation(rows["train"], config, seed)
+    if not len(rows["validation"]):
+        rows["train"], rows["validation"] = _validation(rows["train"], config, sources, seed)
     if config.duplicates == "drop":
-        left, dropped = drop_duplicates(left)
+        rows, dropped = drop_duplicates(rows, sources.inputs, sources.labels)
         notes += dropped
-    return left, notes
+    selected = sources.store.rows(*(rows[name] for name in NAMES))
+    return dict(zip(NAMES, selected, strict=True)), notes
 
 
 def _check(config: DataConfig) -> None:
@@ -135,20 +173,23 @@ def _check(config: DataConfig) -> None:
 def _given(config: DataConfig, sources: _Sources) -> RowsBySplit:
     if config.path is None:
         paths = {name: getattr(config, f"{name}_path") for name in NAMES}
-        rows = {name: sources.read(path, name) if path is not None else [] for name, path in paths.items()}
+        rows = {
+            name: sources.read(path, name)[0] if path is not None else _NO_ROWS
+            for name, path in paths.items()
+        }
     elif config.columns.split is None:
         rows = _built_in(config, sources)
     else:
         rows = _by_column(config, sources)
-    _check_groups(config, rows)
+    _check_groups(config, rows, sources)
     return rows
 
 
 def _by_column(config: DataConfig, sources: _Sources) -> RowsBySplit:
     assert config.path is not None
-    rows = sources.read(config.path)
+    rows, values = sources.read(config.path)
     names = {value: name for name, value in config.split_values.items()}
-    unknown = sorted({row.split for row in rows} - names.keys())
+    unknown = sorted(set(values.names) - names.keys())
     if unknown:
         # So many values are hardly those of a split column; another column's would be case text.
         told = shown(unknown) if len(unknown) <= _SHOWN_SPLITS else f"{len(unknown)} different ones"
@@ -157,10 +198,8 @@ def _by_column(config: DataConfig, sources: _Sources) -> RowsBySplit:
             f"values without a split: {told}",
             f"Map them in data.split_values, now {dict(config.split_values)}.",
         )
-    split: RowsBySplit = {name: [] for name in NAMES}
-    for row in rows:
-        split[names[row.split]].append(row)
-    return split
+    splits = np.array([NAMES.index(names[value]) for value in values.names])[values.codes]
+    return {name: rows[splits == number] for number, name in enumerate(NAMES)}
 
 
 def _built_in(config: DataConfig, sources: _Sources) -> RowsBySplit:
@@ -184,9 +223,9 @@ def _built_in(config: DataConfig, sources: _Sources) -> RowsBySplit:
         )
     if unused := [name for name in there if name not in wanted.values()]:
         sources.told.append(f"splits of the source that are not used: {shown(unused)}")
-    rows: RowsBySplit = {name: [] for name in NAMES}
+    rows = dict.fromkeys(NAMES, _NO_ROWS)
     for name, value in wanted.items():
-        rows[name] = sources.read(_with_split(config.path, value), name)
+        rows[name], _ = sources.read(_with_split(config.path, value), name)
     return rows
 
 
@@ -199,56 +238,56 @@ def _with_split(address: str, split: str) -> str:
     )
 
 
-def _drawn(config: DataConfig, sources: _Sources, seed: int) -> RowsBySplit:
+def _drawn(config: DataConfig, sources: _Sources) -> RowsBySplit:
     assert config.path is not None
     assert config.split_shares is not None
-    rows = sources.read(config.path)
-    drawn = draw_splits(_labels(rows), _keys(rows, config), _in_order(config.split_shares), seed)
-    return {name: [row for row, one in zip(rows, drawn, strict=True) if one == name] for name in NAMES}
-
-
-def _in_order(shares: Mapping[Any, float]) -> dict[str, float]:
+    rows, _ = sources.read(config.path)
     # The order of a map in a file must not decide ties.
-    return {name: shares.get(name, 0.0) for name in NAMES}
+    shares = [config.split_shares.get(name, 0.0) for name in NAMES]  # type: ignore[call-overload]
+    drawn = draw_by_digest(sources.labels, sources.keys, shares)
+    return {name: rows[drawn == number] for number, name in enumerate(NAMES)}
 
 
-def _labels(rows: Iterable[SplitExample]) -> list[str]:
-    return [row.example.label for row in rows]
-
-
-def _keys(rows: Iterable[SplitExample], config: DataConfig) -> list[str]:
-    return [row.group if config.columns.group else row.example.row_id for row in rows]
-
-
-def _check_groups(config: DataConfig, rows: RowsBySplit) -> None:
+def _check_groups(config: DataConfig, rows: RowsBySplit, sources: _Sources) -> None:
     if config.columns.group is None:
         return
-    splits_of: dict[str, set[str]] = collections.defaultdict(set)
+    groups = numbered(sources.keys)
+    in_splits = np.zeros(groups.max(initial=-1) + 1, np.int64)
     for name in NAMES:
-        for row in rows[name]:
-            splits_of[row.group].add(name)
-    parted = sum(len(splits) > 1 for splits in splits_of.values())
+        in_splits[np.unique(groups[rows[name]])] += 1
+    parted = int((in_splits > 1).sum())
     if parted:
         raise UserError(
             "data.columns.group",
-            f"{parted} of {len(splits_of)} values of {config.columns.group!r} stand in more than one split",
+            f"{parted} of {len(in_splits)} values of {config.columns.group!r} stand in more than one split",
             "Correct the splits, or draw them with data.split_shares.",
         )
 
 
 def _validation(
-    train: Sequence[SplitExample], config: DataConfig, seed: int
-) -> tuple[list[Example], list[Example]]:
+    train: np.ndarray, config: DataConfig, sources: _Sources, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     fraction = config.validation_fraction
     if config.columns.group is None:
-        return take_validation([row.example for row in train], fraction, seed)
-    shares = {"train": 1 - fraction, "validation": fraction}
-    drawn = draw_splits(_labels(train), _keys(train, config), shares, seed)
-    taken = list(zip(train, drawn, strict=True))
-    left, validation = (
-        [row.example for row, one in taken if one == name] for name in ("train", "validation")
-    )
-    return left, validation
+        taken = _stratified(sources.labels[train], sources.store.labels.names, fraction, seed)
+    else:
+        taken = draw_by_digest(sources.labels[train], sources.keys[train], [1 - fraction, fraction]) == 1
+    return train[~taken], train[taken]
+
+
+def _stratified(labels: np.ndarray, names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
+    """Which of rows with these labels int32 [N], indices of names, are taken: bool [N]."""
+    by_label = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_label], np.arange(len(names) + 1))
+    rng = np.random.default_rng(seed)
+    taken = np.zeros(len(labels), bool)
+    for code in sorted(range(len(names)), key=names.__getitem__):
+        rows = by_label[starts[code] : starts[code + 1]]
+        if not len(rows):
+            continue
+        count = max(round(fraction * len(rows)), 1) if fraction > 0 and len(rows) > 1 else 0
+        taken[rng.permutation(rows)[: min(count, len(rows) - 1)]] = True
+    return taken
 
 
 def take_validation(
@@ -261,16 +300,11 @@ def take_validation(
     Returns:
         (train, validation), each in the order of the rows.
     """
-    by_label: dict[str, list[int]] = collections.defaultdict(list)
-    for index, example in enumerate(train):
-        by_label[example.label].append(index)
-    rng = np.random.default_rng(seed)
-    taken: set[int] = set()
-    for label in sorted(by_label):
-        rows = by_label[label]
-        count = max(round(fraction * len(rows)), 1) if fraction > 0 and len(rows) > 1 else 0
-        taken.update(rng.permutation(rows)[: min(count, len(rows) - 1)].tolist())
-    return (
-        [example for index, example in enumerate(train) if index not in taken],
-        [example for index, example in enumerate(train) if index in taken],
-    )
+    labels = NameCodes()
+    for example in train:
+        labels.append(example.label)
+    taken = _stratified(labels.codes, labels.names, fraction, seed)
+    left: tuple[list[Example], list[Example]] = ([], [])
+    for example, is_taken in zip(train, taken.tolist(), strict=True):
+        left[is_taken].append(example)
+    return left

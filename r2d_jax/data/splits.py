@@ -3,16 +3,13 @@
 import collections
 import hashlib
 import json
-import unicodedata
 from collections.abc import Sequence
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.duplicates import leaks
 from r2d_jax.data.reading.raw_rows import Progress, shown
+from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.split_rows import NAMES, rows_by_split, take_validation
-from r2d_jax.data.text_map import MARKERS
-from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
 _SHOWN_LABELS = 60
@@ -23,9 +20,7 @@ __all__ = [
     "describe",
     "label_set",
     "load_splits",
-    "split_warnings",
     "take_validation",
-    "text_warnings",
 ]
 
 
@@ -50,10 +45,10 @@ def load_splits(
         return _generated(config, seed, rationale_sources)
     rows, notes = rows_by_split(config, seed, rationale_sources, progress)
     for name in NAMES:
-        if not rows[name]:
+        if not len(rows[name]):
             told = "; ".join([f"the {name} split has no rows", *notes])
             raise UserError("data", told, _EMPTY_SPLIT[name])
-    return Splits(*(tuple(rows[name]) for name in NAMES), notes=tuple(notes))
+    return Splits(*(rows[name] for name in NAMES), notes=tuple(notes))
 
 
 _EMPTY_SPLIT = {
@@ -85,7 +80,7 @@ def _generated(config: DataConfig, seed: int, sources: Sequence[str]) -> Splits:
 
 def label_set(splits: Splits) -> tuple[str, ...]:
     """All labels, sorted."""
-    return tuple(sorted({example.label for rows in _each(splits).values() for example in rows}))
+    return tuple(sorted({label for rows in _each(splits).values() for label in labels_of(rows)}))
 
 
 def content_hash(splits: Splits) -> str:
@@ -98,48 +93,27 @@ def content_hash(splits: Splits) -> str:
     return digest.hexdigest()[:16]
 
 
-def _each(splits: Splits) -> dict[str, tuple[Example, ...]]:
+def _each(splits: Splits) -> dict[str, Sequence[Example]]:
     return {name: getattr(splits, name) for name in NAMES}
 
 
-def _bare(label: str) -> str:
-    decomposed = unicodedata.normalize("NFKD", label).casefold()
-    return "".join(char for char in decomposed if char.isalnum())
+def describe(splits: Splits, data_hash: str | None = None) -> str:
+    """Row and label counts by split, content hash and notes, as plain lines; labels but no case text.
 
-
-def split_warnings(splits: Splits) -> list[str]:
-    """What looks wrong about labels and rows: near-duplicate labels, unseen labels, rows that stand in two splits."""
-    found = []
-    spellings = collections.defaultdict(list)
-    for label in label_set(splits):
-        spellings[_bare(label)].append(label)
-    for same in spellings.values():
-        if len(same) > 1:
-            found.append(f"labels that differ only in case, spacing, signs or accents: {shown(same)}")
-    learned = {example.label for example in splits.train}
-    for name in ("validation", "test"):
-        unseen = sorted({example.label for example in getattr(splits, name)} - learned)
-        if unseen:
-            found.append(f"labels of {name} that train never has: {shown(unseen)}")
-    found += leaks(_each(splits))
-    return found
-
-
-def describe(splits: Splits, tokenizer: Tokenizer | None = None) -> str:
-    """Row and label counts by split, content hash, notes and warnings, as plain lines; labels but no case text.
+    What may be wrong with the rows is told by the data check.
 
     Args:
         splits: the rows.
-        tokenizer: to count, by field, the characters that it loses; None leaves them out.
+        data_hash: their content hash, where it is known; else it is computed here.
     """
     each = _each(splits)
-    counts = {name: collections.Counter(row.label for row in rows) for name, rows in each.items()}
-    labels = sorted(label_set(splits), key=lambda label: -counts["train"][label])
+    counts = {name: collections.Counter(labels_of(rows)) for name, rows in each.items()}
+    labels = sorted(sorted(set().union(*counts.values())), key=lambda label: -counts["train"][label])
     # Over this many, the column is hardly one of labels, and the table would print what it holds.
     names = {label: shown([label]) for label in labels[:_SHOWN_LABELS]}
     more = len(labels) - len(names)
     width = max(len("label"), *map(len, names.values()))
-    lines = [f"data: content hash {content_hash(splits)}"]
+    lines = [f"data: content hash {data_hash or content_hash(splits)}"]
     lines.append("  " + "label".ljust(width) + "".join(name.rjust(12) for name in NAMES))
     for label, name in names.items():
         lines.append("  " + name.ljust(width) + "".join(f"{counts[split][label]:12d}" for split in NAMES))
@@ -147,41 +121,4 @@ def describe(splits: Splits, tokenizer: Tokenizer | None = None) -> str:
         lines.append(f"  and {more} more labels")
     lines.append("  " + "rows".ljust(width) + "".join(f"{len(rows):12d}" for rows in each.values()))
     lines += [f"  note: {text}" for text in splits.notes]
-    lines += [f"  warning: {text}" for text in split_warnings(splits)]
-    if tokenizer is not None:
-        lines += [f"  warning: {text}" for text in text_warnings(splits, tokenizer)]
     return "\n".join(lines)
-
-
-def text_warnings(splits: Splits, tokenizer: Tokenizer) -> list[str]:
-    """By field: characters that the vocabulary loses, and markers that a text spells itself."""
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    first: dict[tuple[str, str], str] = {}
-    bracketed: dict[str, list[str]] = collections.defaultdict(list)
-    for split, rows in _each(splits).items():
-        for row in rows:
-            texts = {"question": row.question, "context": row.context, "label": row.label}
-            for field, text in (
-                texts | {f"rationale {key}": value for key, value in row.rationales.items()}
-            ).items():
-                composed = unicodedata.normalize("NFC", text)
-                counts[field].update(composed)
-                for char in set(composed):
-                    first.setdefault((field, char), f"{split} {row.row_id}")
-                if "[" in text and tokenizer.marker_collisions(text):
-                    bracketed[field].append(f"{split} {row.row_id}")
-    found = []
-    for field in sorted(counts):
-        lost = {char: counts[field][char] for char in tokenizer.unknown_characters("".join(counts[field]))}
-        if lost:
-            most = sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:8]
-            told = ", ".join(
-                f"U+{ord(char):04X} {count}x, first in {first[field, char]}" for char, count in most
-            )
-            found.append(f"{field}: {sum(lost.values())} characters that the vocabulary loses ({told})")
-        if bracketed[field]:
-            found.append(
-                f"{field}: {len(bracketed[field])} rows spell a marker of the text map, such as {MARKERS['<']}, "
-                f"which decoding turns into its character; first in {bracketed[field][0]}"
-            )
-    return found

@@ -1,14 +1,21 @@
 """Characters that a vocabulary lacks, as written markers; in: a test of characters, out: the markers needed."""
 
-from collections.abc import Callable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 
 # Markers are words in brackets: a pretrained model knows the words, and a person can read them.
 # T5's own normaliser would turn 10² into 102 and ½ into 1⁄2, so such characters are listed too.
-MARKERS: Mapping[str, str] = {
+_SIGNS = {
     "<": "[less than]",
     ">": "[more than]",
     "≤": "[at most]",
     "≥": "[at least]",
+    "⩽": "[less or equal]",
+    "⩾": "[more or equal]",
+    "≲": "[less or about]",
+    "≳": "[more or about]",
+    "≃": "[about equal]",
     "≪": "[much less than]",
     "≫": "[much more than]",
     "≠": "[not equal]",
@@ -54,6 +61,12 @@ MARKERS: Mapping[str, str] = {
     "₂": "[subscript 2]",
     "₃": "[subscript 3]",
     "₄": "[subscript 4]",
+    "₅": "[subscript 5]",
+    "₆": "[subscript 6]",
+    "₇": "[subscript 7]",
+    "₈": "[subscript 8]",
+    "₉": "[subscript 9]",
+    "ⁿ": "[superscript n]",
     "½": "[one half]",
     "¼": "[one quarter]",
     "¾": "[three quarters]",
@@ -62,47 +75,21 @@ MARKERS: Mapping[str, str] = {
     "®": "[registered]",
     "…": "[ellipsis]",
     "·": "[middle dot]",
+    "∙": "[bullet operator]",
+    "†": "[dagger]",
+    "‡": "[double dagger]",
+    "§": "[section]",
+    "¶": "[paragraph]",
+    "©": "[copyright]",
+    "´": "[acute accent]",
     "˙": "[dot above]",
     "\u2010": "[hyphen]",
     "\u2011": "[nonbreaking hyphen]",
-    "ï": "[i diaeresis]",
     "′": "[prime]",
     "″": "[double prime]",
     "♀": "[female]",
     "♂": "[male]",
     "✓": "[check]",
-    "α": "[alpha]",
-    "β": "[beta]",
-    "γ": "[gamma]",
-    "δ": "[delta]",
-    "ε": "[epsilon]",
-    "ζ": "[zeta]",
-    "η": "[eta]",
-    "θ": "[theta]",
-    "ι": "[iota]",
-    "κ": "[kappa]",
-    "λ": "[lambda]",
-    "μ": "[mu]",
-    "ν": "[nu]",
-    "ξ": "[xi]",
-    "π": "[pi]",
-    "ρ": "[rho]",
-    "σ": "[sigma]",
-    "τ": "[tau]",
-    "υ": "[upsilon]",
-    "φ": "[phi]",
-    "χ": "[chi]",
-    "ψ": "[psi]",
-    "ω": "[omega]",
-    "Γ": "[Gamma]",
-    "Δ": "[Delta]",
-    "Θ": "[Theta]",
-    "Λ": "[Lambda]",
-    "Π": "[Pi]",
-    "Σ": "[Sigma]",
-    "Φ": "[Phi]",
-    "Ψ": "[Psi]",
-    "Ω": "[Omega]",
     "⁄": "[fraction slash]",
     "⅓": "[one third]",
     "⅔": "[two thirds]",
@@ -111,7 +98,39 @@ MARKERS: Mapping[str, str] = {
     "≅": "[congruent]",
     "∝": "[proportional]",
     "\n": "[newline]",
+    "æ": "[letter ae]",
+    "Æ": "[letter AE]",
+    "œ": "[letter oe]",
+    "Œ": "[letter OE]",
+    "ð": "[letter eth]",
+    "Ð": "[letter Eth]",
+    "þ": "[letter thorn]",
+    "Þ": "[letter Thorn]",
+    "ı": "[dotless i]",
 }
+# T5 has the letters of English, German, French and Romanian; names of people have more.
+_GREEK = "αβγδεζηθικλμνξοπρςστυφχψωΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩ"
+_ACCENTED = "ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåçèéêëìíîïñòóôõöøùúûüýÿąćčđęěğłńňőřśşšůűźżžĄĆČĐĘĞİŁŃŘŚŞŠŹŻŽ"
+
+
+def _greek(char: str) -> str:
+    small = unicodedata.name(char.lower()).removeprefix("GREEK SMALL LETTER ").lower()
+    small = {"lamda": "lambda"}.get(small, small)
+    return f"[{small if char.islower() else small.capitalize()}]"
+
+
+def _accented(char: str) -> str:
+    _, _, accent = unicodedata.name(char).partition(" WITH ")
+    letter = unicodedata.name(char).split()[3]
+    return f"[{letter.lower() if char.islower() else letter} {accent.lower()}]"
+
+
+MARKERS: Mapping[str, str] = (
+    _SIGNS | {char: _greek(char) for char in _GREEK} | {char: _accented(char) for char in _ACCENTED}
+)
+
+# Stands for the bracket of a text that spells a marker itself, so that it comes back as that text.
+BRACKET_MARKER = "[open bracket]"
 
 LINE_BREAK = "\n"
 
@@ -132,3 +151,14 @@ def needed_markers(survives: Callable[[str], bool]) -> dict[str, str]:
         Character to marker. "<" is always there: without it a text could spell an end token.
     """
     return {char: marker for char, marker in MARKERS.items() if char == "<" or not survives(char)}
+
+
+def spelt_marker(markers: Iterable[str]) -> str:
+    """A regular expression of the bracket that begins one of these markers in a text.
+
+    Whatever is no ASCII letter or digit may stand around and between the words, for a vocabulary may turn
+    it into a blank or lose it. A bracket that is found too often costs tokens and no text.
+    """
+    other = r"[^A-Za-z0-9\[\]]*"
+    spellings = (other.join(map(re.escape, marker[1:-1].split())) for marker in markers)
+    return rf"\[(?={other}(?:{'|'.join(spellings)}){other}\])"

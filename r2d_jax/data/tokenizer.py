@@ -1,16 +1,27 @@
 """The one route between text and ids; in: a tokenizer.json or training texts, out: ids without end token, and text."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from r2d_jax.data.text_map import LINE_BREAK, LINE_BREAKS, MARKERS, SEPARATORS, needed_markers
+from r2d_jax.data.plain_texts import PLAIN, for_plain_texts
+from r2d_jax.data.text_map import (
+    BRACKET_MARKER,
+    LINE_BREAK,
+    LINE_BREAKS,
+    MARKERS,
+    SEPARATORS,
+    needed_markers,
+    spelt_marker,
+)
 from r2d_jax.errors import UserError
 
 FILE = "tokenizer.json"
@@ -18,6 +29,7 @@ SETTINGS_FILE = "tokenizer_config.json"
 SPECIAL = ("<pad>", "</s>", "<unk>")
 _MAP_KEY = "r2d_text_map"
 _WORD_START = "\u2581"
+_ENDS = r"\A +| +\z"
 
 
 def fold_blanks(text: str) -> str:
@@ -52,6 +64,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = True
         self._backend = backend
+        self._plain = for_plain_texts(backend)
         self._control = {
             index for index, token in backend.get_added_tokens_decoder().items() if token.special
         } | set(range(len(SPECIAL)))
@@ -130,6 +143,13 @@ class Tokenizer:
         _write(path / "special_tokens_map.json", json.dumps(tokens, indent=2) + "\n")
 
     @property
+    def markers(self) -> dict[str, str]:
+        """The characters that travel as markers here, each with its marker; empty without the map."""
+        normaliser = json.loads(self._backend.to_str())["normalizer"] or {}
+        written = {step.get("content", "").strip() for step in normaliser.get("normalizers", [])}
+        return {char: marker for char, marker in MARKERS.items() if marker in written}
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of vocabulary and settings."""
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, ensure_ascii=True)
@@ -140,8 +160,27 @@ class Tokenizer:
 
         Text that spells a control token never becomes one: without the map its id is the unknown one.
         """
-        ids = self._backend.encode(text, add_special_tokens=False).ids
+        backend = self._plain if PLAIN.fullmatch(text) else self._backend
+        ids = backend.encode(text, add_special_tokens=False).ids
         return [self.unk_id if index in self._control else index for index in ids]
+
+    def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """What `encode` gives for each of N texts, on all cores.
+
+        Returns:
+            Ids of all texts one behind the other, int64 [tokens], and how many each has, int64 [N].
+        """
+        plain = [PLAIN.fullmatch(text) is not None for text in texts]
+        encoded: list[list[int]] = [[]] * len(texts)
+        for backend, wanted in ((self._plain, True), (self._backend, False)):
+            places = [place for place, is_plain in enumerate(plain) if is_plain is wanted]
+            some = backend.encode_batch_fast([texts[place] for place in places], add_special_tokens=False)
+            for place, one in zip(places, some, strict=True):
+                encoded[place] = one.ids
+        lengths = np.array([len(ids) for ids in encoded], np.int64)
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), np.int64, int(lengths.sum()))
+        ids[np.isin(ids, list(self._control))] = self.unk_id
+        return ids, lengths
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; special tokens and ids beyond the vocabulary are skipped, blanks are not tidied."""
@@ -155,7 +194,10 @@ class Tokenizer:
         return {char for char in characters if not _survives(self._backend, char)}
 
     def marker_collisions(self, text: str) -> set[str]:
-        """Markers that the text spells itself; decoding would turn them into their character."""
+        """Markers that the text spells itself and that decoding would turn into their character.
+
+        There are some only for a tokenizer that was saved before such texts were told apart.
+        """
         folded = fold_blanks(text)
         return {
             marker
@@ -209,7 +251,9 @@ def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     markers = needed_markers(lambda char: _survives(backend, char))
     breaks = [normalizers.Replace(line_break, LINE_BREAK) for line_break in LINE_BREAKS]
     breaks += [normalizers.Replace(separator, " ") for separator in SEPARATORS]
-    replaced = [
+    spelt = tokenizers.Regex(spelt_marker([*markers.values(), BRACKET_MARKER]))
+    replaced = [normalizers.Replace(spelt, BRACKET_MARKER)]
+    replaced += [
         normalizers.Replace(char, f" {marker} " if char == LINE_BREAK else marker)
         for char, marker in markers.items()
     ]
@@ -225,7 +269,10 @@ def _with_map(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         else decoders.Replace(marker, char)
         for char, marker in markers.items()
     ]
-    backend.decoder = decoders.Sequence([*pieces, decoders.Fuse(), *restored])
+    # A lost character leaves the blanks around it: what comes back is in the form of `fold_blanks` too.
+    folded = [decoders.Replace(tokenizers.Regex(" {2,}"), " "), decoders.Replace(tokenizers.Regex(_ENDS), "")]
+    bracket = decoders.Replace(BRACKET_MARKER, "[")
+    backend.decoder = decoders.Sequence([*pieces, decoders.Fuse(), *folded, *restored, bracket])
     return backend
 
 

@@ -149,10 +149,11 @@ def evaluate_model(
     home = find_model_folder(model_path)
     config = _run_config(home)
     if input_file is not None:
-        columns = read_card(home).columns
-        source = next(iter(columns.rationales), None)
+        card = read_card(home)
+        source = next(iter(card.columns.rationales), None)
+        sources = () if source is None else (source,)
         examples: Sequence[Example] = read_examples(
-            input_file, columns, rationale_sources=() if source is None else (source,)
+            input_file, card.columns, rationale_sources=sources, label_map=card.label_map
         )
     elif config is None:
         raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")

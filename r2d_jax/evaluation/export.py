@@ -1,55 +1,15 @@
 """Hugging Face export; in: a loaded model, out: a folder that transformers and `r2d predict` both load."""
 
-import json
 import pathlib
 import tempfile
 
 import jax
 
-from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.evaluation.export_readme import readme_text
 from r2d_jax.evaluation.model_folder import CARD_FILE, LoadedModel, ModelCard
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.runtime.distributed import fetch, is_writer
-
-_README = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [t5, reason2decide]
----
-
-# Reason2Decide model
-
-A T5 that predicts a label and explains it, trained in two stages with r2d_jax
-(method: Reason2Decide, arXiv 2512.20074). Research software: not a medical device.
-
-## Use
-
-```python
-from transformers import AutoTokenizer, T5ForConditionalGeneration
-
-model = T5ForConditionalGeneration.from_pretrained(FOLDER)
-tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-
-
-def generate(prompt, limit):
-    ids = tokenizer(prompt, return_tensors="pt").input_ids
-    output = model.generate(ids, max_new_tokens=limit, do_sample=False, num_beams=1)
-    return tokenizer.decode(output[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-question = "..."
-label = generate("{predict}".replace("{question}", question), {label_tokens})
-given = "{given}".replace("{label}", label)
-rationale = generate(given.replace("{question}", question), {rationale_tokens})
-```
-
-Prompts: `{predict}` for the label, then `{given}` for the rationale (stage 1 alone: `{explain}`).
-Labels: {labels}.
-Inputs are cut at {input_limit} tokens in training; shorten the context yourself, never the label or the
-instruction. Characters that the vocabulary lacks travel as written markers, inside tokenizer.json; encoding
-and decoding with this tokenizer applies them.
-"""
 
 
 def export_model(
@@ -79,7 +39,7 @@ def export_model(
         extra_files=_tokenizer_files(model.tokenizer)
         | {
             CARD_FILE: card.to_json(),
-            "README.md": _readme(card),
+            "README.md": readme_text(card, model.tokenizer),
         },
         overwrite=overwrite,
     )
@@ -100,19 +60,3 @@ def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(folder)
         return {path.name: path.read_text(encoding="utf-8") for path in pathlib.Path(folder).iterdir()}
-
-
-def _readme(card: ModelCard) -> str:
-    values = {
-        "predict": PREDICT,
-        "given": GIVEN_LABEL,
-        "explain": EXPLAIN,
-        "label_tokens": card.label_tokens,
-        "rationale_tokens": card.rationale_tokens,
-        "labels": ", ".join(json.dumps(label, ensure_ascii=False) for label in card.labels) or "not recorded",
-        "input_limit": card.input_limit_tokens,
-    }
-    text = _README
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", str(value))
-    return text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from r2d_jax.config import ColumnsConfig, Config
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
+from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import load_splits
@@ -27,7 +28,7 @@ class LabelledRows:
         source: whose rationales the examples have; None: they have none.
     """
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     labels: tuple[str, ...]
     source: str | None
 
@@ -135,9 +136,11 @@ def labelled_rows(
         named, labels = columns_and_labels(model, columns)
         source = next(iter(named.rationales), None) if with_rationales else None
         sources = () if source is None else (source,)
-        examples = read_examples(input_file, named, rationale_sources=sources)
-    found = labels or tuple(sorted({example.label for example in examples}))
-    return LabelledRows(tuple(examples), found, source)
+        # Labels written as in the training files become those that the model learned.
+        label_map = _home_and_card(model)[1].label_map if model is not None else {}
+        examples = read_examples(input_file, named, rationale_sources=sources, label_map=label_map)
+    found = labels or tuple(sorted(set(labels_of(examples))))
+    return LabelledRows(examples, found, source)
 
 
 def columns_and_labels(

@@ -39,6 +39,7 @@ class ModelCard:
         columns: names of the input columns.
         rationale_prompt: what asks for a rationale: the prompt with a given label, the one without, or none,
             where the model was not taught to explain.
+        label_map: data.label_map of training; gold labels of other files go through it too.
     """
 
     shape: T5Config
@@ -50,6 +51,7 @@ class ModelCard:
     tokenizer_fingerprint: str
     columns: ColumnsConfig
     rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
+    label_map: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         """The text of r2d_model.json."""

@@ -26,7 +26,7 @@ class Prediction:
     """What the model says of one row.
 
     Attributes:
-        label: text of the greedy label decode, white space at its ends removed.
+        label: text of the greedy label decode, blanks at its ends removed.
         label_finished: False where the label limit came before the end token.
         label_confidence: exp of the mean token log-probability of the label, 0 to 1.
         rationale: text of the greedy rationale decode; "" where none was asked for or the model gives none.
@@ -131,7 +131,8 @@ class Predictor:
                 explained, explained_finished = self._texts(decoded), np.asarray(decoded.finished)
             yield [
                 Prediction(
-                    texts[i].strip(),
+                    # A line break may be part of a label; a blank at an end never is.
+                    texts[i].strip(" "),
                     bool(finished[i]),
                     float(confidence[i]),
                     explained[i],

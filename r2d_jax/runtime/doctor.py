@@ -42,7 +42,8 @@ def _memory(device: jax.Device) -> str:
 
 def examine() -> Iterator[str]:
     """Versions, extras, devices, compile cache and the variables that change them, line by line."""
-    yield f"r2d_jax {_version('r2d_jax') or 'from a checkout'}, Python {platform.python_version()}, {platform.platform()}"
+    own = _version("r2d_jax") or "from a checkout"
+    yield f"r2d_jax {own}, Python {platform.python_version()}, {platform.platform()}"
     yield "packages: " + ", ".join(f"{name} {_version(name) or 'MISSING'}" for name in _CORE)
     for extra, packages in _EXTRAS.items():
         found = {name: _version(name) for name in packages}

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from r2d_jax.config import Config, MeshConfig
@@ -47,7 +48,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"Choose axes whose product is {count}; one of them may be -1.",
         )
     names = (DATA, FSDP, TENSOR)
-    return jax.make_mesh(tuple(sizes), names, axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    # An axis may need a part of a torus dimension: 32 x 8 on 16x16 chips, 2 x 32 on 4x4x4.
+    laid_out = mesh_utils.create_device_mesh(
+        sizes, jax.devices() if devices is None else devices, allow_split_physical_axes=True
+    )
+    return Mesh(laid_out, names, axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def check_batch_size(name: str, batch_size: int, micro_batches: int, mesh: Mesh) -> None:

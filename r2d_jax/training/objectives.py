@@ -35,12 +35,14 @@ class StepContext:
         prompts: builds encoder inputs on the device.
         vocab_limit: ids from here on are never generated.
         seed: of dropout and coins.
+        donate_state: whether a step may write over the state it is given.
     """
 
     factory: T5Factory
     prompts: PromptBuilder
     vocab_limit: int
     seed: int
+    donate_state: bool = True
 
 
 def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:

@@ -1,7 +1,8 @@
 """All that a run needs before its first step; in: Config and Workdir, out: checked data, tokenizer and model shape."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -9,17 +10,21 @@ from jax.sharding import Mesh
 from r2d_jax.config import Config, T5Config
 from r2d_jax.config_check import rationale_source, stage_configs, used_sources
 from r2d_jax.data.buckets import Bucket, choose_buckets
+from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.features import (
-    EncodedRow,
+    EncodedRows,
     FeatureEncoder,
     Features,
     Shapes,
     balanced_weights,
+    encoded_rows,
     question_text,
 )
+from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
+from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.splits import content_hash, label_set, load_splits
+from r2d_jax.data.splits import NAMES, content_hash, label_set, load_splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import CARD_FILE, WEIGHTS_FOLDER, ModelCard, place_params, read_card
@@ -31,6 +36,7 @@ from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.training.objectives import StepContext
+from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
@@ -62,6 +68,8 @@ class Prepared:
         test: features of the test split.
         mesh: devices.
         sources: rationale source of each stage that the run has; None: labels only.
+        data_hash: content hash of the rows.
+        notes: lines about the data check and the token cache, without case text.
     """
 
     config: Config
@@ -75,12 +83,15 @@ class Prepared:
     test: Features
     mesh: Mesh
     sources: dict[int, str | None]
+    data_hash: str
+    notes: tuple[str, ...]
 
     @property
     def context(self) -> StepContext:
         """What the training steps are compiled around."""
         prompts = self.shapes.prompt_builder(self.encoder.tokens)
-        return StepContext(self.factory, prompts, self.tokenizer.size, self.config.seed)
+        config = self.config
+        return StepContext(self.factory, prompts, self.tokenizer.size, config.seed, config.donate_buffers)
 
     @property
     def card(self) -> ModelCard:
@@ -95,6 +106,7 @@ class Prepared:
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             columns=self.config.data.columns,
             rationale_prompt=_RATIONALE_PROMPT[self.config.method],
+            label_map=self.config.data.label_map,
         )
 
     @property
@@ -135,7 +147,7 @@ def load_initial(init: str, factory: T5Factory, mesh: Mesh) -> Params:
 
 
 def _tokenizer(
-    config: Config, workdir: Workdir, train: tuple[Example, ...], sources: Sequence[str]
+    config: Config, workdir: Workdir, train: Sequence[Example], sources: Sequence[str]
 ) -> Tokenizer:
     if (workdir.tokenizer / "tokenizer.json").is_file():
         return Tokenizer.load(workdir.tokenizer)
@@ -143,13 +155,16 @@ def _tokenizer(
     if path is not None:
         folder = locate(path)
         inside = folder / "tokenizer"
-        tokenizer = Tokenizer.load(inside if inside.is_dir() else folder, text_map=config.tokenizer.text_map)
-    else:
-        texts = [PREDICT, EXPLAIN, GIVEN_LABEL]
-        for example in train:
-            texts += [question_text(example), example.label, *(example.rationales[name] for name in sources)]
-        tokenizer = Tokenizer.train(texts, config.tokenizer.train_vocab_size, config.tokenizer.text_map)
-    return tokenizer
+        return Tokenizer.load(inside if inside.is_dir() else folder, text_map=config.tokenizer.text_map)
+    texts = itertools.chain([PREDICT, EXPLAIN, GIVEN_LABEL], _texts(train, sources))
+    return Tokenizer.train(texts, config.tokenizer.train_vocab_size, config.tokenizer.text_map)
+
+
+def _texts(rows: Iterable[Example], sources: Sequence[str]) -> Iterator[str]:
+    for row in rows:
+        yield question_text(row)
+        yield row.label
+        yield from (row.rationales[name] for name in sources)
 
 
 def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
@@ -168,11 +183,7 @@ def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
 
 
 def _stage_features(
-    config: Config,
-    encoder: FeatureEncoder,
-    shapes: Shapes,
-    train: Sequence[EncodedRow],
-    validation: Sequence[EncodedRow],
+    config: Config, encoder: FeatureEncoder, shapes: Shapes, train: EncodedRows, validation: EncodedRows
 ) -> StageFeatures:
     features = encoder.features(train, shapes)
     buckets = choose_buckets(
@@ -185,8 +196,20 @@ def _stage_features(
     return StageFeatures(features, encoder.features(validation, shapes), buckets)
 
 
-def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
+def _silent(line: str) -> None:
+    pass
+
+
+def prepare(
+    config: Config, workdir: Workdir, mesh: Mesh, report: Callable[[str], None] = _silent
+) -> Prepared:
     """Load and check everything; nothing is trained yet.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        mesh: devices.
+        report: takes lines about how far long parts have come.
 
     Raises:
         UserError: anything wrong in config or data; also when the data changed since the run began.
@@ -195,22 +218,30 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
     check_batch_sizes(config, mesh)
     sources = {number: rationale_source(config, stage) for number, stage in stage_configs(config).items()}
     names = used_sources(config)
-    splits = load_splits(config.data, config.seed, names)
+    splits = load_splits(config.data, config.seed, names, paced(report, "reading"))
     # Nobody saves it before all have loaded or trained it.
     tokenizer = _tokenizer(config, workdir, splits.train, names)
     wait_for_all("vocabulary")
+    # Before the encoder, which refuses the first label that is at fault: the check tells of all.
+    _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
     labels = label_set(splits)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
+    data_hash = content_hash(splits)
+    first = not workdir.started
+    # Nothing that is wrong is left to find, so files may be written from here on.
+    workdir.start(config, data_hash)
+    rows = {name: getattr(splits, name) for name in NAMES}
+    tokens, token_line = tokenise(workdir.tokens, encoder, rows, names, data_hash=data_hash, report=report)
     encoded = {
-        number: [encoder.encode(rows, name) for rows in (splits.train, splits.validation)]
+        number: [encoded_rows(tokens[split], name) for split in ("train", "validation")]
         for number, name in sources.items()
     }
-    encoded_test = encoder.encode(splits.test, sources[2])
+    encoded_test = encoded_rows(tokens["test"], sources[2])
     shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
     stages = {number: _stage_features(config, encoder, shapes, *pair) for number, pair in encoded.items()}
     if config.stage2.class_weights == "balanced":
-        weights = balanced_weights([example.label for example in splits.train])
+        weights = balanced_weights(list(labels_of(splits.train)))
         train = dataclasses.replace(stages[2].train, label_weight=weights)
         stages[2] = dataclasses.replace(stages[2], train=train)
     prepared = Prepared(
@@ -225,9 +256,9 @@ def prepare(config: Config, workdir: Workdir, mesh: Mesh) -> Prepared:
         encoder.features(encoded_test, shapes),
         mesh,
         sources,
+        data_hash,
+        (*check_lines, token_line),
     )
-    first = not workdir.started
-    workdir.start(config, content_hash(splits))
     if is_writer() and (first or not (workdir.path / CARD_FILE).is_file()):
         tokenizer.save(workdir.tokenizer)
         write_text(workdir.path / CARD_FILE, prepared.card.to_json())

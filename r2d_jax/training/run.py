@@ -8,6 +8,7 @@ from rich.console import Console
 
 from r2d_jax.config import Config
 from r2d_jax.config_check import check_config, stage_configs
+from r2d_jax.data.buckets import padding_fraction
 from r2d_jax.data.splits import describe
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
@@ -36,10 +37,12 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     cache = enable_compile_cache()
     say(console, f"devices: {check_platform(config.platform)}")
     workdir = Workdir(folder)
-    prepared = prepare(config, workdir, make_mesh(config.mesh))
+    prepared = prepare(config, workdir, make_mesh(config.mesh), lambda line: say(console, line))
     say(console, f"workdir: {workdir.path}")
     say(console, f"compile cache: {cache or 'none'}")
-    say(console, describe(prepared.splits, prepared.tokenizer))
+    say(console, describe(prepared.splits, prepared.data_hash))
+    for line in prepared.notes:
+        say(console, line)
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
     path, table = workdir.path / "parameters.txt", parameter_table(rows)
@@ -63,9 +66,13 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
         f"prompt {prepared.context.prompts.width(shapes.question)}; vocabulary {prepared.tokenizer.size}",
     )
     for number, stage in prepared.stages.items():
-        if len(stage.buckets) > 1:
-            widths = ", ".join(f"{bucket.question}+{bucket.rationale}" for bucket in stage.buckets)
-            say(console, f"stage {number}: batches are trimmed to question+rationale {widths} tokens")
+        widths = ", ".join(f"{bucket.question}+{bucket.rationale}" for bucket in stage.buckets)
+        lengths = stage.train.question_length, stage.train.rationale_length
+        share = 100 * padding_fraction(stage.buckets, *lengths)
+        say(
+            console,
+            f"stage {number}: batches are trimmed to question+rationale {widths} tokens, {share:.1f} % padding",
+        )
     named = {
         "train": prepared.stages[2].train,
         "validation": prepared.stages[2].validation,

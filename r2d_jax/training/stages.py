@@ -1,5 +1,6 @@
 """Stage 1 and stage 2 as one step and one evaluation each; in: Prepared and Workdir, out: a trained stage."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
 from r2d_jax.config_check import stage_configs
-from r2d_jax.data.pipeline import evaluation_batches, train_batches
+from r2d_jax.data.pipeline import evaluation_batches, made_ahead, train_batches
+from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.objective.schedules import transition_end_step
@@ -73,7 +75,7 @@ def stage2(prepared: Prepared) -> Stage:
     objective = OBJECTIVES[prepared.config.method](prepared.context, config)
     losses = _validation_losses(prepared, 2, objective)
     predictor = prepared.predictor()
-    gold = [example.label for example in prepared.splits.validation]
+    gold = list(labels_of(prepared.splits.validation))
     batch_size = prepared.config.evaluation.batch_size
 
     def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
@@ -146,14 +148,23 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     data, seed = prepared.stages[number], prepared.config.seed
     step_fn = make_train_step(prepared.context, stage.objective, stage.config, prepared.mesh)
     try:
-        with CompileCounter() as compiled:
+        # The batches made ahead end with the stage, however it ends.
+        with CompileCounter() as compiled, contextlib.ExitStack() as stack:
             if memory := _step_memory(prepared, stage, optimizer, step_fn):
                 reporter.say(memory)
             _, progress = train(
                 stage.config,
                 step_fn=step_fn,
-                batches=lambda step: train_batches(
-                    data.train, stage.config.batch_size, seed=seed, start_step=step, buckets=data.buckets
+                batches=lambda step: stack.enter_context(
+                    made_ahead(
+                        train_batches(
+                            data.train,
+                            stage.config.batch_size,
+                            seed=seed,
+                            start_step=step,
+                            buckets=data.buckets,
+                        )
+                    )
                 ),
                 evaluate=stage.evaluate,
                 selection=stage.selection,

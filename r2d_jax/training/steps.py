@@ -33,7 +33,7 @@ def make_train_step(
 
     A batch may hold STOP, int32 [B], of which each process fills its rows; the metrics then hold its maximum.
 
-    The state is donated. Gradients are summed over micro-batches and divided once by the token counts
+    The state is donated, unless the context says no. Gradients are summed over micro-batches and divided once by the token counts
     of the global batch.
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
@@ -71,7 +71,7 @@ def make_train_step(
 
     return jax.jit(
         on_mesh(train_step, mesh),
-        donate_argnums=0,
+        donate_argnums=(0,) if context.donate_state else (),
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )

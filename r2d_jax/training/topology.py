@@ -187,7 +187,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
     factory = T5Factory.configured(model_shape(config), config.model)
     shapes = run_shapes(config.data)
     prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
-    context = StepContext(factory, prompts, factory.config.vocab_size, config.seed)
+    context = StepContext(factory, prompts, factory.config.vocab_size, config.seed, config.donate_buffers)
     for number, stage in stage_configs(config).items():
         objective = (
             stage1_objective(context) if number == 1 else OBJECTIVES[config.method](context, config.stage2)

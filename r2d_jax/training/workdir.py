@@ -47,6 +47,11 @@ class Workdir:
         return self.path / "tokenizer"
 
     @property
+    def tokens(self) -> pathlib.Path:
+        """Cache of token ids."""
+        return self.path / "tokens"
+
+    @property
     def evaluation(self) -> pathlib.Path:
         """Predictions and metrics of the test split."""
         return self.path / "evaluation"

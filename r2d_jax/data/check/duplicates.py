@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r2d_jax.data.check.findings import MOST_PLACES, PackedTexts, Place, SeenRow, Tally
+from r2d_jax.data.check.findings import MOST_PLACES, Place, SeenRow, Tally
 from r2d_jax.data.mentions import fold_white_space
+from r2d_jax.data.packed_columns import PackedTexts
 
 INPUT = "input"
+_VALIDATION = "validation"
 
 
 def digest(*texts: str) -> int:
@@ -48,13 +50,19 @@ class Duplicates:
         again = _repeats(np.stack([with_split, exact]))
         again_folded = _repeats(np.stack([with_split, folded])) & ~again
         contradicted = _contradicted(folded, labels)
-        inside = np.isin(folded, folded[split == self._splits.index(train)])
+        none = np.zeros(len(split), bool)
+        in_train = np.isin(folded, folded[split == self._splits.index(train)])
+        chosen_by = (
+            self._splits.index(_VALIDATION) if _VALIDATION in self._splits and train != _VALIDATION else -1
+        )
+        in_validation = np.isin(folded, folded[split == chosen_by])
         for number, name in enumerate(self._splits):
             here = split == number
             rows = int(here.sum())
             for code, found in (
                 ("labels-contradict", contradicted),
-                ("split-overlap", inside if name != train else np.zeros_like(inside)),
+                ("split-overlap", none if name == train else in_train),
+                ("validation-overlap", none if name in (train, _VALIDATION) else in_validation),
                 ("duplicates", again),
                 ("duplicates-folded", again_folded),
             ):
@@ -76,6 +84,7 @@ def _repeats(keys: np.ndarray) -> np.ndarray:
 
 def _contradicted(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether a row's input [N] stands beside another label [N] too: bool [N]."""
-    pairs = np.unique(np.stack([inputs, labels]), axis=1)
-    values, counts = np.unique(pairs[0], return_counts=True)
-    return np.isin(inputs, values[counts > 1])
+    order = np.lexsort((labels, inputs))
+    same_input = inputs[order][1:] == inputs[order][:-1]
+    other_label = labels[order][1:] != labels[order][:-1]
+    return np.isin(inputs, inputs[order][1:][same_input & other_label])

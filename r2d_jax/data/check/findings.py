@@ -1,7 +1,6 @@
 """What the data check finds; in: sightings row by row, out: Findings with counts and first places, no case text."""
 
 import dataclasses
-from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -140,20 +139,3 @@ class Tally:
                 ),
             )
         )
-
-
-class PackedTexts:
-    """Many short texts in little more than their bytes; in place of a list, which takes 60 bytes more of each."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("Q", [0])
-
-    def append(self, text: str) -> None:
-        """Add one."""
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def __getitem__(self, index: int) -> str:
-        start, end = self._ends[index], self._ends[index + 1]
-        return self._bytes[start:end].decode("utf-8", "surrogatepass")

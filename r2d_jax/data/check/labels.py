@@ -90,7 +90,11 @@ class LabelTable:
             groups[key(label)].append(label)
         return [group for same, group in groups.items() if same and len(group) > 1]
 
-    def _tell(
+    def rows(self, label: str, split: str) -> int:
+        """Rows of a split with this label."""
+        return self._rows[label][split]
+
+    def tell(
         self,
         tally: Tally,
         code: str,
@@ -99,6 +103,7 @@ class LabelTable:
         severity: Severity | None = None,
         **details: object,
     ) -> None:
+        """Add a finding about these labels in one split, if it has rows of them."""
         told = [label for label in labels if self._rows[label][split]]
         count = sum(self._rows[label][split] for label in told)
         if count:
@@ -113,15 +118,15 @@ class LabelTable:
         in_train = [label for label in labels if self._rows[label][train]]
         rows = self.splits[train]
         if self.looks_like_text:
-            self._tell(tally, "label-free-text", train, labels)
+            self.tell(tally, "label-free-text", train, labels)
         elif len(labels) > _NUMBERS and all(_NUMBER.fullmatch(label.strip()) for label in labels):
-            self._tell(tally, "label-numbers", train, labels)
+            self.tell(tally, "label-numbers", train, labels)
         if len(in_train) == 1 and rows > 1:
-            self._tell(tally, "label-one", train, in_train)
+            self.tell(tally, "label-one", train, in_train)
         elif in_train and self._rows[in_train[0]][train] >= DOMINANT_SHARE * rows:
-            self._tell(tally, "label-dominant", train, in_train[:1])
+            self.tell(tally, "label-dominant", train, in_train[:1])
         if not self.looks_like_text:
-            self._tell(
+            self.tell(
                 tally,
                 "label-rare",
                 train,
@@ -130,7 +135,7 @@ class LabelTable:
         for split in self.splits:
             if split != train:
                 unseen = [label for label in labels if not self._rows[label][train]]
-                self._tell(tally, "label-unseen", split, unseen)
+                self.tell(tally, "label-unseen", split, unseen)
         self._find_spellings(tally)
 
     def _find_spellings(self, tally: Tally) -> None:
@@ -148,4 +153,4 @@ class LabelTable:
             # Among free answers two spellings are common, and no class is split in two.
             severity: Severity | None = "warning" if self.looks_like_text else None
             for split in self.splits:
-                self._tell(tally, code, split, rarer, severity, spellings=spelt)
+                self.tell(tally, code, split, rarer, severity, spellings=spelt)

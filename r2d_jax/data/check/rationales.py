@@ -43,6 +43,7 @@ class Rationales:
         self._named: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         self._first: dict[tuple[str, str], str] = {}
         self._gold_named: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
         self._rationales: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
         self._concluding: Counter[tuple[str, str]] = Counter()
 
@@ -52,6 +53,7 @@ class Rationales:
             self._finder.prepared(row.texts.get(name, "")) for name in ("question", "context")
         )
         gold = self._finder.key(row.label)
+        self._rows[row.split] += 1
         self._see_input(f"{question} {context}", gold, row)
         for field in sources:
             text = row.texts.get(field, "")
@@ -116,7 +118,7 @@ class Rationales:
                 tally.make("rationale-repeated", field, split, most, len(digests))
         names = {self._finder.key(label): labels.name(label) for label in reversed(labels.labels)}
         for split, named in self._named.items():
-            self._find_leak(tally, split, named, labels.splits[split], names)
+            self._find_leak(tally, split, named, self._rows[split], names)
 
     def _find_leak(
         self, tally: Tally, split: str, named: Counter[tuple[str, str]], rows: int, names: dict[str, str]

@@ -97,6 +97,12 @@ RULES: Mapping[str, Rule] = {
         error_share=0.5,
         error_rows=10,
     ),
+    "validation-overlap": Rule(
+        "warning",
+        "rows to be scored whose question and context stand in the validation rows too, but for case and blanks",
+        "Take them out of one split (data.duplicates=drop does, where they are exactly alike): the checkpoint that is "
+        "scored on them was chosen by them.",
+    ),
     "duplicates": Rule(
         "note", "further rows with the very question and context of an earlier one", "Keep it if it is meant."
     ),
@@ -160,7 +166,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "markers-spelt": Rule(
         "warning",
-        "the text spells a marker of the text map, which decoding turns into its character",
+        "the text spells a marker of the text map, which this older tokenizer turns into its character",
         "Write it in another way.",
     ),
     "special-tokens-lost": Rule(

@@ -11,6 +11,7 @@ from r2d_jax.data.check.rationales import Rationales
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.check.text import see_text
 from r2d_jax.data.check.vocabulary import CharacterRow, LengthRow, Vocabulary
+from r2d_jax.data.reading.raw_rows import PROGRESS_ROWS, Progress
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -36,6 +37,7 @@ class DataCheck:
         characters: characters that the vocabulary loses or changes; empty without a tokenizer.
         findings: errors first.
         left_out: rules that were not tried, and why.
+        looked_at: rows whose texts were looked at; labels and rows that are alike are always told from all.
     """
 
     rows: Mapping[str, int]
@@ -46,6 +48,7 @@ class DataCheck:
     characters: tuple[CharacterRow, ...]
     findings: tuple[Finding, ...]
     left_out: tuple[str, ...]
+    looked_at: int
 
     def count(self, severity: Severity) -> int:
         """How many rules have findings of which the worst is of this severity."""
@@ -92,6 +95,8 @@ def check_rows(
     sources: Sequence[str] | None = None,
     show_ids: bool = False,
     show_text: bool = False,
+    most_texts: int | None = None,
+    progress: Progress | None = None,
 ) -> DataCheck:
     """Look for everything that would damage training; nothing is changed.
 
@@ -104,6 +109,8 @@ def check_rows(
         sources: which rationales are looked at; None: all that rows have.
         show_ids: name rows by their id although it comes from a column; it may be that of a patient.
         show_text: keep excerpts of case text in the places of findings.
+        most_texts: look at the texts of about so many rows, evenly spread; None: of all.
+        progress: called with the number of rows checked so far.
 
     Raises:
         UserError: there are no rows, or config.input_limit_tokens leaves no room for a question.
@@ -128,13 +135,20 @@ def check_rows(
     duplicates, rationales = Duplicates(splits), Rationales(labels, tally)
     vocabulary = Vocabulary(config, tokenizer, labels, tally) if tokenizer else None
     fields: dict[str, None] = {}
-    for split, place, example in _placed(rows(), names):
+    every = 1 if most_texts is None else -(-labels.splits.total() // most_texts)
+    looked_at = 0
+    for number, (split, place, example) in enumerate(_placed(rows(), names)):
         row = SeenRow(split, place, _texts(example, sources), example.label)
+        duplicates.see(row)
+        if progress is not None and (number + 1) % PROGRESS_ROWS == 0:
+            progress(number + 1)
+        if number % every:
+            continue
+        looked_at += 1
         for field, text in row.texts.items():
             fields[field] = None
             tally.rows[field, split] += 1
             see_text(field, text, row, tally)
-        duplicates.see(row)
         rationales.see(row, targets)
         if vocabulary:
             vocabulary.see(row)
@@ -142,7 +156,7 @@ def check_rows(
     duplicates.find(tally, labels.train)
     rationales.find(tally, labels)
     if vocabulary:
-        vocabulary.find()
+        vocabulary.find(labels)
     return DataCheck(
         rows={split: labels.splits[split] for split in splits},
         train=labels.train,
@@ -152,6 +166,7 @@ def check_rows(
         characters=vocabulary.characters() if vocabulary else (),
         findings=tally.findings(splits),
         left_out=_left_out(labels, rationales, vocabulary, bool(targets)),
+        looked_at=looked_at,
     )
 
 

@@ -9,9 +9,10 @@ from r2d_jax.config import Config
 from r2d_jax.config_check import rationale_sources, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.run_check import ONE_SPLIT, Rows, rows_of
-from r2d_jax.data.reading.raw_rows import shown
+from r2d_jax.data.reading.raw_rows import Progress, shown
+from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
-from r2d_jax.data.sources import SplitExample, read_source
+from r2d_jax.data.sources import read_source
 from r2d_jax.data.splits import load_splits
 from r2d_jax.errors import UserError
 
@@ -60,21 +61,29 @@ def check_config_of(
     return load_config(config_file, [*changes, *settings])
 
 
-def rows_to_check(config: Config, file: str | None, *, all_rationales: bool, show_ids: bool) -> Rows:
-    """Read the rows.
+def rows_to_check(
+    config: Config,
+    file: str | None,
+    *,
+    all_rationales: bool,
+    show_ids: bool,
+    progress: Progress | None = None,
+) -> Rows:
+    """Read the rows; many are kept on disk.
 
     Args:
         config: from `check_config_of`.
         file: rows to look at, split by their column alone; None: the rows as a run would have them.
         all_rationales: whether all sources that the config names are looked at, or those of its stages.
         show_ids: False gives a row of a file with an id column its number in the file as id.
+        progress: called with the number of rows read so far.
 
     Raises:
         UserError: a row cannot be read; names file, place and field.
     """
     names = rationale_sources(config) if all_rationales else used_sources(config)
     if file is None:
-        return rows_of(load_splits(config.data, config.seed, names))
+        return rows_of(load_splits(config.data, config.seed, names, progress))
     data = config.data
     read = read_source(
         file,
@@ -83,21 +92,28 @@ def rows_to_check(config: Config, file: str | None, *, all_rationales: bool, sho
         encoding=data.encoding,
         skip_missing_rationales=data.missing_rationales == "skip",
         label_map=data.label_map,
-    ).rows
+        progress=progress,
+    )
+    store, values = RowStore(), NameCodes()
+    for example, split, *_ in read:
+        store.append(example)
+        values.append(split)
     of_value = {value: name for name, value in data.split_values.items()}
     named = show_ids or data.columns.id is None
-    _require_few(read, of_value, f"{file}, field {data.columns.split!r}")
+    _require_few(values.names, of_value, f"{file}, field {data.columns.split!r}")
+    names_of_splits = [of_value.get(value, value) or ONE_SPLIT for value in values.names]
+    read_rows = store.all()
 
     def rows() -> Iterator[tuple[str, Example]]:
-        for number, (example, split, *_) in enumerate(read, start=1):
-            hidden = example if named else dataclasses.replace(example, row_id=f"row {number}")
-            yield of_value.get(split, split) or ONE_SPLIT, hidden
+        splits = map(names_of_splits.__getitem__, values.codes.tolist())
+        for number, (split, example) in enumerate(zip(splits, read_rows, strict=True), start=1):
+            yield split, example if named else dataclasses.replace(example, row_id=f"row {number}")
 
     return rows
 
 
-def _require_few(rows: Sequence[SplitExample], known: Mapping[str, str], where: str) -> None:
-    others = {row.split for row in rows} - known.keys()
+def _require_few(values: Sequence[str], known: Mapping[str, str], where: str) -> None:
+    others = set(values) - known.keys()
     # A column of case text must not become names of splits.
     long = [value for value in others if shown([value]) != repr(value)]
     if len(others) > _OTHER_SPLITS or long:

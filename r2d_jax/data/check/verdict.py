@@ -5,15 +5,22 @@ from collections.abc import Sequence
 from r2d_jax.config import DataConfig
 from r2d_jax.data.check.findings import Finding
 from r2d_jax.data.check.run_check import DataCheck, check_rows, rows_of
+from r2d_jax.data.reading.raw_rows import Progress
 from r2d_jax.data.schema import Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
 _MOST_LINES = 12
+# Of more rows a run looks at the texts of about so many, which takes some seconds.
+MOST_TEXTS = 10_000
 
 
 def check_before_run(
-    config: DataConfig, splits: Splits, tokenizer: Tokenizer | None, sources: Sequence[str]
+    config: DataConfig,
+    splits: Splits,
+    tokenizer: Tokenizer | None,
+    sources: Sequence[str],
+    progress: Progress | None = None,
 ) -> tuple[DataCheck | None, list[str]]:
     """Check the rows of a run before its first step, as data.check says.
 
@@ -22,6 +29,7 @@ def check_before_run(
         splits: its rows.
         tokenizer: the one it trains with.
         sources: rationale sources that its stages learn.
+        progress: called with the number of rows checked so far.
 
     Returns:
         The check (None where data.check is off), and lines to print; they hold no case text.
@@ -31,7 +39,9 @@ def check_before_run(
     """
     if config.check == "off":
         return None, []
-    check = check_rows(rows_of(splits), config, tokenizer, sources=sources)
+    check = check_rows(
+        rows_of(splits), config, tokenizer, sources=sources, most_texts=MOST_TEXTS, progress=progress
+    )
     if config.check == "stop":
         refuse(check)
     return check, summary_lines(check)
@@ -57,6 +67,7 @@ def refuse(check: DataCheck) -> None:
         return
     told = [
         f"{code} in {field} ({counts_told(check, code, field)} rows{_first(check, code, field)})"
+        f"{_names(check, code, field)}"
         for code, field in errors
     ]
     worst = next(found for found in check.findings if found.severity == "error")
@@ -72,6 +83,13 @@ def _first(check: DataCheck, code: str, field: str) -> str:
     return f", first {places[0]}" if places else ""
 
 
+def _names(check: DataCheck, code: str, field: str) -> str:
+    # Names of labels, hidden already where they may be case text.
+    found = _where(check, code, field)
+    names = dict.fromkeys(name for one in found for name in one.details.get("names", ()))
+    return f": {', '.join(names)}" if names else ""
+
+
 def summary_lines(check: DataCheck) -> list[str]:
     """A few lines about errors and warnings for the start of a run; notes are only counted."""
     counts = [
@@ -79,7 +97,13 @@ def summary_lines(check: DataCheck) -> list[str]:
         for name in ("error", "warning", "note")
         if (count := check.count(name)) or name == "error"
     ]
-    lines = [f"data check: {', '.join(counts)}"]
+    rows = sum(check.rows.values())
+    sampled = (
+        f" (texts of {check.looked_at:,} of {rows:,} rows; `r2d data check` looks at all)"
+        if check.looked_at < rows
+        else ""
+    )
+    lines = [f"data check: {', '.join(counts)}{sampled}"]
     keys = dict.fromkeys(
         (found.code, found.field) for found in check.findings if found.severity in ("error", "warning")
     )

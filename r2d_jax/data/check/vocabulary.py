@@ -122,9 +122,7 @@ class Vocabulary:
                 # A rule of its own says so.
                 return
             self._see_characters(field, text, row)
-            if field == "label":
-                self._see_label(text, row)
-            elif field.startswith("rationale"):
+            if field.startswith("rationale"):
                 self._see_length(field, len(self._tokenizer.encode(text)) + 1, row, self._config_limit(field))
         self._see_input(row)
 
@@ -138,14 +136,6 @@ class Vocabulary:
         if length > limit and field.startswith("rationale"):
             self._tally.add("rationale-cut", field, row)
         return length > limit
-
-    def _see_label(self, text: str, row: SeenRow) -> None:
-        # Of a column without classes not every label is known.
-        length, kept = self._labels.get(text, (1, True))
-        if self._see_length("label", length, row, self._label_limit):
-            self._tally.add("label-too-long", "label", row)
-        if not kept:
-            self._tally.add("label-lost", "label", row)
 
     def _see_input(self, row: SeenRow) -> None:
         question, context = row.texts.get("question", ""), row.texts.get("context", "")
@@ -202,18 +192,26 @@ class Vocabulary:
             start = text.index(char)
             self._places[key].append(self._tally.place(row, text, start, start + 1))
 
-    def find(self) -> None:
-        """Turn what was counted into findings that need figures of all rows."""
-        for (field, split), lost in self._lost.items():
+    def find(self, labels: LabelTable) -> None:
+        """Turn what was counted into findings that need figures of all rows, and tell of labels by their table."""
+        long = [label for label, (length, _) in self._labels.items() if length > self._label_limit]
+        lost = [label for label, (_, kept) in self._labels.items() if not kept]
+        for split in labels.splits:
+            for code, told in (("label-too-long", long), ("label-lost", lost)):
+                labels.tell(self._tally, code, split, told)
+            for label, (length, _) in self._labels.items():
+                if rows := labels.rows(label, split):
+                    self._lengths["label", split][length] += rows
+        for (field, split), times in self._lost.items():
             count = self._tally.count("characters-lost", field, split)
-            share = lost / max(self._characters[field, split], 1)
+            share = times / max(self._characters[field, split], 1)
             severe: Severity | None = "error" if share >= LOST_SHARE and count >= MOST_PLACES else None
             self._tally.detail(
                 "characters-lost",
                 field,
                 split,
                 severity=severe,
-                times=lost,
+                times=times,
                 share_of_characters=round(share, 4),
             )
 

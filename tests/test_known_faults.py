@@ -1,0 +1,223 @@
+"""Faults of the table in docs/known_faults.md that no other test guards against, and the table itself."""
+
+import ast
+import pathlib
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from t5_cases import SMALL, random_weights
+
+from r2d_jax.config import MeshConfig, OptimizerConfig, Stage1Config, Stage2Config, T5Config
+from r2d_jax.config_file import load_config
+from r2d_jax.data.features import FeatureEncoder
+from r2d_jax.data.prompts import PromptBuilder, PromptTokens
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import Preempted, UserError
+from r2d_jax.evaluation.apply import export_folder
+from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.model.greedy import Decoded
+from r2d_jax.model.parameters import T5Factory
+from r2d_jax.model.t5 import shift_right
+from r2d_jax.runtime.mesh import make_mesh, place_batch
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training import objectives, steps
+from r2d_jax.training.loop import Progress, Selection, train
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.state import abstract_state, fresh_state
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHAPE = T5Config(**SMALL, num_decoder_layers=1)
+ROWS, WIDTH = 8, 6
+
+
+def batch_of_ones():
+    ids = np.full((ROWS, WIDTH), 5, np.int32)
+    lengths = np.full(ROWS, WIDTH, np.int32)
+    names = ("question", "label", "rationale")
+    arrays = {f"{name}_ids": ids.copy() for name in names} | {
+        f"{name}_length": lengths.copy() for name in names
+    }
+    return arrays | {"row_weight": np.ones(ROWS, np.float32)}
+
+
+def step_of(dtype, mesh):
+    """A stage-1 step, a state for it, and a batch."""
+    factory = T5Factory(SHAPE, dtype)
+    tokens = PromptTokens((5, 6), (7, 6), (8, 6), (9,))
+    context = objectives.StepContext(factory, PromptBuilder(tokens, WIDTH), SHAPE.vocab_size, 0)
+    config = Stage1Config(max_steps=4, batch_size=ROWS, optimizer=OptimizerConfig(learning_rate=1e-3))
+    step_fn = steps.make_train_step(context, objectives.stage1_objective(context), config, mesh)
+    optimizer = make_optimizer(config.optimizer, config.max_steps)
+    params = jax.tree.map(jnp.asarray, random_weights(SHAPE))
+    return step_fn, fresh_state(params, optimizer, mesh), place_batch(batch_of_ones(), mesh)
+
+
+def test_float16_is_refused_everywhere(tmp_path):
+    """B031: larger T5 models overflow in it."""
+    with pytest.raises(UserError, match=r"compute_dtype.*float32"):
+        load_config(None, ["data.source=triage", "model.compute_dtype=float16"])
+    with pytest.raises(UserError, match=r"float16.*Use float32 or bfloat16"):
+        export_folder(tmp_path, tmp_path / "out", dtype="float16", overwrite=False)
+
+
+def test_weights_and_moments_stay_float32_where_activations_are_bfloat16():
+    """B032: an update of 0.001 to a weight of 1 is lost in bfloat16."""
+    mesh = make_mesh(MeshConfig())
+    step_fn, state, batch = step_of("bfloat16", mesh)
+    after, metrics = jax.eval_shape(step_fn, state, batch)
+    floats = [
+        leaf.dtype for leaf in jax.tree.leaves((after, metrics)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    assert len(floats) > 40
+    assert set(floats) == {jnp.dtype("float32")}
+
+
+def test_decoder_inputs_are_shifted_once():
+    """B036: exactly [pad, t1, t2] for [t1, t2, end]."""
+    shifted = shift_right(jnp.array([[7, 8, 1], [9, 1, 0]], jnp.int32))
+    assert shifted.tolist() == [[0, 7, 8], [0, 9, 1]]
+
+
+def test_the_state_holds_each_buffer_once_and_gives_it_away():
+    """B049: a tied embedding held twice cannot be donated, and a donated state must not be used again."""
+    step_fn, state, batch = step_of("float32", make_mesh(MeshConfig()))
+    leaves = jax.tree.leaves(state)
+    buffers = [shard.data.unsafe_buffer_pointer() for leaf in leaves for shard in leaf.addressable_shards]
+    assert len(set(buffers)) == len(buffers)
+    assert [name for name in state.params if "head" in name] == []
+    after, _ = step_fn(state, batch)
+    assert any(leaf.is_deleted() for leaf in leaves)
+    again, _ = step_fn(after, batch)
+    assert int(again.step) == 2
+
+
+def test_no_state_holds_a_random_key():
+    """B063: keys in checkpoints break restores; here randomness follows from seed and step."""
+    abstract = abstract_state(T5Factory(SHAPE).abstract_params, make_optimizer(OptimizerConfig(), 10))
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(abstract)}
+    assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
+
+
+def test_devices_share_the_rows_of_a_batch_without_gap_or_overlap():
+    """B080: every process makes the same global batch and places the rows of its own devices."""
+    batch = {"row": np.arange(32, dtype=np.int32)}
+    placed = place_batch(batch, make_mesh(MeshConfig()))["row"]
+    parts = [np.asarray(shard.data).tolist() for shard in placed.addressable_shards]
+    assert len(parts) == len(jax.devices()) > 1
+    assert sorted(row for part in parts for row in part) == list(range(32))
+
+
+def test_a_rationale_never_changes_the_label():
+    """B087: the label is what the label decode gives, whatever the rationale concludes."""
+    tokenizer = Tokenizer.train(["predict: explain: given label: yes no", "so the answer is no"], 300)
+    encoder = FeatureEncoder(load_config(None, ["data.source=triage"]).data, tokenizer, ["yes", "no"])
+    predictor = Predictor(T5Factory(SHAPE), encoder, 16, "given_label", make_mesh(MeshConfig()))
+
+    def decoded(text):
+        ids = [*tokenizer.encode(text), 1]
+        ones = np.ones(ROWS)
+        return Decoded(np.array([ids] * ROWS), np.full(ROWS, len(ids) - 1), ones > 0, -ones)
+
+    predictor.__dict__["decode_labels"] = lambda params, batch: decoded("yes")
+    predictor.__dict__["decode_rationales"] = lambda *_: decoded("no, so the answer is no")
+    ((prediction,),) = predictor.predict(None, predictor.features_of(["why?"]), batch_size=ROWS)
+    assert (prediction.label, prediction.rationale) == ("yes", "no, so the answer is no")
+
+
+class Recorder:
+    """Stands for checkpoints and for the reporter: keeps the steps that are saved."""
+
+    stage = "stage1"
+
+    def __init__(self):
+        self.saved = []
+
+    def save_latest(self, step, *_):
+        self.saved.append(step)
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def run_loop(losses, told, *, stop_in_evaluation=False):
+    """The training loop over steps of these losses, with an evaluation and a save at every second."""
+    stop, given = StopSignal(), iter(losses)
+
+    def step_fn(state, batch):
+        after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None)
+        return after, {"loss": jnp.float32(next(given)), steps.STOP: jnp.int32(0)}
+
+    def evaluate(params, step, check_stop):
+        stop.requested = stop_in_evaluation
+        check_stop()
+        return {"score": 0.5}
+
+    config = Stage2Config(
+        max_steps=len(losses), batch_size=ROWS, eval_every_steps=2, save_every_steps=2, log_every_steps=1
+    )
+    state = types.SimpleNamespace(step=0, params=None, opt_state=None)
+    train(
+        config,
+        step_fn=step_fn,
+        batches=lambda start: iter([batch_of_ones() for _ in losses]),
+        evaluate=evaluate,
+        selection=Selection("score", higher_is_better=True),
+        state=state,
+        progress=Progress(),
+        checkpoints=told,
+        reporter=told,
+        mesh=make_mesh(MeshConfig()),
+        stop=stop,
+    )
+
+
+def test_the_first_loss_that_is_not_finite_ends_the_run():
+    """B031: it names stage and step, and nothing is saved from there on."""
+    sound, broken = Recorder(), Recorder()
+    run_loop([2.0, 1.5, 1.2, 1.1], sound)
+    assert sound.saved == [2, 4]
+    with pytest.raises(UserError, match=r"stage1, step 4 or shortly before: the loss is not finite"):
+        run_loop([2.0, 1.5, 1.2, float("nan"), 1.0, 1.0], broken)
+    assert broken.saved == [2]
+
+
+def test_a_stop_during_an_evaluation_saves_first():
+    """B065: a signal was only looked at between steps, so that evaluations lost it."""
+    told = Recorder()
+    with pytest.raises(Preempted, match="stopped at step 2"):
+        run_loop([2.0, 1.5, 1.2, 1.1], told, stop_in_evaluation=True)
+    assert told.saved == [2]
+
+
+def rows_of_the_table():
+    text = (ROOT / "docs" / "known_faults.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    return [row for row in cells if row[0] != "source" and not row[0].startswith("---")]
+
+
+def test_every_test_that_the_table_names_is_there():
+    names = {
+        f"{path.name}::{node.name}"
+        for path in (ROOT / "tests").glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    rows = rows_of_the_table()
+    assert len(rows) > 80
+    for source, fault, here, guard in rows:
+        assert re.match(r"[\w.-]+/[\w.-]+#\d+", source), source
+        assert fault
+        assert here
+        named = re.findall(r"`(test_\w+\.py::\w+)`", guard)
+        assert [name for name in named if name not in names] == [], source
+        assert named or guard.startswith(("cannot occur", "no test")), (source, guard)
+    assert len({row[0] for row in rows}) == len(rows)
+
+
+def test_the_readme_links_the_table():
+    assert "(docs/known_faults.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
