@@ -33,8 +33,8 @@ def make_train_step(
 
     A batch may hold STOP, int32 [B], of which each process fills its rows; the metrics then hold its maximum.
 
-    The state is donated, unless the context says no. Gradients are summed over micro-batches and divided once by the token counts
-    of the global batch.
+    The state is donated, unless the context says no. Gradients are summed over micro-batches and divided once by
+    the token counts of the global batch.
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     schedule = learning_rate(config.optimizer, config.max_steps)
