@@ -4,7 +4,6 @@ python benchmarks/gpu.py --shapes base,large
 """
 
 import argparse
-import json
 import pathlib
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.measure import PARTS
 from benchmarks.run import DATA, _names, _positive, measure
 from benchmarks.sides import SideFailed
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, write_result
 from benchmarks.workload import Settings
 
 SHAPES = ("small", "base", "large")
@@ -127,9 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         add_utilisation(result, name)
         table = f"{utilisation_table(result)}\n{markdown(result)}"
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (options.output / "result.md").write_text(table, encoding="utf-8")
+        write_result(options.output, result, table)
     except (UserError, SideFailed, OSError) as error:
         print(f"benchmarks/gpu.py: {error}", file=sys.stderr)
         return 2

@@ -175,11 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cache=options.cache and options.cache.resolve(),
             **limits,
         )
-        options.output.mkdir(parents=True, exist_ok=True)
         result |= {"quick": options.quick}
         table = tables.markdown(result)
-        (options.output / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (options.output / "result.md").write_text(table, encoding="utf-8")
+        tables.write_result(options.output, result, table)
         if options.write_docs:
             tables.write_docs(ROOT / "docs" / "performance.md", table)
     except (UserError, SideFailed, OSError) as error:

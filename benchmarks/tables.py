@@ -1,5 +1,6 @@
 """A result as Markdown; in: the dict that a run writes as JSON, out: tables, alone or between the docs' markers."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -116,6 +117,17 @@ def _case(case: dict[str, Any], settings: dict[str, Any]) -> list[str]:
             f"{100 * sides['ours']['padding_fraction']:.0f} %, peer {100 * sides['peer']['padding_fraction']:.0f} %.",
         ]
     return lines
+
+
+def write_result(folder: pathlib.Path, result: dict[str, Any], table: str) -> None:
+    """Write result.json and result.md.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (folder / "result.md").write_text(table, encoding="utf-8")
 
 
 def write_docs(path: pathlib.Path, table: str) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from r2d_jax import cli_data, cli_llm, cli_rationales
+from r2d_jax.cli_options import console
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
@@ -50,16 +51,12 @@ Distributed = Annotated[
 StartTimeout = Annotated[int, typer.Option(help="Seconds to wait for the other processes.", min=1)]
 
 
-def _console(*, quiet: bool = False) -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty(), quiet=quiet)
-
-
 def _joined(distributed: str, timeout_secs: int) -> Console:
     """Join the other processes; the console of all but the first is quiet."""
     from r2d_jax.runtime.distributed import is_writer, start
 
     start(distributed, timeout_secs=timeout_secs)
-    return _console(quiet=not is_writer())
+    return console(quiet=not is_writer())
 
 
 @app.command()
@@ -114,7 +111,7 @@ def compare(
     """Train methods x rationale sources x seeds and write one table; skips runs that are finished."""
     from r2d_jax.training.compare import run_comparison
 
-    run_comparison(config, workdir, _console(), only=only or (), overrides=overrides or ())
+    run_comparison(config, workdir, console(), only=only or (), overrides=overrides or ())
 
 
 @app.command(name="eval")
@@ -233,7 +230,7 @@ def compile_for(
     compile_report(
         load_config(config, overrides or ()),
         topology,
-        _console(),
+        console(),
         utilisation=utilisation,
         parameters=parameters,
         output=output,

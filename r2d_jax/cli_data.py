@@ -199,8 +199,8 @@ def check(
     from r2d_jax.cli_options import console
     from r2d_jax.data.check.run_check import check_rows
     from r2d_jax.data.check.source import check_config_of, file_and_settings, rows_to_check
-    from r2d_jax.data.tokenizer import Tokenizer
-    from r2d_jax.errors import UserError
+    from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
+    from r2d_jax.errors import EXIT_DAMAGING, UserError
     from r2d_jax.evaluation.data_check_report import data_check_json, print_data_check
     from r2d_jax.evaluation.report import write_json
     from r2d_jax.model.hf_format import locate
@@ -223,11 +223,7 @@ def check(
     settled = check_config_of(str(config) if config else None, file, columns, rationales, settings)
     vocabulary = None
     if source := tokenizer or settled.tokenizer.path or settled.model.init:
-        folder = locate(source)
-        inside = folder / "tokenizer"
-        vocabulary = Tokenizer.load(
-            inside if inside.is_dir() else folder, text_map=settled.tokenizer.text_map
-        )
+        vocabulary = Tokenizer.load(tokenizer_folder(locate(source)), text_map=settled.tokenizer.text_map)
     rows = rows_to_check(
         settled,
         file,
@@ -250,6 +246,3 @@ def check(
         print(f"written: {json_file}")
     if found.damaging:
         raise typer.Exit(EXIT_DAMAGING)
-
-
-EXIT_DAMAGING = 1

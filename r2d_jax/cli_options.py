@@ -247,9 +247,9 @@ class LlmOptions:
         return Limits(self.max_requests, self.max_tokens_total)
 
 
-def console() -> Console:
+def console(*, quiet: bool = False) -> Console:
     """Where commands print; lines are broken only for a person's terminal."""
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console(soft_wrap=not sys.stdout.isatty(), quiet=quiet)
 
 
 def require_no_input_among(outputs: list[pathlib.Path], *inputs: pathlib.Path | None) -> None:

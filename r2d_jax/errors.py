@@ -19,5 +19,6 @@ class Preempted(Exception):
     """The run was asked to stop (SIGTERM); its state is saved and the same command goes on."""
 
 
+EXIT_DAMAGING = 1
 EXIT_USER_ERROR = 2
 EXIT_PREEMPTED = 75

@@ -33,7 +33,16 @@ ALLOWED = {
     "cli_audit": DATA_AND_DEVICES | {"llm", "rationales", "cli_options"},
     "cli_rationales": DATA_AND_DEVICES | {"llm", "rationales", "cli_options", "cli_audit"},
     "cli": DATA_AND_DEVICES
-    | {"model", "objective", "evaluation", "training", "cli_data", "cli_llm", "cli_rationales"},
+    | {
+        "model",
+        "objective",
+        "evaluation",
+        "training",
+        "cli_data",
+        "cli_llm",
+        "cli_options",
+        "cli_rationales",
+    },
 }
 # tensorflow takes the accelerator's memory; a pickle runs what its author wrote into it.
 BANNED = {"tensorflow", "pickle", "cloudpickle", "dill"}

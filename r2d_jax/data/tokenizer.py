@@ -32,6 +32,12 @@ _WORD_START = "\u2581"
 _ENDS = r"\A +| +\z"
 
 
+def tokenizer_folder(folder: pathlib.Path) -> pathlib.Path:
+    """Where a folder keeps its tokenizer: in `tokenizer/`, as runs and imports do, else in itself."""
+    inside = folder / "tokenizer"
+    return inside if inside.is_dir() else folder
+
+
 def fold_blanks(text: str) -> str:
     """What every text becomes by encode and decode.
 

@@ -7,11 +7,11 @@ from flax import nnx
 
 def weights_of(module: Any) -> dict[str, Any]:
     """Arrays of all weights, by path such as "attention/q/kernel"."""
-    return {name: leaf[...] for name, leaf in _named(nnx.state(module, nnx.Param)).items()}
+    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
 
 
-def _named(state: Any) -> dict[str, Any]:
-    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(map(str, path))
 
 
 class Skeleton(NamedTuple):
@@ -27,8 +27,5 @@ class Skeleton(NamedTuple):
 
     def filled(self, weights: dict[str, Any]) -> Any:
         """The module with these weights, by the paths of `weights_of`."""
-        flat = [
-            (path, leaf.replace(weights["/".join(map(str, path))]))
-            for path, leaf in nnx.to_flat_state(self.state)
-        ]
+        flat = [(path, leaf.replace(weights[_name(path)])) for path, leaf in nnx.to_flat_state(self.state)]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

@@ -25,7 +25,7 @@ from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import NAMES, content_hash, label_set, load_splits
-from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import CARD_FILE, WEIGHTS_FOLDER, ModelCard, place_params, read_card
 from r2d_jax.evaluation.predict import Predictor, RationalePrompt
@@ -153,9 +153,7 @@ def _tokenizer(
         return Tokenizer.load(workdir.tokenizer)
     path = config.tokenizer.path or config.model.init
     if path is not None:
-        folder = locate(path)
-        inside = folder / "tokenizer"
-        return Tokenizer.load(inside if inside.is_dir() else folder, text_map=config.tokenizer.text_map)
+        return Tokenizer.load(tokenizer_folder(locate(path)), text_map=config.tokenizer.text_map)
     texts = itertools.chain([PREDICT, EXPLAIN, GIVEN_LABEL], _texts(train, sources))
     return Tokenizer.train(texts, config.tokenizer.train_vocab_size, config.tokenizer.text_map)
 
