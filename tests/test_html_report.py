@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 import time
+import types
 
 import chromium
 import numpy as np
 import pytest
+import sklearn.metrics
 from cli_cases import r2d  # noqa: F401
 
 from r2d_jax.config_file import dump_config, load_config
@@ -22,7 +24,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation import plots
 from r2d_jax.evaluation.html_report import write_report
 from r2d_jax.evaluation.metrics import label_metrics
-from r2d_jax.evaluation.report_labels import calibration
+from r2d_jax.evaluation.report_labels import calibration, matrix
 from r2d_jax.evaluation.run_record import read_run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -190,6 +192,13 @@ def report(*runs, **options):
     return Page(output)
 
 
+def dense(rows, labels):
+    """The confusion matrix [labels, labels + 1] of rows with valid gold labels, as lists."""
+    written = [row["label"] if row["label"] in labels else "" for row in rows]
+    gold = [row["gold_label"] for row in rows]
+    return sklearn.metrics.confusion_matrix(gold, written, labels=[*labels, ""])[:-1].tolist()
+
+
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path / "method-a")
@@ -227,7 +236,7 @@ def test_a_finished_run(run):
         assert wanted in page.text, wanted
     assert "Warning." not in page.text
     assert "Settings that differ" not in page.text
-    row = next(row for row in run.metrics["confusion"]["counts"] if any(row))
+    row = dense(run.predictions, LABELS)[0]
     assert "".join(map(str, row)) in re.sub(r"[^0-9]|\d+ %", "", page.text)
 
 
@@ -315,6 +324,32 @@ def test_many_labels_and_long_names(tmp_path, undrawn):
     assert "(280 other labels)" in page.text
     assert "All 300 labels, the most common first" in page.text
     assert page.tags.count("td") < 6000
+
+
+@pytest.mark.parametrize("count", [20, 21, 33])
+def test_the_matrix_of_many_labels(count):
+    rng, labels = np.random.default_rng(count), [f"label {number}" for number in range(count)]
+    gold = [labels[number] for number in rng.integers(0, rng.integers(1, count + 1, 300))]
+    predicted = [rng.choice([one, labels[rng.integers(count)], "none of them"]) for one in gold]
+    made = matrix(types.SimpleNamespace(metrics=label_metrics(gold, predicted, labels)))
+    kept = sorted(labels, key=lambda label: -gold.count(label))[:20] if count > 20 else labels
+    names = [*kept, *([f"({count - 20} other labels)"] if count > 20 else [])]
+    assert made["columns"] == [*names, "(no label)"]
+
+    def shown(label):
+        return label if label in kept or label not in labels else names[-1]
+
+    rows = [{"gold_label": shown(g), "label": shown(p)} for g, p in zip(gold, predicted, strict=True)]
+    assert [[cell["count"] for cell in row["cells"]] for row in made["rows"]] == dense(rows, names)
+
+
+def test_a_matrix_that_an_earlier_version_wrote_whole_is_read(run, undrawn):
+    run.predictions[0] |= {"label": "who knows", "label_valid": False}
+    run.score(LABELS)
+    source = report(run).source
+    assert 'class="matrix"' in source
+    run.score(LABELS, confusion={"labels": LABELS, "counts": dense(run.predictions, LABELS)})
+    assert report(run).source == source
 
 
 def test_other_numbers_of_a_run_are_listed(run, undrawn):
@@ -521,7 +556,14 @@ def test_refusals_write_nothing(r2d, run, arguments, wanted):  # noqa: F811
         ("config.yaml", "a: [1"),
         ("config.yaml", "just words"),
         ("evaluation/metrics.json", "[]"),
-        ("evaluation/metrics.json", '{"per_class": {"a": 1}, "confusion": {"labels": []}}'),
+        ("evaluation/metrics.json", '{"per_class": {"a": 1}}'),
+        ("evaluation/metrics.json", '{"confusion": {"labels": []}}'),
+        ("evaluation/metrics.json", '{"confusion": {"labels": ["a"], "counts": [[1]]}}'),
+        ("evaluation/metrics.json", '{"confusion": {"labels": ["a"], "cells": [{"gold": "a", "count": 1}]}}'),
+        (
+            "evaluation/metrics.json",
+            '{"confusion": {"labels": ["a"], "cells": [{"gold": ["b"], "predicted": null, "count": 1}]}}',
+        ),
         ("evaluation/predictions.jsonl", '{"id": "1"}\n{"id": "Qestion\n'),
         ("evaluation/predictions.jsonl", "7\n"),
         ("stage1/metrics.jsonl", '{"loss": 1}\n{"step": 2}\n'),

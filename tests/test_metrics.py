@@ -61,12 +61,16 @@ def test_label_without_gold_rows_is_no_class_of_macro_f1() -> None:
     assert scores["invalid_fraction"] == 0.0
 
 
-def test_confusion_has_an_invalid_column_and_rows_sum_to_support() -> None:
+def cells(*rows: tuple[str, str | None, int]) -> list[dict[str, object]]:
+    return [{"gold": gold, "predicted": predicted, "count": count} for gold, predicted, count in rows]
+
+
+def test_confusion_has_the_cells_that_occur_and_invalid_last() -> None:
     gold = ["a", "a", "b", "b", "b"]
     scores = label_metrics(gold, ["a", "?", "a", "b", ""], ["a", "b", "c"])
     assert scores["confusion"] == {
         "labels": ["a", "b", "c"],
-        "counts": [[1, 0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 0]],
+        "cells": cells(("a", "a", 1), ("a", None, 1), ("b", "a", 1), ("b", "b", 1), ("b", None, 1)),
     }
     assert scores["invalid_fraction"] == pytest.approx(0.4)
     assert scores["empty_fraction"] == pytest.approx(0.2)
@@ -80,12 +84,31 @@ def test_confusion_has_an_invalid_column_and_rows_sum_to_support() -> None:
     json.dumps(scores, allow_nan=False)
 
 
+def test_a_thousand_labels_have_no_more_cells_than_rows() -> None:
+    rng, rows = random.Random(5), 1500
+    labels = [f"label {number}" for number in rng.sample(range(1000), 1000)]
+    gold = ["outside", *rng.choices(labels, k=rows - 1)]
+    predicted = [rng.choice([one, one, rng.choice(labels), "off the list", "", "outside"]) for one in gold]
+    found = label_metrics(gold, predicted, labels)["confusion"]
+    assert found["labels"] == [*labels, "outside"]
+    allowed = set(labels)
+    written = [one if one in allowed else "invalid" for one in predicted]
+    names = [*labels, "outside", "invalid"]
+    dense = sklearn.metrics.confusion_matrix(gold, written, labels=names)
+    expected = [
+        (names[row], None if names[column] == "invalid" else names[column], int(dense[row, column]))
+        for row, column in zip(*dense.nonzero(), strict=True)
+    ]
+    assert found["cells"] == cells(*expected)
+    assert sum(count for *_, count in expected) == rows >= len(found["cells"])
+
+
 @pytest.mark.parametrize("name", ["None", "nan", "NA", "invalid", "1", "True"])
 def test_labels_are_text_whatever_they_look_like(name: str) -> None:
     scores = label_metrics([name, "b"], [name, "zzz"], [name, "b"])
     assert scores["accuracy"] == 0.5
     assert scores["per_class"][name]["f1"] == 1.0
-    assert scores["confusion"]["counts"] == [[1, 0, 0], [0, 0, 1]]
+    assert scores["confusion"]["cells"] == cells((name, name, 1), ("b", None, 1))
 
 
 def test_normalisation_folds_white_space_and_keeps_case() -> None:

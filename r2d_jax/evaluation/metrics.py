@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
@@ -41,7 +41,8 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
             and the definition behind published figures).
         invalid_fraction, empty_fraction: shares of predictions; empty ones are invalid too.
         per_class: label to precision, recall, f1, support (gold rows) and predicted (predictions of it).
-        confusion: labels; counts [labels, labels + 1], rows gold, columns predicted, the last one invalid.
+        confusion: labels; cells: gold, predicted (None: invalid) and count of each pair that occurs, in the
+            order of labels, invalid last.
         majority_class: label, accuracy and macro_f1 of always giving these rows' most common gold label.
         collapsed: the label with at least 95 % of predictions while no gold label has 90 %, or None.
         labels_outside_set: gold labels that are not in the set.
@@ -88,14 +89,21 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
             }
             for label, i in index.items()
         },
-        "confusion": {
-            "labels": labels,
-            "counts": confusion_matrix(gold_ids, predicted_ids, labels=range(invalid + 1))[:invalid].tolist(),
-        },
+        "confusion": {"labels": labels, "cells": _cells(labels, gold_ids, predicted_ids)},
         "majority_class": {"label": labels[majority], **_majority_scores(gold)},
         "collapsed": _collapsed_label(labels, predicted_counts[:invalid] / rows, support / rows),
         "labels_outside_set": outside,
     }
+
+
+def _cells(labels: Sequence[str], gold_ids: np.ndarray, predicted_ids: np.ndarray) -> list[dict[str, Any]]:
+    # Not a matrix: with many labels nearly all of its cells would be 0.
+    pairs = collections.Counter(zip(gold_ids.tolist(), predicted_ids.tolist(), strict=True))
+    names = [*labels, None]
+    return [
+        {"gold": names[gold], "predicted": names[predicted], "count": count}
+        for (gold, predicted), count in sorted(pairs.items())
+    ]
 
 
 def _majority_scores(gold: Sequence[str]) -> dict[str, float]:

@@ -124,23 +124,31 @@ def matrix(run: RunRecord) -> dict[str, Any]:
 
     With many labels, those with the most gold rows stand alone and the others together.
     """
-    counts = np.asarray(run.metrics["confusion"]["counts"], int)
-    labels, named = list(map(str, run.metrics["confusion"]["labels"])), LabelNames(run)
-    names = [named(label) for label in labels]
+    labels, cells = run.metrics["confusion"]["labels"], run.metrics["confusion"]["cells"]
+    place = {label: number for number, label in enumerate([*labels, None])}
+    gold, predicted = (np.array([place[cell[name]] for cell in cells], int) for name in ("gold", "predicted"))
+    sizes = np.array([cell["count"] for cell in cells], int)
+    names = list(map(LabelNames(run), labels))
     note = "Colour: share of the gold row, so each row adds up to 1; outlined: right."
     if len(labels) > _MOST_IN_MATRIX:
-        order = np.argsort(-counts.sum(1), kind="stable")
-        kept, rest = order[:_MOST_IN_MATRIX], order[_MOST_IN_MATRIX:]
+        support = np.zeros(len(labels), int)
+        np.add.at(support, gold, sizes)
+        order = np.argsort(-support, kind="stable")
         # Right answers among the rest stand apart from mix-ups between them only in the table by label.
-        rows = np.vstack([counts[kept], counts[rest].sum(0, keepdims=True)])
-        counts = np.hstack([rows[:, kept], rows[:, rest].sum(1, keepdims=True), rows[:, -1:]])
-        names = [names[place] for place in kept] + [f"({len(rest)} other labels)"]
+        column = np.full(len(labels) + 1, _MOST_IN_MATRIX)
+        column[order[:_MOST_IN_MATRIX]] = np.arange(_MOST_IN_MATRIX)
+        column[-1] = _MOST_IN_MATRIX + 1
+        gold, predicted = column[gold], column[predicted]
+        names = [names[number] for number in order[:_MOST_IN_MATRIX]]
+        names.append(f"({len(labels) - _MOST_IN_MATRIX} other labels)")
         note += (
             f" The {_MOST_IN_MATRIX} of {len(labels)} labels with the most gold rows; the others together."
         )
+    counts = np.zeros((len(names), len(names) + 1), int)
+    np.add.at(counts, (gold, predicted), sizes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     single = len(labels) if len(labels) <= _MOST_IN_MATRIX else _MOST_IN_MATRIX
-    cells = [
+    rows = [
         {
             "label": names[row],
             "cells": [
@@ -155,4 +163,4 @@ def matrix(run: RunRecord) -> dict[str, Any]:
         }
         for row in range(counts.shape[0])
     ]
-    return {"columns": [*names, _NO_LABEL], "rows": cells, "note": note}
+    return {"columns": [*names, _NO_LABEL], "rows": rows, "note": note}

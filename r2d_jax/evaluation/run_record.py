@@ -84,7 +84,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
     settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
     card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
     metrics_file = path / "evaluation" / "metrics.json"
-    metrics = _json_object(metrics_file) if metrics_file.is_file() else {}
+    metrics = _with_cells(_json_object(metrics_file)) if metrics_file.is_file() else {}
     if not _is_whole(metrics):
         raise _damaged(str(metrics_file))
     stages = (_stage(path, 1, state, settings), _stage(path, 2, state, settings))
@@ -161,26 +161,54 @@ def _missing(stage: StageRecord) -> str | None:
     return f"stage {stage.number} is not finished (step {stage.last_step} of {stage.max_steps or 'unknown'})"
 
 
+def _with_cells(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same, but a confusion matrix that an earlier version wrote whole, as `counts`, in today's cells."""
+    confusion = metrics.get("confusion")
+    if not isinstance(confusion, dict) or "counts" not in confusion:
+        return metrics
+    try:
+        labels = list(confusion["labels"])
+        cells = [
+            {"gold": gold, "predicted": predicted, "count": count}
+            for gold, row in zip(labels, confusion["counts"], strict=True)
+            for predicted, count in zip([*labels, None], row, strict=True)
+            if count
+        ]
+    except (KeyError, TypeError, ValueError):
+        return metrics
+    return metrics | {"confusion": {"labels": labels, "cells": cells}}
+
+
 def _is_whole(metrics: Mapping[str, Any]) -> bool:
     """Whether what `label_metrics` returns has its form, where it is there."""
     per_class, confusion = metrics.get("per_class", {}), metrics.get("confusion", {})
     majority = metrics.get("majority_class", {})
     if not all(isinstance(part, dict) for part in (per_class, confusion, majority)):
         return False
-    labels, counts = confusion.get("labels", []), confusion.get("counts", [])
     scores = ("precision", "recall", "f1", "support", "predicted")
-    return (
-        all(
-            isinstance(row, dict) and all(is_number(row.get(name)) for name in scores)
-            for row in per_class.values()
-        )
-        and isinstance(labels, list)
-        and isinstance(counts, list)
-        and len(labels) == len(counts)
-        and all(
-            isinstance(row, list) and len(row) == len(labels) + 1 and all(map(is_number, row))
-            for row in counts
-        )
+    return all(
+        isinstance(row, dict) and all(is_number(row.get(name)) for name in scores)
+        for row in per_class.values()
+    ) and (not confusion or _is_confusion(confusion))
+
+
+def _is_confusion(confusion: Mapping[str, Any]) -> bool:
+    labels, cells = confusion.get("labels"), confusion.get("cells")
+    if not isinstance(labels, list) or not isinstance(cells, list):
+        return False
+    if not all(isinstance(label, str) for label in labels):
+        return False
+    known = frozenset(labels)
+
+    def is_known(label: Any) -> bool:
+        return isinstance(label, str) and label in known
+
+    return all(
+        isinstance(cell, dict)
+        and is_known(cell.get("gold"))
+        and (is_known(cell.get("predicted", 0)) or cell.get("predicted", 0) is None)
+        and is_number(cell.get("count"))
+        for cell in cells
     )
 
 
