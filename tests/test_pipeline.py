@@ -59,8 +59,10 @@ def test_arrays_of_a_row_stay_together_and_are_int32():
 def test_evaluation_sees_every_row_once_and_fills_the_last_batch_with_weight_zero():
     """B069: 10 rows in batches of 4."""
     batches = list(evaluation_batches(features(10), 4))
-    assert [batch["row_weight"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
-    rows = np.concatenate([batch["question_length"][batch["row_weight"] > 0] for batch in batches])
+    assert [batch["row_weight"].tolist() for _, batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    assert [rows.tolist() for rows, _ in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [batch["question_length"].tolist() for _, batch in batches][2] == [8, 9, 8, 8]
+    rows = np.concatenate([batch["question_length"][batch["row_weight"] > 0] for _, batch in batches])
     np.testing.assert_array_equal(rows, np.arange(10))
 
 

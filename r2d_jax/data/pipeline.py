@@ -1,4 +1,4 @@
-"""Batches in order; in: Features and a seed, out: endless shuffled train batches or padded evaluation batches."""
+"""Batches in order; in: Features and a seed, out: endless shuffled train batches, or every row once to evaluate."""
 
 import contextlib
 import math
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import numpy as np
 
-from r2d_jax.data.buckets import Bucket, bucket_of_rows
+from r2d_jax.data.buckets import Bucket, bucket_of_rows, choose_buckets
 from r2d_jax.data.features import Features
 
 Batch = dict[str, np.ndarray]
@@ -78,17 +78,63 @@ def _widths(buckets: Sequence[Bucket], question: np.ndarray, rationale: np.ndarr
     return next(fitting, {})
 
 
-def evaluation_batches(features: Features, batch_size: int) -> Iterator[Batch]:
-    """All rows once, in order; the last batch is filled up with copies of row 0 of row_weight 0.
+# Of an evaluation: each width costs a compilation, which a few batches do not earn back.
+_MOST_WIDTHS, _BATCHES_PER_WIDTH = 4, 4
+
+
+def evaluation_buckets(
+    features: Features, batch_size: int, *, prompt_tokens: int, rationales: bool
+) -> tuple[Bucket, ...]:
+    """Shapes for `evaluation_batches`, at most 4; one where there are fewer than 4 batches or rows are alike.
+
+    Args:
+        features: N rows.
+        batch_size: B.
+        prompt_tokens: tokens that the longest prompt adds to the question.
+        rationales: whether the rationales of the rows are computed with. If not, only the width of the
+            questions differs between the shapes.
+    """
+    question, rationale = (array.shape[1] for array in (features.question_ids, features.rationale_ids))
+    return choose_buckets(
+        features.question_length,
+        features.rationale_length if rationales else np.full(len(features), rationale),
+        full=Bucket(question, rationale),
+        count=min(1 + math.ceil(len(features) / batch_size) // _BATCHES_PER_WIDTH, _MOST_WIDTHS),
+        prompt_tokens=prompt_tokens,
+    )
+
+
+def evaluation_batches(
+    features: Features, batch_size: int, buckets: Sequence[Bucket] = ()
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All rows once; which rows are in which batch is a function of (features, batch_size, buckets) alone.
+
+    With several buckets the rows of some dozens of batches are sorted by size, the longest first; after these
+    batches every earlier row has been seen. Otherwise rows stay in order. The last batch is filled up.
+
+    Args:
+        features: N rows.
+        batch_size: B.
+        buckets: from `evaluation_buckets`; a batch is trimmed to the first that holds its rows. None: no batch
+            is trimmed.
 
     Yields:
-        Arrays of `Features` with first axis B, and row_weight float32 [B], 1 = real.
+        numbers of the rows int64 [n], n <= B; arrays of `Features` with first axis B, of which the first n are
+        these rows and any others copies of the first, and row_weight float32 [B], 1 = real.
     """
-    for index in range(math.ceil(len(features) / batch_size)):
-        rows = np.arange(index * batch_size, (index + 1) * batch_size)
-        real = rows < len(features)
-        picked = np.where(real, rows, 0)
-        yield features.batch(picked) | {"row_weight": real.astype(np.float32)}
+    question, rationale = features.question_length, features.rationale_length
+    size = _WINDOW * batch_size
+    for start in range(0, len(features), size):
+        window = np.arange(start, min(start + size, len(features)))
+        if len(buckets) > 1:
+            kind = bucket_of_rows(buckets, question[window], rationale[window])
+            # Longest first: the batch that is filled up is one of short rows.
+            window = window[np.lexsort((-question[window], -kind))]
+        for first in range(0, len(window), batch_size):
+            rows = window[first : first + batch_size]
+            picked = np.pad(rows, (0, batch_size - len(rows)), constant_values=rows[0])
+            batch = features.batch(picked, _widths(buckets, question[rows], rationale[rows]))
+            yield rows, batch | {"row_weight": (np.arange(batch_size) < len(rows)).astype(np.float32)}
 
 
 # Batches made ahead of the step that is computed; more would hide nothing and take memory.

@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from r2d_jax.data.features import FeatureEncoder, Features
-from r2d_jax.data.pipeline import evaluation_batches
+from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
 from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.model.greedy import Decoded, greedy_decode
@@ -18,7 +18,9 @@ from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place, place_batch, replicated
 
 Batch = dict[str, jax.Array]
+HostBatch = dict[str, np.ndarray]
 RationalePrompt = Literal["given_label", "explain", "none"]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,23 @@ class Prediction:
     label_confidence: float
     rationale: str = ""
     rationale_finished: bool = True
+
+
+def in_row_order(batches: Iterable[tuple[np.ndarray, Sequence[T]]]) -> Iterator[list[T]]:
+    """Results of batches, which come with the numbers of their rows int64 [n], in the order of the rows.
+
+    Yields:
+        After each batch the results that are next, none while that of an earlier row is missing.
+    """
+    waiting: dict[int, T] = {}
+    following = 0
+    for rows, results in batches:
+        waiting |= zip(rows.tolist(), results, strict=True)
+        ready = []
+        while following in waiting:
+            ready.append(waiting.pop(following))
+            following += 1
+        yield ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,39 +126,57 @@ class Predictor:
             on_mesh(self._rationales, self.mesh), in_shardings=(None, rows, whole, whole), out_shardings=whole
         )
 
-    def _texts(self, decoded: Decoded) -> list[str]:
-        ids, lengths = np.asarray(decoded.token_ids), np.asarray(decoded.lengths)
+    def _texts(self, decoded: Decoded, rows: int) -> list[str]:
+        ids, lengths = np.asarray(decoded.token_ids)[:rows], np.asarray(decoded.lengths)[:rows]
         return [
             self.encoder.tokenizer.decode(row[:length].tolist())
             for row, length in zip(ids, lengths, strict=True)
         ]
 
+    def _batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
+        overhead = self.encoder.tokens.overhead(self.encoder.label_tokens)
+        buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=False)
+        return evaluation_batches(features, batch_size, buckets)
+
+    def _predicted(self, params: Params, host: HostBatch, rows: int, rationales: bool) -> list[Prediction]:
+        batch = place_batch(host, self.mesh)
+        labels = self.decode_labels(params, batch)
+        texts = self._texts(labels, rows)
+        confidence = np.exp(np.asarray(labels.mean_log_prob))
+        finished = np.asarray(labels.finished)
+        explained, explained_finished = [""] * rows, np.ones(rows, bool)
+        if rationales:
+            decoded = self.decode_rationales(params, batch, labels.token_ids, labels.lengths)
+            explained, explained_finished = self._texts(decoded, rows), np.asarray(decoded.finished)
+        return [
+            Prediction(
+                # A line break may be part of a label; a blank at an end never is.
+                texts[i].strip(" "),
+                bool(finished[i]),
+                float(confidence[i]),
+                explained[i],
+                bool(explained_finished[i]),
+            )
+            for i in range(rows)
+        ]
+
     def predict(
         self, params: Params, features: Features, batch_size: int, *, rationales: bool = True
     ) -> Iterator[list[Prediction]]:
-        """Predictions of all rows in order, a list per batch, so that a caller can show progress or stop."""
-        for batch in evaluation_batches(features, batch_size):
-            rows = int(batch["row_weight"].sum())
-            placed = place_batch(batch, self.mesh)
-            labels = self.decode_labels(params, placed)
-            texts = self._texts(labels)
-            confidence = np.exp(np.asarray(labels.mean_log_prob))
-            finished = np.asarray(labels.finished)
-            explained, explained_finished = [""] * len(texts), np.ones(len(texts), bool)
-            if rationales and self.explains:
-                decoded = self.decode_rationales(params, placed, labels.token_ids, labels.lengths)
-                explained, explained_finished = self._texts(decoded), np.asarray(decoded.finished)
-            yield [
-                Prediction(
-                    # A line break may be part of a label; a blank at an end never is.
-                    texts[i].strip(" "),
-                    bool(finished[i]),
-                    float(confidence[i]),
-                    explained[i],
-                    bool(explained_finished[i]),
-                )
-                for i in range(rows)
-            ]
+        """Predictions of all rows, in the order of the rows.
+
+        Rows are decoded in another order, by length. A row's prediction depends on neither that nor the batch
+        size, but for the last digits of its confidence.
+
+        Yields:
+            After each batch, so that a caller can show progress or stop, the predictions that are next; often
+            none, as at most some dozens of batches are sorted together.
+        """
+        explain = rationales and self.explains
+        return in_row_order(
+            (rows, self._predicted(params, batch, len(rows), explain))
+            for rows, batch in self._batches(features, batch_size)
+        )
 
     def features_of(self, questions: Sequence[str], labels: Sequence[str] | None = None) -> Features:
         """Features of N texts as questions, with N labels to be given; cut by the limits of the encoder."""
@@ -151,11 +188,14 @@ class Predictor:
         rows = self.encoder.encode(examples, None)
         return self.encoder.features(rows, self.encoder.shapes(rows))
 
+    def _explained(self, params: Params, host: HostBatch, rows: int) -> list[str]:
+        length = np.maximum(host["label_length"] - 1, 0)
+        given = (place(array, replicated(self.mesh)) for array in (host["label_ids"], length))
+        return self._texts(self.decode_rationales(params, place_batch(host, self.mesh), *given), rows)
+
     def explain(self, params: Params, features: Features, batch_size: int) -> Iterator[list[str]]:
-        """Rationales given each row's own label instead of the predicted one; a list per batch, in order."""
-        for batch in evaluation_batches(features, batch_size):
-            placed = place_batch(batch, self.mesh)
-            length = np.maximum(batch["label_length"] - 1, 0)
-            given = (place(array, replicated(self.mesh)) for array in (batch["label_ids"], length))
-            decoded = self.decode_rationales(params, placed, *given)
-            yield self._texts(decoded)[: int(batch["row_weight"].sum())]
+        """Rationales given each row's own label instead of the predicted one; order and lists as in `predict`."""
+        return in_row_order(
+            (rows, self._explained(params, batch, len(rows)))
+            for rows, batch in self._batches(features, batch_size)
+        )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
 from r2d_jax.config_check import stage_configs
-from r2d_jax.data.pipeline import evaluation_batches, made_ahead, train_batches
+from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets, made_ahead, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
@@ -98,11 +98,13 @@ def _validation_losses(
     prepared: Prepared, number: int, objective: Objective
 ) -> Callable[[Any, Callable[[], None]], dict[str, float]]:
     sums_of = make_loss_sums(prepared.context, objective, prepared.mesh)
-    features = prepared.stages[number].validation
+    features, batch_size = prepared.stages[number].validation, prepared.config.evaluation.batch_size
+    overhead = prepared.encoder.tokens.overhead(prepared.shapes.label)
+    buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=True)
 
     def losses(params: Any, check_stop: Callable[[], None]) -> dict[str, float]:
         totals: dict[str, float] = {}
-        for batch in evaluation_batches(features, prepared.config.evaluation.batch_size):
+        for _, batch in evaluation_batches(features, batch_size, buckets):
             check_stop()
             sums, counts = jax.device_get(sums_of(params, place_batch(batch, prepared.mesh)))
             for name, count in counts.items():

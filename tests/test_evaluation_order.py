@@ -1,0 +1,207 @@
+"""Rows of an evaluation are computed by length and come out in order; no figure or text depends on it."""
+
+import itertools
+import types
+
+import jax
+import numpy as np
+import pytest
+
+pytest.register_assert_rewrite("t5_cases")
+
+from t5_cases import SMALL, random_weights
+
+from r2d_jax.config import DataConfig, MeshConfig, T5Config
+from r2d_jax.config_file import load_config
+from r2d_jax.data.features import FeatureEncoder, Features
+from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
+from r2d_jax.data.schema import Example
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.model.greedy import Decoded
+from r2d_jax.model.parameters import T5Factory
+from r2d_jax.runtime.compilation import CompileCounter
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.objectives import StepContext, stage2_objective
+from r2d_jax.training.stages import stage2
+from r2d_jax.training.steps import make_loss_sums
+
+LABELS = ("urgent", "standard", "none")
+WORDS = ["fever", "pain", "cough", "rash", "since", "two", "days", "because", "no"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly():
+    """Nearly all of the time goes into compiling, and what is compared was compiled alike."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def features_of_sizes(question, rationale):
+    """Features whose ids of a row are its number + 1, so that a batch tells which rows it holds."""
+    question, rationale = (np.asarray(sizes, np.int32) for sizes in (question, rationale))
+    number = np.arange(1, len(question) + 1, dtype=np.int32)[:, None]
+    ids = [np.where(np.arange(np.max(n)) < n[:, None], number, 0) for n in (question, rationale)]
+    return Features(ids[0], question, number, number[:, 0] * 0 + 1, ids[1], rationale, 0, 0)
+
+
+def shapes_of(batches):
+    return {(batch["question_ids"].shape, batch["rationale_ids"].shape) for _, batch in batches}
+
+
+def batches_of(data, batch_size, *, rationales):
+    buckets = evaluation_buckets(data, batch_size, prompt_tokens=8, rationales=rationales)
+    return list(evaluation_batches(data, batch_size, buckets))
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(1, 4), (130, 4), (1000, 7), (513, 16)])
+@pytest.mark.parametrize("rationales", [False, True])
+def test_every_row_is_in_one_batch_whole_and_few_widths_are_made(rows, batch_size, rationales):
+    rng = np.random.default_rng(rows)
+    data = features_of_sizes(rng.integers(1, 200, rows), rng.integers(0, 90, rows))
+    batches = batches_of(data, batch_size, rationales=rationales)
+    assert sorted(itertools.chain.from_iterable(held.tolist() for held, _ in batches)) == list(range(rows))
+    assert len(batches) == -(-rows // batch_size)
+    assert [len(held) for held, _ in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    for held, batch in batches:
+        filled = [*held, *[held[0]] * (batch_size - len(held))]
+        assert batch["row_weight"].tolist() == [1] * len(held) + [0] * (batch_size - len(held))
+        for name in ("question", "rationale"):
+            ids, sizes = batch[f"{name}_ids"], getattr(data, f"{name}_length")[filled]
+            np.testing.assert_array_equal(batch[f"{name}_length"], sizes)
+            expected = np.where(np.arange(ids.shape[1]) < sizes[:, None], np.array(filled)[:, None] + 1, 0)
+            np.testing.assert_array_equal(ids, expected)
+            assert (sizes <= ids.shape[1]).all()
+    shapes = shapes_of(batches)
+    assert len(shapes) == 1 if rows == 1 else 1 < len(shapes) <= 4
+    assert rationales or len({rationale for _, rationale in shapes}) == 1
+    # After a window of 32 batches all rows before its end were seen, so that they can be given out.
+    seen = np.concatenate([held for held, _ in batches[:32]])
+    assert seen.max() == len(seen) - 1
+
+
+def test_less_is_padded_and_few_or_like_rows_have_one_width():
+    rng = np.random.default_rng(0)
+    sizes = np.clip(rng.lognormal(3.5, 0.6, 640), 4, 300).astype(int)
+    data = features_of_sizes(sizes, np.full(640, 8))
+    cells = [
+        sum(batch["question_ids"].size for _, batch in batches)
+        for batches in (batches_of(data, 16, rationales=False), list(evaluation_batches(data, 16)))
+    ]
+    assert sizes.sum() <= cells[0] < 0.5 * cells[1]
+    for few, batch_size in ((data, 256), (features_of_sizes([40] * 640, [8] * 640), 16)):
+        batches = batches_of(few, batch_size, rationales=True)
+        assert len(shapes_of(batches)) == 1
+        # With one width nothing is gained by another order: rows come out batch by batch.
+        assert np.concatenate([held for held, _ in batches]).tolist() == list(range(640))
+
+
+def words(rows, seed, most):
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, most))) for _ in range(rows)]
+
+
+@pytest.fixture(scope="module")
+def made():
+    """An encoder, 43 rows of 1 to 60 words with rationales, their features, and random weights."""
+    tokenizer = Tokenizer.train(["predict: explain: given label: , ", *LABELS, *WORDS * 3], 120)
+    encoder = FeatureEncoder(DataConfig(), tokenizer, LABELS)
+    examples = [
+        Example(str(row), question, LABELS[row % 3], {"a": rationale})
+        for row, (question, rationale) in enumerate(zip(words(43, 1, 60), words(43, 2, 30), strict=True))
+    ]
+    encoded = encoder.encode(examples, "a")
+    shape = T5Config(**SMALL | {"vocab_size": tokenizer.size, "num_layers": 1}, num_decoder_layers=1)
+    return encoder, examples, encoder.features(encoded, encoder.shapes(encoded)), shape
+
+
+def predictor_on(made, devices):
+    encoder, _, _, shape = made
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    return Predictor(T5Factory(shape), encoder, 12, "given_label", mesh)
+
+
+@pytest.fixture(scope="module")
+def spread(made):
+    """On all eight devices, with what it has compiled, and weights."""
+    return predictor_on(made, 8), random_weights(made[3])
+
+
+def all_of(lists):
+    return list(itertools.chain.from_iterable(lists))
+
+
+def test_predictions_do_not_depend_on_width_batch_size_or_devices(made, spread):
+    """43 rows: in batches of 8 they have two widths, and the last batch is filled up."""
+    features, (predictor, params) = made[2], spread
+    # One batch of all rows has one width, that of the longest row.
+    whole = predictor_on(made, 1)
+    expected = all_of(whole.predict(params, features, 43))
+    assert len({one.label for one in expected}) > 10
+    assert len({one.rationale for one in expected}) > 10
+    with CompileCounter() as compiled:
+        found = all_of(predictor.predict(params, features, 8))
+        explained = all_of(predictor.explain(params, features, 8))
+    assert explained == all_of(whole.explain(params, features, 43))
+    # `explain` meets the widths of `predict`, and compiles nothing more.
+    assert (compiled.programs["_labels"], compiled.programs["_rationales"]) == (2, 2)
+    for one, other in zip(found, expected, strict=True):
+        assert (one.label, one.rationale) == (other.label, other.rationale)
+        assert (one.label_finished, one.rationale_finished) == (
+            other.label_finished,
+            other.rationale_finished,
+        )
+        assert one.label_confidence == pytest.approx(other.label_confidence, rel=1e-4)
+
+
+def test_predictions_go_out_in_order_window_by_window(made):
+    encoder, predictor = made[0], predictor_on(made, 1)
+
+    def decoded(params, batch):
+        ids, lengths = np.asarray(batch["question_ids"]), np.asarray(batch["question_length"])
+        return Decoded(ids, lengths, lengths > 0, np.zeros(len(ids)))
+
+    predictor.__dict__["decode_labels"] = decoded
+    texts = words(300, 3, 60)
+    lists = list(predictor.predict(None, predictor.features_of(texts), 4, rationales=False))
+    features = predictor.features_of(texts)
+    assert [one.label for one in all_of(lists)] == [
+        encoder.tokenizer.decode(features.question_ids[row][: features.question_length[row]].tolist()).strip()
+        for row in range(300)
+    ]
+    # A list after each batch, so that a stop is seen; at the end of a window nothing is held back.
+    assert len(lists) == 75
+    assert [sum(map(len, lists[:end])) for end in (32, 64, 75)] == [128, 256, 300]
+
+
+def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
+    encoder, examples, features, _ = made
+    predictor, params = spread
+    config = load_config(None, ["data.source=triage", "evaluation.batch_size=8"])
+    context = StepContext(predictor.factory, predictor._prompts, encoder.tokenizer.size, 0)
+    # Made once, so that the width that both have is compiled once.
+    sums = make_loss_sums(context, stage2_objective(context, config.stage2), predictor.mesh)
+    monkeypatch.setattr("r2d_jax.training.stages.make_loss_sums", lambda *_: sums)
+    prepared = types.SimpleNamespace(
+        config=config,
+        context=context,
+        encoder=encoder,
+        shapes=types.SimpleNamespace(label=encoder.label_tokens),
+        mesh=predictor.mesh,
+        labels=LABELS,
+        splits=types.SimpleNamespace(validation=examples),
+        stages={2: types.SimpleNamespace(validation=features)},
+        predictor=lambda: predictor,
+    )
+    stops = []
+    with CompileCounter() as compiled:
+        found = stage2(prepared).evaluate(params, 0, lambda: stops.append(1))
+    # After each of 6 batches of labels, and before each of 6 of losses.
+    assert len(stops) == 12
+    assert compiled.programs["loss_sums"] == 2
+    for module in ("evaluation.predict", "training.stages"):
+        monkeypatch.setattr(f"r2d_jax.{module}.evaluation_buckets", lambda *_, **__: ())
+    expected = stage2(prepared).evaluate(params, 0, lambda: None)
+    assert {"eval/label_loss", "eval/rationale_loss", "eval/macro_f1"} <= set(expected)
+    assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
