@@ -30,7 +30,8 @@ import optax
 from benchmarks.ours import Ours, batch_widths
 from benchmarks.prepare import DATA, SHAPES, make
 from benchmarks.workload import Settings, Workload
-from r2d_jax.model.layers import FeedForward, RMSNorm, RowDropout
+from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.layers import FeedForward, RMSNorm
 from r2d_jax.objective.losses import token_cross_entropy
 from r2d_jax.training.objectives import StepContext, row_keys, stage1_objective
 from r2d_jax.training.steps import make_train_step
@@ -112,7 +113,7 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
         return jnp.asarray(draw.normal(size=size), dtype)
 
     keys = row_keys(0, 1, jnp.int32(0), jnp.arange(rows), 0)
-    dropout = RowDropout(keys, shape.dropout_rate)
+    dropout = RowDropout.of(keys, shape.dropout_rate)
 
     def timed(name: str, function: Any, *arguments: jax.Array, times: int = 1) -> tuple[str, float, float]:
         compiled = _with_gradient(function, *arguments)

@@ -132,6 +132,7 @@ class Case:
                 "ours_gflops_per_sec": sum(flops) / sum(found["ours"]["values"]) / 1e9,
             }
         if {"stage2_gold", "stage2_sampled"} <= set(parts):
+            result["parts"]["shared_decode_share"] = self._shared(sides["ours"], result)
             result["parts"]["label_decode_share"] = {
                 name: summary(
                     _shares(*(result["parts"][f"stage2_{kind}"][name] for kind in ("gold", "sampled")))
@@ -139,28 +140,36 @@ class Case:
                 for name in SIDES
             }
 
+    def _shared(self, ours: Side, result: dict[str, Any]) -> dict[str, Any]:
+        """What the decode takes where it has no encoder pass of its own: (shared - gold) / shared, ours alone."""
+        result["step_widths"]["stage2_shared"] = ours.call("warm", part="stage2_shared")["widths"]
+        pairs = []
+        for index in range(self.settings.repeats):
+            gold, shared = (
+                ours.call("step", part=f"stage2_{kind}", index=index)["secs"] for kind in ("gold", "shared")
+            )
+            pairs.append((shared - gold) / shared)
+        return summary(pairs)
+
     def _generation(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
         for part in parts:
             counted: dict[str, list[Any]] = {name: [] for name in SIDES}
-            tokens, same = {}, []
-            # The first call compiles, and is not counted.
-            for index in range(-1, self.settings.generation_repeats):
-                answers = {
-                    name: one.call("generate", kind=GENERATION[part], index=max(index, 0))
-                    for name, one in sides.items()
-                }
-                same.append(_equal_tokens(*(answers[name]["ids"] for name in SIDES)))
-                tokens = {name: answer["tokens"] for name, answer in answers.items()}
-                if index >= 0:
-                    for name, answer in answers.items():
-                        counted[name].append(answer)
+            kind = GENERATION[part]
+            widths = {name: one.call("warm_generation", kind=kind)["widths"] for name, one in sides.items()}
+            result.setdefault("generation_widths", {})[part] = widths["ours"]
+            written = [one.call("generate", kind=kind, index=0, same=True) for one in sides.values()]
+            tokens = {name: answer["tokens"] for name, answer in zip(sides, written, strict=True)}
+            for index in range(self.settings.generation_repeats):
+                answers = {name: one.call("generate", kind=kind, index=index) for name, one in sides.items()}
+                for name, answer in answers.items():
+                    counted[name].append(answer)
                 told = ", ".join(f"{name} {answer['secs']:.3g} s" for name, answer in answers.items())
                 self.say(f"{part} {index + 1}/{self.settings.generation_repeats}: {told}")
             found = _compared_answers(counted)
             rows = self.settings.generation_batch_size
             result["parts"][part] = found | {
                 "tokens": tokens,
-                "equal_token_fraction": statistics.fmean(same),
+                "equal_token_fraction": _equal_tokens(*(answer["ids"] for answer in written)),
                 "examples_per_sec": {name: rows / found[name]["median"] for name in SIDES},
             }
 
@@ -224,10 +233,10 @@ def _equal_tokens(ours: list[list[int]], peer: list[list[int]]) -> float:
 
 def _expected(result: dict[str, Any]) -> dict[str, int]:
     """How often each program must have been compiled: once, or once for each width of a batch."""
-    parts = result["parts"]
+    widths = result.get("generation_widths", {})
     return {
         "loss_sums": 2,
         "train_step": sum(result["step_widths"].values()),
-        "_labels": sum(part in parts for part in ("label_generation", "long_label_generation")),
-        "_rationales": int("rationale_generation" in parts),
+        "_labels": sum(widths.get(part, 0) for part in ("label_generation", "long_label_generation")),
+        "_rationales": widths.get("rationale_generation", 0),
     }

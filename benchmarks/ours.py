@@ -1,5 +1,6 @@
 """The side of r2d_jax; in: a workload and settings, out: seconds of training steps, generations and batches."""
 
+import dataclasses
 import itertools
 import time
 import types
@@ -31,6 +32,9 @@ from r2d_jax.training.work import matmul_flops
 
 HostBatch = dict[str, np.ndarray]
 
+LENGTH_BUCKETS = 10
+"""As data.length_buckets of the configs for PubMedQA."""
+
 STREAM_BATCHES = 320
 """Batches of the shuffled stream that the timed ones stand for."""
 
@@ -44,7 +48,14 @@ class Place(NamedTuple):
 
 # At the end of warm-up pi is 0, so the labels are the gold ones and the compiled decode is skipped; at 25,000 it
 # has its largest value, 0.9.
-PLACES = {"stage1": Place(1, 1500), "stage2_gold": Place(2, 1500), "stage2_sampled": Place(2, 25000)}
+PLACES = {
+    "stage1": Place(1, 1500),
+    "stage2_gold": Place(2, 1500),
+    "stage2_sampled": Place(2, 25000),
+    # The published label decode, with dropout: it shares the encoder's output with the label loss.
+    "stage2_shared": Place(2, 25000),
+}
+GENERATION_BUCKETS = 4
 
 
 def host_batch(rows: list[Row], question: int, label: int, rationale: int) -> HostBatch:
@@ -86,9 +97,14 @@ class Ours:
         self.context = context
         self.optimizer = make_optimizer(self.stage2.optimizer, self.stage2.max_steps)
         self.state = fresh_state(params, self.optimizer, self.mesh)
+        one = make_train_step(context, self.objectives[1], self.stage1, self.mesh)
+        two = make_train_step(context, self.objectives[2], self.stage2, self.mesh)
+        shared = dataclasses.replace(self.stage2, label_decode_dropout=True)
         self.steps = {
-            1: make_train_step(context, self.objectives[1], self.stage1, self.mesh),
-            2: make_train_step(context, self.objectives[2], self.stage2, self.mesh),
+            "stage1": one,
+            "stage2_gold": two,
+            "stage2_sampled": two,
+            "stage2_shared": make_train_step(context, stage2_objective(context, shared), shared, self.mesh),
         }
         self._choose_batches()
         self._decoders: dict[int, Predictor] = {}
@@ -107,12 +123,22 @@ class Ours:
             self.features.question_length,
             self.features.rationale_length,
             full=self.full,
-            count=4,
+            count=LENGTH_BUCKETS,
             prompt_tokens=self.prompts.tokens.overhead(self.workload.label_tokens),
         )
         stream = list(itertools.islice(self._stream(), STREAM_BATCHES))
         picked = at_quantiles(map(_padded_tokens, stream), self.settings.repeats)
         self.batches = [stream[index] for index in picked]
+        by_length = sorted(self.workload.rows, key=lambda row: len(row.question))
+        self.generation_batches = self.workload.generation_batches(self.settings, by_length)
+        lengths = self.features.question_length
+        self.generation_buckets = choose_buckets(
+            lengths,
+            np.zeros_like(lengths),
+            full=Bucket(self.full.question, 0),
+            count=GENERATION_BUCKETS,
+            prompt_tokens=self.prompts.tokens.overhead(self.workload.label_tokens),
+        )
         self.stream_padding = 1 - sum(map(_real_tokens, stream)) / sum(map(_padded_tokens, stream))
 
     def _stream(self) -> Any:
@@ -143,7 +169,7 @@ class Ours:
         """One training step on the batch of a quantile, from host arrays to the new weights."""
         state = self._at(part)
         clock = Clock()
-        self.state, metrics = self.steps[PLACES[part].stage](state, self._device_batch(index))
+        self.state, metrics = self.steps[part](state, self._device_batch(index))
         jax.block_until_ready((self.state, metrics))
         taken = clock.read()
         fraction = float(metrics.get("sampled_fraction", 0.0))
@@ -195,13 +221,19 @@ class Ours:
             self._unending = self.state.params | {"embedding": table.at[END_ID].set(0.0)}
         return self._unending
 
-    def generate(self, kind: str, index: int) -> dict[str, Any]:
-        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early."""
-        settings, rows = self.settings, self.workload.generation_rows(self.settings, index)
+    def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
+        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early.
+
+        Of a batch of all rows sorted by length, as `Predictor` decodes them; of the first rows of the file where
+        both sides must have the `same`.
+        """
+        settings, rows = self.settings, self.generation_batches[index]
+        if same:
+            rows = self.workload.rows[: settings.generation_batch_size]
         limit = settings.long_label_tokens if kind == "long_label" else self.workload.label_tokens
         predictor = self._predictor(limit)
         params = self._unending_params()
-        host = host_batch(rows, self.full.question, self.workload.label_tokens, self.full.rationale)
+        host = host_batch(rows, self._width_of(rows), self.workload.label_tokens, self.full.rationale)
         clock = Clock()
         batch = place_batch(host, self.mesh)
         if kind == "rationale":
@@ -213,6 +245,18 @@ class Ours:
         ids = np.asarray(decoded.token_ids)
         taken = clock.read()
         return {**taken, "tokens": int(ids.shape[1]), "ids": ids.tolist()}
+
+    def _width_of(self, rows: list[Row]) -> int:
+        longest = max(len(row.question) for row in rows)
+        return next(bucket.question for bucket in self.generation_buckets if bucket.question >= longest)
+
+    def warm_generation(self, kind: str) -> dict[str, int]:
+        """Run every width of a kind once; says how many there are."""
+        first = {self._width_of(rows): index for index, rows in enumerate(self.generation_batches)}
+        for index in first.values():
+            self.generate(kind, index)
+        widths = {*first, self._width_of(self.workload.rows[: self.settings.generation_batch_size])}
+        return {"widths": len(widths)}
 
     def check(self) -> dict[str, float]:
         """Mean losses of the first rows with dropout off and gold labels."""

@@ -39,6 +39,7 @@ class Peer:
         self.coins = random.Random(settings.seed)
         stream = list(self._stream(STREAM_BATCHES))
         self.batches = [stream[i] for i in at_quantiles(map(_padded_tokens, stream), settings.repeats)]
+        self.generation_batches = workload.generation_batches(settings, workload.rows)
         real = sum(2 * len(row.question) + len(row.rationale) for rows in stream for row in rows)
         self.stream_padding = 1 - real / sum(map(_padded_tokens, stream))
 
@@ -144,14 +145,19 @@ class Peer:
         self.step(part, len(self.batches) - 1)
         return {"widths": len({_padded_tokens(rows) for rows in self.batches})}
 
-    def generate(self, kind: str, index: int) -> dict[str, Any]:
-        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early."""
-        rows, settings = self.workload.generation_rows(self.settings, index), self.settings
+    def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
+        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early.
+
+        Of a batch of all rows in the order of the file; of the first rows where both sides must have the `same`.
+        """
+        rows, settings = self.generation_batches[index], self.settings
         table = self.model.get_input_embeddings().weight
         end = table.data[END_ID].clone()
         # A zero row gives the end token the logit 0, which is never the largest: every row goes to the limit.
         table.data[END_ID] = 0.0
         clock = Clock()
+        if same:
+            rows = self.workload.rows[: settings.generation_batch_size]
         if kind == "rationale":
             prompts = self._given_label(rows, [row.label[:-1] for row in rows])
             ids = self._generated(prompts, settings.rationale_tokens)
@@ -161,6 +167,11 @@ class Peer:
         taken = clock.read()
         table.data[END_ID] = end
         return {**taken, "tokens": len(ids[0]), "ids": ids}
+
+    def warm_generation(self, kind: str) -> dict[str, int]:
+        """Run a kind once, on the largest batch."""
+        self.generate(kind, len(self.generation_batches) - 1)
+        return {"widths": 1}
 
     @torch.no_grad()
     def check(self) -> dict[str, float]:

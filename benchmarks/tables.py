@@ -82,7 +82,9 @@ def _case(case: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     if share := parts.get("label_decode_share"):
         ours, peer = (100 * share[name]["median"] for name in ("ours", "peer"))
         aim = "≤ 5 %" if case["shape"] == "small" else ""
-        lines.append(f"| label decode, of the sampled step | % | {ours:.1f} | {peer:.1f} | | | {aim} |")
+        lines.append(f"| label decode, of the sampled step | % | {ours:.1f} | {peer:.1f} | | | |")
+        shared = 100 * parts["shared_decode_share"]["median"]
+        lines.append(f"| label decode that shares the encoder pass | % | {shared:.1f} | | | | {aim} |")
     if start := parts.get("start"):
         lines.append(
             f"| start to first step, empty compile cache | s | {start['ours_cold_secs']:.1f} | | | | |"

@@ -102,10 +102,17 @@ class Workload:
         """Question with context, label and rationale of each row."""
         return json.loads((self.folder / TEXTS_FILE).read_text(encoding="utf-8"))
 
-    def generation_rows(self, settings: Settings, index: int) -> list[Row]:
-        """The rows of a generation, in the order of the file, from the start again where they end."""
-        first = index * settings.generation_batch_size
-        return [self.rows[i % len(self.rows)] for i in range(first, first + settings.generation_batch_size)]
+    def generation_batches(self, settings: Settings, order: Iterable[Row]) -> list[list[Row]]:
+        """The batches that stand for a prediction of all rows in this order, smallest first.
+
+        As many as there are timed generations, the middles of equal shares by size (see `at_quantiles`).
+        """
+        rows, size = list(order), settings.generation_batch_size
+        # The last batch is filled up from the start of the file.
+        rows += [self.rows[i % len(self.rows)] for i in range(-len(rows) % size)]
+        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
+        longest = [max(len(row.question) for row in batch) for batch in batches]
+        return [batches[index] for index in at_quantiles(longest, settings.generation_repeats)]
 
 
 class Clock:

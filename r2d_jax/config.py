@@ -164,8 +164,9 @@ class StageConfig:
     max_steps: Count = 30000
     batch_size: Count = 64
     """Rows of the global batch, over all devices and micro-batches."""
-    micro_batches: Count = 1
-    """Equal parts in which a batch is computed to save memory; results do not depend on it."""
+    micro_batches: Count | None = None
+    """Equal parts in which a batch is computed to save memory; results do not depend on it. null: on a single CPU
+    four parts or more of at least 320 tokens, which stay in its cache and are faster; elsewhere one."""
     eval_every_steps: Count = 500
     save_every_steps: Count = 500
     log_every_steps: Count = 50

@@ -95,12 +95,13 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
         raise UserError(
             f"{name}.optimizer.warmup_steps", "leaves no step to decay", f"Set below {stage.max_steps}."
         )
-    if stage.batch_size % stage.micro_batches:
-        below = max(stage.batch_size // stage.micro_batches, 1) * stage.micro_batches
+    parts = stage.micro_batches or 1
+    if stage.batch_size % parts:
+        below = max(stage.batch_size // parts, 1) * parts
         raise UserError(
             f"{name}.batch_size",
-            f"{stage.batch_size} rows do not divide into {stage.micro_batches} micro-batches",
-            f"Set {below} or {below + stage.micro_batches}.",
+            f"{stage.batch_size} rows do not divide into {parts} micro-batches",
+            f"Set {below} or {below + parts}.",
         )
     for key in ("beta1", "beta2"):
         if getattr(stage.optimizer, key) >= 1:

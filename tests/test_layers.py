@@ -1,4 +1,4 @@
-"""Parts of the T5; in: distances and keys, out: torch's buckets and dropout masks that obey their rules."""
+"""Parts of the T5; in: distances, queries, keys, rows, out: torch's buckets, attention by hand, rows in parts."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from t5_cases import strict_and_single_threaded
+from flax import nnx
+from t5_cases import SMALL, strict_and_single_threaded
 
-from r2d_jax.model.layers import RowDropout, relative_position_buckets
+from r2d_jax.config import MeshConfig, T5Config
+from r2d_jax.model.attention import Attention, AttentionBias, mix
+from r2d_jax.model.cpu_parts import cpu_parts, map_rows, split_rows
+from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.layers import relative_position_buckets
+from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _strict() -> Iterator[None]:
     with strict_and_single_threaded():
         yield
-
-
-def _keys(count: int) -> jax.Array:
-    return jax.random.split(jax.random.key(9), count)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
@@ -42,51 +44,89 @@ def test_position_buckets_equal_torch(bidirectional: bool, buckets: int, largest
     np.testing.assert_array_equal(ours, theirs.numpy())
 
 
-def test_a_rows_dropout_mask_depends_on_its_key_alone() -> None:
-    keys, x = _keys(5), jnp.ones((5, 7, 9))
-    together = np.asarray(RowDropout(keys, 0.3).at(2)(x))
-    order = np.array([3, 0, 4, 1, 2])
-    np.testing.assert_array_equal(RowDropout(keys[order], 0.3).at(2)(x), together[order])
-    for row in range(5):
-        alone = RowDropout(keys[row : row + 1], 0.3).at(2)(x[:1])
-        np.testing.assert_array_equal(alone[0], together[row])
-    assert len({row.tobytes() for row in together}) == 5
+BATCH, HEADS, QUERIES, KEYS, SIZE = 3, 2, 7, 11, 4
+OFF = RowDropout(None, 0.3)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
-    out = np.asarray(RowDropout(_keys(8), rate)(jnp.ones((8, 251, 101))))
-    five_sigma = 5 * np.sqrt(rate * (1 - rate) / out.size)
-    assert abs((out == 0).mean() - rate) < five_sigma + 2**-16
-    np.testing.assert_allclose(np.unique(out), [0, 1 / (1 - rate)], rtol=1e-3)
-    assert abs(out.mean() - 1) < five_sigma / (1 - rate) + 1e-3
-    # The two halves of a random word must have independent fates, and so must neighbours.
-    dropped = out == 0
-    for one, other in (
-        (dropped[..., :50], dropped[..., 51:]),
-        (dropped[..., :-1:2], dropped[..., 1::2]),
-        (dropped[:, :-1], dropped[:, 1:]),
-    ):
-        both = (one & other).mean()
-        assert abs(both - rate**2) < 5 * np.sqrt(rate**2 * (1 - rate**2) / one.size) + 1e-4
+def made_bias(parts: str) -> AttentionBias:
+    position = np.random.default_rng(1).normal(size=(1, HEADS, QUERIES, KEYS)).astype(np.float32)
+    masked = np.where(np.arange(KEYS) < np.array([[11], [4], [7]]), 0.0, -1e30)[:, None, None, :]
+    return AttentionBias(
+        jnp.asarray(position) if parts in ("position", "both") else None,
+        jnp.asarray(masked, jnp.float32) if parts in ("keys", "both") else None,
+    )
 
 
-def test_dropout_off_is_the_identity() -> None:
-    x = jnp.arange(6, dtype=jnp.bfloat16).reshape(1, 2, 3)
-    for dropout in (RowDropout(_keys(1), 0.0), RowDropout(None, 0.5), RowDropout(None, 0.5).at(3)):
-        np.testing.assert_array_equal(np.asarray(dropout(x), np.float32), np.asarray(x, np.float32))
-        assert dropout(x).dtype == x.dtype
+@pytest.mark.parametrize("parts", ["position", "keys", "both", "none"])
+def test_attention_is_that_worked_out_row_by_row(parts: str) -> None:
+    draw = np.random.default_rng(0)
+    queries, keys, values = (
+        draw.normal(size=(BATCH, HEADS, length, SIZE)).astype(np.float32) for length in (QUERIES, KEYS, KEYS)
+    )
+    bias = made_bias(parts)
+    mixed = mix(queries, keys, values, bias, OFF, jax.lax.Precision.HIGHEST)
+    for row, head, query in np.ndindex(BATCH, HEADS, QUERIES):
+        scores = keys[row, head].astype(np.float64) @ queries[row, head, query]
+        scores += 0 if bias.position is None else np.asarray(bias.position)[0, head, query]
+        scores += 0 if bias.keys is None else np.asarray(bias.keys)[row, 0, 0]
+        weights = np.exp(scores - scores.max())
+        expected = weights / weights.sum() @ values[row, head]
+        np.testing.assert_allclose(mixed[row, head, query], expected, atol=2e-6)
 
 
-def test_dropout_places_differ() -> None:
-    top, x = RowDropout(_keys(2), 0.5), jnp.ones((2, 40))
-    places = [top, top.at(0), top.at(1), top.at(0).at(1), top.at(1).at(0)]
-    assert len({np.asarray(place(x)).tobytes() for place in places}) == len(places)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool) -> None:
+    config = T5Config(**SMALL)
+    attention = Attention(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    draw = np.random.default_rng(2)
+    x, source = (jnp.asarray(draw.normal(size=(BATCH, n, config.d_model)), jnp.float32) for n in (1, KEYS))
+    masked = made_bias("keys").keys
+    dropout = RowDropout.of(jax.random.split(jax.random.key(9), BATCH), 0.3) if dropped else OFF
+    bias = AttentionBias(None, masked)
+    found = attention.attend_cached(x, *attention.cached_keys_values(source), bias, dropout)
+    expected = attention(x, *attention.keys_values(source), bias, dropout)
+    # A mask of the dropout that differed would show at once, for it doubles or drops whole weights.
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert dropped == (
+        float(jnp.abs(found - attention(x, *attention.keys_values(source), bias, OFF)).max()) > 1e-3
+    )
 
 
-def test_gradient_through_dropout_is_the_scaled_mask() -> None:
-    dropout, x = RowDropout(_keys(3), 0.25), jax.random.normal(jax.random.key(1), (3, 31))
-    gradient = np.asarray(jax.grad(lambda x: dropout(x).sum())(x))
-    kept = np.asarray(dropout(jnp.ones_like(x))) != 0
-    np.testing.assert_allclose(gradient, np.where(kept, 4 / 3, 0.0), rtol=1e-6)
-    assert 0 < kept.mean() < 1
+def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
+    def seen(devices: int) -> tuple[bool, int]:
+        found: list[tuple[bool, int]] = []
+        mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+        jax.jit(on_mesh(lambda: found.append((on_one_cpu(), cpu_parts(16, 508))), mesh)).lower()
+        return found[0]
+
+    assert (seen(1), seen(8)) == ((True, 16), (False, 1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "parts"),
+    [
+        (16, 508, 16),  # one row is enough
+        (16, 100, 4),  # 3 rows have 300 tokens, and 16 are not divided by 5
+        (16, 40, 1),  # 8 rows would be needed: two parts, which gain nothing
+        (32, 40, 4),
+        (6, 200, 1),
+        (3, 4000, 1),
+        (7, 512, 7),
+        (1, 512, 1),
+    ],
+)
+def test_a_part_has_320_tokens_and_there_are_four_at_least(rows: int, tokens: int, parts: int) -> None:
+    assert cpu_parts(rows, tokens) == parts
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_rows_in_parts_come_out_in_order(parts: int) -> None:
+    tree = {"x": jnp.arange(12.0).reshape(6, 2), "y": jnp.arange(6.0)}
+
+    def function(rows):
+        return rows["x"] * 10 + rows["y"][:, None] + rows["x"].shape[0] * 1000
+
+    expected = function(tree) + (6 // parts - 6) * 1000
+    np.testing.assert_array_equal(jax.jit(map_rows, static_argnums=(0, 2))(function, tree, parts), expected)
+    # Part p has every parts-th row, from p on.
+    assert split_rows(tree, parts)["y"][0].tolist() == list(range(0, 6, parts))

@@ -9,7 +9,7 @@ import numpy as np
 from r2d_jax.data.prompts import WIDTH_MULTIPLE
 
 # A further shape costs a compilation; below this share of the tokens it is not worth one.
-_LEAST_GAIN = 0.02
+_LEAST_GAIN = 0.005
 _CANDIDATES_PER_AXIS = 24
 _ROWS_LOOKED_AT = 20_000
 

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r2d_jax.config import T5Config
+from r2d_jax.model.attention import Attention, AttentionBias
+from r2d_jax.model.cpu_parts import cpu_parts, map_rows
+from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.flat_state import Skeleton, weights_of
-from r2d_jax.model.layers import Attention, FeedForward, RelativeBias, RMSNorm, RowDropout, precision_of
+from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
 from r2d_jax.runtime.mesh import (
     cache_sharded,
     logits_sharded,
+    on_one_cpu,
     rows_sharded,
     weights_gathered,
     weights_sharded,
@@ -68,7 +72,7 @@ class LayerLoop:
 
 
 class LayerCache(NamedTuple):
-    """One decoder layer's keys and values while decoding: self [B, H, T, K], cross [B, H, S, K]."""
+    """One decoder layer's keys and values while decoding: self [B, H, K, T], cross [B, H, K, S]."""
 
     self_keys: jax.Array
     self_values: jax.Array
@@ -77,11 +81,11 @@ class LayerCache(NamedTuple):
 
 
 class DecodeCache(NamedTuple):
-    """All that a decode step needs besides the token: layers, and biases [1, H, T, T], [B, 1, 1, S]."""
+    """All that a decode step needs besides the token: layers, and biases of T positions and of masked keys."""
 
     layers: tuple[LayerCache, ...]
     self_bias: jax.Array
-    cross_bias: jax.Array
+    cross_bias: AttentionBias
 
 
 def _key_bias(mask: jax.Array) -> jax.Array:
@@ -97,8 +101,8 @@ class EncoderBlock(nnx.Module):
         self.feed_forward_norm = RMSNorm(config, dtype=dtype)
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, bias: jax.Array, dropout: RowDropout) -> jax.Array:
-        """[B, S, D] to [B, S, D]; bias float32 [B, H, S, S]."""
+    def __call__(self, x: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
+        """[B, S, D] to [B, S, D]."""
         normed = self.attention_norm(x)
         keys, values = self.attention.keys_values(normed)
         x = x + dropout.at(0)(self.attention(normed, keys, values, bias, dropout.at(1)))
@@ -120,15 +124,24 @@ class DecoderBlock(nnx.Module):
         self,
         x: jax.Array,
         self_keys_values: tuple[jax.Array, jax.Array],
-        self_bias: jax.Array,
+        self_bias: AttentionBias,
         cross_keys_values: tuple[jax.Array, jax.Array],
-        cross_bias: jax.Array,
+        cross_bias: AttentionBias,
         dropout: RowDropout,
+        *,
+        cached: bool = False,
     ) -> jax.Array:
-        """[B, T, D] to [B, T, D]; the keys and values of both attentions are given."""
-        attended = self.self_attention(self.self_norm(x), *self_keys_values, self_bias, dropout.at(1))
+        """[B, T, D] to [B, T, D]; the keys and values of both attentions are given.
+
+        They are [B, H, S, K], or `cached`, for one position x [B, 1, D], [B, H, K, S].
+        """
+        to_self: Callable[..., jax.Array] = self.self_attention
+        to_input: Callable[..., jax.Array] = self.cross_attention
+        if cached:
+            to_self, to_input = self.self_attention.attend_cached, self.cross_attention.attend_cached
+        attended = to_self(self.self_norm(x), *self_keys_values, self_bias, dropout.at(1))
         x = x + dropout.at(0)(attended)
-        crossed = self.cross_attention(self.cross_norm(x), *cross_keys_values, cross_bias, dropout.at(3))
+        crossed = to_input(self.cross_norm(x), *cross_keys_values, cross_bias, dropout.at(3))
         x = x + dropout.at(2)(crossed)
         return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
 
@@ -147,7 +160,7 @@ class Encoder(nnx.Module):
     def __call__(self, embedded: jax.Array, mask: jax.Array, dropout: RowDropout) -> jax.Array:
         """Encode embedded [B, S, D] under mask [B, S]."""
         length = embedded.shape[1]
-        bias = self.relative_bias(length, length) + _key_bias(mask)
+        bias = AttentionBias(self.relative_bias(length, length), _key_bias(mask))
 
         def run(block: EncoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
             return block(x, bias, inner)
@@ -179,8 +192,8 @@ class Decoder(nnx.Module):
         self, embedded: jax.Array, encoded: jax.Array, input_mask: jax.Array, dropout: RowDropout
     ) -> jax.Array:
         """Decode embedded targets [B, T, D] against encoded [B, S, D]."""
-        self_bias = self.causal_bias(embedded.shape[1])
-        cross_bias = _key_bias(input_mask)
+        self_bias = AttentionBias(self.causal_bias(embedded.shape[1]), None)
+        cross_bias = AttentionBias(None, _key_bias(input_mask))
 
         def run(block: DecoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
             own = block.self_attention.keys_values(block.self_norm(x))
@@ -194,24 +207,26 @@ class Decoder(nnx.Module):
         """Empty self-attention cache for max_tokens, and the cross keys and values, computed once."""
         layers = []
         for block in self.blocks:
-            cross_keys, cross_values = block.cross_attention.keys_values(encoded)
-            batch, heads, _, head_size = cross_keys.shape
-            empty = jnp.zeros((batch, heads, max_tokens, head_size), cross_keys.dtype)
+            cross_keys, cross_values = block.cross_attention.cached_keys_values(encoded)
+            empty = jnp.zeros((*cross_keys.shape[:3], max_tokens), cross_keys.dtype)
             layers.append(LayerCache(*map(cache_sharded, (empty, empty, cross_keys, cross_values))))
-        return DecodeCache(tuple(layers), self.causal_bias(max_tokens), _key_bias(input_mask))
+        cross_bias = AttentionBias(None, _key_bias(input_mask))
+        return DecodeCache(tuple(layers), self.causal_bias(max_tokens), cross_bias)
 
     def step(
         self, embedded: jax.Array, position: jax.Array, cache: DecodeCache, dropout: RowDropout
     ) -> tuple[jax.Array, DecodeCache]:
         """One position: embedded [B, 1, D] at scalar int32 `position`; returns ([B, 1, D], new cache)."""
-        self_bias = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
+        of_position = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
+        self_bias = AttentionBias(of_position, None)
         x, layers = dropout.at(0)(embedded), []
         for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            new_key, new_value = block.self_attention.keys_values(block.self_norm(x))
-            keys = jax.lax.dynamic_update_slice_in_dim(layer.self_keys, new_key, position, axis=2)
-            values = jax.lax.dynamic_update_slice_in_dim(layer.self_values, new_value, position, axis=2)
+            new_key, new_value = block.self_attention.cached_keys_values(block.self_norm(x))
+            keys = jax.lax.dynamic_update_slice_in_dim(layer.self_keys, new_key, position, axis=3)
+            values = jax.lax.dynamic_update_slice_in_dim(layer.self_values, new_value, position, axis=3)
             cross = (layer.cross_keys, layer.cross_values)
-            x = block(x, (keys, values), self_bias, cross, cache.cross_bias, dropout.at(index + 2))
+            inner = dropout.at(index + 2)
+            x = block(x, (keys, values), self_bias, cross, cache.cross_bias, inner, cached=True)
             layers.append(LayerCache(keys, values, *cross))
         return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
 
@@ -252,7 +267,7 @@ class T5(nnx.Module):
         return rows_sharded(self.embedding[...][ids].astype(self.dtype))
 
     def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
-        return RowDropout(row_keys, self.config.dropout_rate)
+        return RowDropout.of(row_keys, self.config.dropout_rate)
 
     def encode(
         self, input_ids: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None
@@ -262,7 +277,15 @@ class T5(nnx.Module):
         Returns:
             [B, S, D] in the compute dtype.
         """
-        return self.encoder(self.embed(input_ids), input_mask, self._dropout(row_keys))
+        rows, tokens = input_ids.shape
+        dropout = self._dropout(row_keys)
+
+        def encoded(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return self.encoder(self.embed(part[0]), part[1], dropout)
+
+        # With dropout comes a backward pass, whose batches are cut before.
+        parts = cpu_parts(rows, tokens) if row_keys is None else 1
+        return map_rows(encoded, (input_ids, input_mask), parts)
 
     def decode(
         self,
@@ -288,22 +311,30 @@ class T5(nnx.Module):
         """
         dropout = self._dropout(row_keys).at(position)
         x, cache = self.decoder.step(self.embed(token_ids[:, None]), position, cache, dropout)
-        return self.logits(x)[:, 0], cache
+        return self._logits_of_position(x[:, 0]), cache
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Float32 logits [B, T, V] of x [B, T, D]; only a tied head is scaled by d_model**-0.5."""
-        if self.config.tie_word_embeddings:
-            x, table = x * (self.config.d_model**-0.5), self.embedding[...]
-        else:
-            table = self.head[...]
-        logits = jnp.einsum(
-            "btd,vd->btv",
-            x,
-            table.astype(self.dtype),
-            precision=precision_of(self.dtype),
-            preferred_element_type=jnp.float32,
+        x, table = self._head(x)
+        return logits_sharded(self._product("btd,vd->btv", x, table))
+
+    def _logits_of_position(self, x: jax.Array) -> jax.Array:
+        if not on_one_cpu():
+            return self.logits(x[:, None])[:, 0]
+        x, table = self._head(x)
+        # A few rows against a large table: a CPU is a quarter faster with the table to the left, and without the
+        # barrier the compiler turns the product round again.
+        return jax.lax.optimization_barrier(self._product("vd,bd->vb", table, x)).T
+
+    def _head(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        tied = self.config.tie_word_embeddings
+        table = self.embedding[...] if tied else self.head[...]
+        return x * (self.config.d_model**-0.5) if tied else x, table.astype(self.dtype)
+
+    def _product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
+        return jnp.einsum(
+            subscripts, *operands, precision=precision_of(self.dtype), preferred_element_type=jnp.float32
         )
-        return logits_sharded(logits)
 
 
 def shift_right(target_ids: jax.Array) -> jax.Array:

@@ -71,7 +71,7 @@ def check_batch_size(name: str, batch_size: int, micro_batches: int, mesh: Mesh)
 def check_batch_sizes(config: Config, mesh: Mesh) -> None:
     """Refuse a run any of whose batches does not divide; see `check_batch_size`."""
     for number, stage in stage_configs(config).items():
-        check_batch_size(f"stage{number}.batch_size", stage.batch_size, stage.micro_batches, mesh)
+        check_batch_size(f"stage{number}.batch_size", stage.batch_size, stage.micro_batches or 1, mesh)
     check_batch_size("evaluation.batch_size", config.evaluation.batch_size, 1, mesh)
 
 
@@ -103,6 +103,15 @@ def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def on_one_cpu() -> bool:
+    """Whether the function that is being traced will run on a single CPU device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend() == "cpu"
+    device = mesh.abstract_device
+    return mesh.size == 1 and device is not None and device.device_kind == "cpu"
+
+
 def rows_sharded(x: jax.Array) -> jax.Array:
     """Keep activations [B, ...] spread over rows, whole in all other dimensions.
 
@@ -118,7 +127,7 @@ def logits_sharded(x: jax.Array) -> jax.Array:
 
 
 def cache_sharded(x: jax.Array) -> jax.Array:
-    """Keep a decode cache [B, H, T, K] spread over rows, and over heads where they divide."""
+    """Keep a decode cache [B, H, K, T] spread over rows, and over heads where they divide."""
     mesh = jax.sharding.get_abstract_mesh()
     heads = TENSOR if not mesh.empty and x.shape[1] % mesh.shape[TENSOR] == 0 else None
     return _constrained(x, PartitionSpec((DATA, FSDP), heads))

@@ -22,6 +22,9 @@ Terms = dict[str, jax.Array]
 LABEL_WEIGHT = "label_weight"
 """Of a batch, float32 [B]: how much the label of each row counts."""
 
+GIVEN_IDS, GIVEN_LENGTH, SAMPLED = "given_ids", "given_length", "sampled"
+"""Of a batch, once labels are drawn: those of the rationale prompts, and which of them the model predicted."""
+
 # Purposes of a row's random keys; each has its own stream.
 PREDICT_DROPOUT, EXPLAIN_DROPOUT, _COIN = 0, 1, 2
 
@@ -113,39 +116,44 @@ def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return batch["question_ids"], batch["question_length"]
 
 
+def _gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    return batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0)
+
+
 def _sampled_labels(
     context: StepContext,
     config: Stage2Config,
     model: T5,
     batch: Batch,
     step: jax.Array,
-    prompt: Prompt,
-    encoded: jax.Array,
-    keys: jax.Array,
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    """Label ids [B, L] and lengths [B] for the rationale prompt, and which rows have a predicted one, bool [B].
+    encode: Callable[[], tuple[jax.Array, jax.Array | None]],
+) -> Batch:
+    """Labels for the rationale prompt: GIVEN_IDS [B, L], GIVEN_LENGTH [B], and SAMPLED, which are predicted, bool [B].
 
-    The label decode runs with dropout off (unless label_decode_dropout), behind a gradient stop, and
-    only where a coin of this batch asks for it.
+    The label decode runs behind a gradient stop, and only where a coin of this batch asks for it.
+
+    Args:
+        context: of the stage.
+        config: of the stage.
+        model: T5.
+        batch: rows.
+        step: int32 scalar.
+        encode: gives the encoded predict prompts [B, S, D] and the keys [B] of the decoder's dropout; None: off.
     """
-    gold = (batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0))
+    gold = _gold_labels(batch)
     probability = sampling_probability(step, config)
     sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], _COIN), probability)
-    same_encoding = config.label_decode_dropout or context.factory.config.dropout_rate == 0
 
     def decode() -> tuple[jax.Array, jax.Array]:
-        decoded = greedy_decode(
-            model,
-            encoded if same_encoding else model.encode(*prompt),
-            prompt[1],
-            max_tokens=gold[0].shape[1],
-            vocab_limit=context.vocab_limit,
-            row_keys=_fold(keys, 2) if config.label_decode_dropout else None,
-        )
+        encoded, keys = encode()
+        mask = context.prompts.predict(*question_of(batch))[1]
+        limits = {"max_tokens": gold[0].shape[1], "vocab_limit": context.vocab_limit}
+        decoded = greedy_decode(model, encoded, mask, row_keys=keys, **limits)
         return decoded.token_ids, decoded.lengths
 
     predicted = jax.lax.cond(jnp.any(sampled), decode, lambda: gold)
-    return mix_labels(sampled, *gold, *jax.lax.stop_gradient(predicted)), sampled
+    ids, length = mix_labels(sampled, *gold, *jax.lax.stop_gradient(predicted))
+    return {GIVEN_IDS: ids, GIVEN_LENGTH: length, SAMPLED: sampled}
 
 
 TermsFn = Callable[[T5, Batch, jax.Array, bool], Terms]
@@ -161,11 +169,14 @@ class Objective:
         combine: those sums, the global weights and the step to (loss, metrics); linear in the sums, so
             it may be applied to a micro-batch's sums and added up.
         schedule: metrics that depend on the step only.
+        draw: what the terms need beside a training batch, from all its rows at once and without gradients, as
+            further arrays of the batch; None: nothing.
     """
 
     terms: TermsFn
     combine: ObjectiveFn
     schedule: Callable[[jax.Array], Metrics]
+    draw: Callable[[T5, Batch, jax.Array], Batch] | None = None
 
 
 def dropout_keys(
@@ -192,16 +203,25 @@ def stage1_objective(context: StepContext) -> Objective:
 
 def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
     """alpha·L_label + (1 - alpha)·L_rationale with task-level scheduled sampling."""
+    sampling = config.max_sampling_probability > 0
+    # The label decode then sees the same encodings as the label loss, so these are computed once.
+    shared_encoding = config.label_decode_dropout or context.factory.config.dropout_rate == 0
+
+    def draw(model: T5, batch: Batch, step: jax.Array) -> Batch:
+        prompt = context.prompts.predict(*question_of(batch))
+        return _sampled_labels(context, config, model, batch, step, lambda: (model.encode(*prompt), None))
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
         prompt = context.prompts.predict(*question_of(batch))
         keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
         label_loss, encoded = target_loss(model, batch, "label", prompt, keys)
 
-        given = batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0)
-        sampled = jnp.zeros(batch["row"].shape, bool)
-        if keys is not None and config.max_sampling_probability > 0:
-            given, sampled = _sampled_labels(context, config, model, batch, step, prompt, encoded, keys)
+        if training and sampling and shared_encoding:
+            dropped = _fold(keys, 2) if config.label_decode_dropout else None
+            batch = batch | _sampled_labels(context, config, model, batch, step, lambda: (encoded, dropped))
+        gold_ids, gold_length = _gold_labels(batch)
+        given = batch.get(GIVEN_IDS, gold_ids), batch.get(GIVEN_LENGTH, gold_length)
+        sampled = batch.get(SAMPLED, jnp.zeros(batch["row"].shape, bool))
 
         prompt = context.prompts.explain_given_label(*question_of(batch), *given)
         keys = dropout_keys(context, 2, step, batch, EXPLAIN_DROPOUT, training)
@@ -221,7 +241,7 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
             "sampling_probability": sampling_probability(step, config),
         }
 
-    return Objective(terms, combine, schedule)
+    return Objective(terms, combine, schedule, draw if sampling and not shared_encoding else None)
 
 
 def weighted_loss(

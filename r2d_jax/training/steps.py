@@ -9,8 +9,9 @@ import optax
 from jax.sharding import Mesh
 
 from r2d_jax.config import StageConfig
+from r2d_jax.model.cpu_parts import at_once, cpu_parts, split_rows
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated
 from r2d_jax.training.objectives import (
     Batch,
     Metrics,
@@ -33,13 +34,12 @@ def make_train_step(
 
     A batch may hold STOP, int32 [B], of which each process fills its rows; the metrics then hold its maximum.
 
-    The state is donated, unless the context says no. Gradients are summed over micro-batches and divided once by
-    the token counts of the global batch.
+    The state is donated, unless the context says no. What the objective draws it draws from all rows at once;
+    gradients are summed over micro-batches and divided once by the token counts of the global batch.
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     schedule = learning_rate(config.optimizer, config.max_steps)
     shardings = state_shardings(abstract_state(context.factory.abstract_params, optimizer), mesh)
-    parts = config.micro_batches
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = dict(batch)
@@ -57,6 +57,9 @@ def make_train_step(
             # Else every device sums and holds the gradients of all weights, whoever keeps the weight.
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
+        if objective.draw is not None:
+            batch |= objective.draw(context.factory.merge(state.params), batch, state.step)
+        parts = config.micro_batches or cpu_parts(*_rows_and_tokens(batch))
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
@@ -77,18 +80,22 @@ def make_train_step(
     )
 
 
+def _rows_and_tokens(batch: Batch) -> tuple[int, int]:
+    rows, tokens = batch["question_ids"].shape
+    return rows, tokens
+
+
 def _accumulate(
     gradient_of: Callable[..., Any], params: Params, batch: Batch, parts: int
 ) -> tuple[Params, Metrics]:
-    # Each part takes every parts-th row, so that a part is spread over all devices like the whole.
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    split = split_rows(batch, parts)
 
     def add(total: Any, rows: Batch) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, gradient_of(params, rows)), None
 
     first = jax.tree.map(lambda x: x[0], split)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient_of, params, first))
-    return jax.lax.scan(add, zeros, split)[0]
+    return jax.lax.scan(add, zeros, split, unroll=at_once() if on_one_cpu() else 1)[0]
 
 
 def make_loss_sums(
@@ -98,8 +105,12 @@ def make_loss_sums(
 
     def loss_sums(params: Params, batch: Batch) -> tuple[Terms, dict[str, jax.Array]]:
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
-        terms = objective.terms(context.factory.merge(params), batch, jnp.int32(0), False)
-        return terms, target_counts(batch)
+        model = context.factory.merge(params)
+        parts = cpu_parts(*_rows_and_tokens(batch))
+        terms = jax.lax.map(
+            lambda rows: objective.terms(model, rows, jnp.int32(0), False), split_rows(batch, parts)
+        )
+        return jax.tree.map(lambda sums: sums.sum(0), terms), target_counts(batch)
 
     return jax.jit(
         on_mesh(loss_sums, mesh), in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)

@@ -67,7 +67,7 @@ def compile_report(
         console,
         f"arrays: question {shapes.question}, label {shapes.label}, rationale {shapes.rationale} tokens; "
         f"batch {config.stage1.batch_size} and {config.stage2.batch_size} rows in "
-        f"{config.stage1.micro_batches} and {config.stage2.micro_batches} micro-batches",
+        f"{config.stage1.micro_batches or 1} and {config.stage2.micro_batches or 1} micro-batches",
     )
     if parameters:
         say(console, parameter_table(rows))

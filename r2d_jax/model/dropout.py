@@ -1,0 +1,72 @@
+"""Dropout by row; in: activations [B, ...] and a key for each row, out: the same with a share of elements set to 0."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# 2**32 / golden ratio, and odd factors that spread every bit over the word (the triple-round hash of Wellons,
+# "Prospecting for hash functions", 2018).
+_STEP = np.uint32(0x9E3779B9)
+_FACTORS = np.array([0xED5AD4BB, 0xAC4C1B51, 0x31848BAB], np.uint32)
+
+
+def _mixed(x: jax.Array, inner: jax.Array) -> jax.Array:
+    # `inner` comes in after the first multiplication: sequences whose counts overlap part there.
+    x = (x ^ (x >> 16)) * _FACTORS[0]
+    x = (x ^ (x >> 15) ^ inner) * _FACTORS[1]
+    x = (x ^ (x >> 15)) * _FACTORS[2]
+    return x ^ (x >> 14)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowDropout:
+    """Dropout whose mask is a function of the row's own key and the place in the network only.
+
+    A mask therefore does not depend on the batch a row travels in, on the device layout or on how a
+    batch is divided into micro-batches. The bits are a counter, hashed with the key: threefry would be the
+    largest single cost of a training step on CPU, and of compiling it.
+
+    Attributes:
+        words: uint32 [B, 2], the state of each row; None switches dropout off.
+        rate: share of elements set to 0; realised in steps of 2**-32.
+    """
+
+    words: jax.Array | None
+    rate: float
+
+    @classmethod
+    def of(cls, row_keys: jax.Array | None, rate: float) -> "RowDropout":
+        """Dropout of rows with typed PRNG keys [B]; None: off."""
+        return cls(None if row_keys is None else jax.random.key_data(row_keys), rate)
+
+    def at(self, site: int | jax.Array) -> "RowDropout":
+        """The dropout of a place inside this one; `site` is a number unique among its siblings."""
+        if self.words is None:
+            return self
+        first, second = self.words[:, 0], self.words[:, 1]
+        step = (jnp.asarray(site, jnp.uint32) + np.uint32(1)) * _STEP
+        low = _mixed(first + step, second)
+        high = _mixed(second ^ step, low)
+        return RowDropout(jnp.stack([low, high], axis=-1), self.rate)
+
+    def bits(self, shape: tuple[int, ...]) -> jax.Array:
+        """uint32 [B, *shape] of random bits; elementwise, so that it is computed where it is used."""
+        assert self.words is not None
+        counter = jnp.zeros(shape, jnp.uint32)
+        for axis in range(len(shape)):
+            stride = np.uint32(math.prod(shape[axis + 1 :]) & 0xFFFFFFFF)
+            counter += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
+        first, second = (self.words[:, word].reshape(-1, *[1] * len(shape)) for word in range(2))
+        return _mixed(counter[None] * _STEP + first, second)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Drop elements of x [B, ...] and scale the others up; same shape and dtype."""
+        threshold = min(round(self.rate * 2**32), 2**32 - 1)
+        if self.words is None or threshold == 0:
+            return x
+        keep = self.bits(x.shape[1:]) >= np.uint32(threshold)
+        scale = np.float32(2**32 / (2**32 - threshold)).astype(x.dtype)
+        return jnp.where(keep, x * scale, jnp.zeros_like(x))
