@@ -2,8 +2,9 @@
 
     python benchmarks/breakdown.py --shape tiny --data pubmedqa
 
-Two views that do not add up exactly: the step with something left out, and single parts on their own, each
-with its gradient. Parts alone lose fusion with their neighbours, so they are upper limits.
+Two views that do not add up exactly: the step with something left out, and single operations on their own, each
+with its gradient and for as many rows at once as the step takes. Alone they lose fusion with their neighbours, and
+the cores that work on other rows meanwhile, so they are upper limits.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import optax
 from benchmarks.ours import Ours, batch_widths
 from benchmarks.prepare import DATA, SHAPES, make
 from benchmarks.workload import Settings, Workload
+from r2d_jax.model.cpu_parts import cpu_parts
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import FeedForward, RMSNorm
 from r2d_jax.objective.losses import token_cross_entropy
@@ -75,9 +77,10 @@ def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
     """(name, seconds, matrix-product operations) of the step and of variants."""
     batch = ours._device_batch(0)
 
-    def timed(name: str, factory: Any) -> tuple[str, float, float]:
+    def timed(name: str, factory: Any, micro_batches: int | None = None) -> tuple[str, float, float]:
         context = dataclasses.replace(ours.context, factory=factory)
-        step = make_train_step(context, stage1_objective(context), ours.stage1, ours.mesh)
+        config = dataclasses.replace(ours.stage1, micro_batches=micro_batches)
+        step = make_train_step(context, stage1_objective(context), config, ours.mesh)
 
         def call() -> Any:
             # The step takes the state for itself.
@@ -87,6 +90,7 @@ def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
         return name, timer(call), matmul_flops(step, ours.state, batch)
 
     yield timed("step", ours.factory)
+    yield timed("step, all rows at once", ours.factory, 1)
     shape = dataclasses.replace(ours.factory.config, dropout_rate=0.0)
     dry = dataclasses.replace(ours.factory, config=shape)
     yield timed("step without dropout", dry)
@@ -106,7 +110,9 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
     """(name, seconds, matrix-product operations) of one kind of part, as often as a stage-1 step has it."""
     shape, dtype = ours.factory.config, jnp.dtype(ours.settings.dtype)
     question, target = batch_widths(ours.batches[0])
-    rows, source = ours.settings.batch_size, ours.prompts.width(question)
+    source = ours.prompts.width(question)
+    parts = cpu_parts(ours.settings.batch_size, question)
+    rows = ours.settings.batch_size // parts
     draw = np.random.default_rng(0)
 
     def normal(*size: int) -> jax.Array:
@@ -117,6 +123,7 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
 
     def timed(name: str, function: Any, *arguments: jax.Array, times: int = 1) -> tuple[str, float, float]:
         compiled = _with_gradient(function, *arguments)
+        times *= parts
         return (
             f"{name} x {times}",
             times * timer(lambda: compiled(*arguments)),
@@ -174,13 +181,9 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
     ids = jnp.asarray(draw.integers(2, shape.vocab_size, (rows, source)), jnp.int32)
     yield timed("embedding of the input", lambda table: table[ids], table)
 
-    @jax.jit
-    def bits(keys: jax.Array) -> jax.Array:
-        size = (shape.num_heads, source, source // 2)
-        return jax.vmap(lambda key: jax.random.bits(key, size, jnp.uint32))(keys)
-
-    encoder_bits = shape.num_layers * timer(lambda: bits(keys))
-    yield f"random bits of encoder attention x {shape.num_layers}", encoder_bits, 0.0
+    bits = jax.jit(lambda keys: RowDropout.of(keys, 0.1).bits((shape.num_heads, source, source)))
+    times = parts * shape.num_layers
+    yield f"random bits of encoder attention x {times}", times * timer(lambda: bits(keys)), 0.0
 
     @jax.jit
     def update(gradients: Any, state: Any, params: Any) -> Any:

@@ -70,7 +70,7 @@ class Case:
             with contextlib.ExitStack() as stack:
                 sides = {name: stack.enter_context(self._side(name)) for name in SIDES}
                 result["sides"] = {name: one.call("facts") for name, one in sides.items()}
-                result["same"] = self._same(sides)
+                result["same"] = self._same(sides, generation)
                 self._training(sides, training, result)
                 self._generation(sides, generation, result)
                 if "pipeline" in self.parts:
@@ -90,7 +90,8 @@ class Case:
     def _side(self, name: str) -> contextlib.AbstractContextManager[Side]:
         return side(name, self.folder, self.settings, self.cache)
 
-    def _same(self, sides: dict[str, Side]) -> dict[str, Any]:
+    def _same(self, sides: dict[str, Side], generation: list[str]) -> dict[str, Any]:
+        """Losses and texts of both sides before any step, while their weights are the same."""
         losses = {name: one.call("check") for name, one in sides.items()}
         apart = max(
             abs(value - losses["peer"][name]) / max(1.0, abs(value)) for name, value in losses["ours"].items()
@@ -98,7 +99,17 @@ class Case:
         limit = SAME_LOSS if self.settings.dtype == "float32" else 0.05
         if losses["ours"].keys() != losses["peer"].keys() or not apart <= limit:
             raise SideFailed(f"the sides do not compute the same losses: {losses}")
-        return {"losses": losses, "largest_difference": apart}
+        written = {part: self._written(sides, GENERATION[part]) for part in generation}
+        return {"losses": losses, "largest_difference": apart, "written": written}
+
+    def _written(self, sides: dict[str, Side], kind: str) -> dict[str, Any]:
+        self.say(f"{kind}: the first rows")
+        ids = [one.call("generate", kind=kind, index=0, same=True)["ids"] for one in sides.values()]
+        return {
+            "tokens": {name: len(rows[0]) for name, rows in zip(sides, ids, strict=True)},
+            "different_tokens": len({token for row in ids[0] for token in row}),
+            "equal_token_fraction": _equal_tokens(*ids),
+        }
 
     def _training(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
         widths = {}
@@ -157,8 +168,6 @@ class Case:
             kind = GENERATION[part]
             widths = {name: one.call("warm_generation", kind=kind)["widths"] for name, one in sides.items()}
             result.setdefault("generation_widths", {})[part] = widths["ours"]
-            written = [one.call("generate", kind=kind, index=0, same=True) for one in sides.values()]
-            tokens = {name: answer["tokens"] for name, answer in zip(sides, written, strict=True)}
             for index in range(self.settings.generation_repeats):
                 answers = {name: one.call("generate", kind=kind, index=index) for name, one in sides.items()}
                 for name, answer in answers.items():
@@ -168,8 +177,6 @@ class Case:
             found = _compared_answers(counted)
             rows = self.settings.generation_batch_size
             result["parts"][part] = found | {
-                "tokens": tokens,
-                "equal_token_fraction": _equal_tokens(*(answer["ids"] for answer in written)),
                 "examples_per_sec": {name: rows / found[name]["median"] for name in SIDES},
             }
 

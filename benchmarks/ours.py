@@ -108,7 +108,6 @@ class Ours:
         }
         self._choose_batches()
         self._decoders: dict[int, Predictor] = {}
-        self._unending: Any = None
 
     def _choose_batches(self) -> None:
         rows = self.workload.rows
@@ -216,10 +215,9 @@ class Ours:
 
     def _unending_params(self) -> Any:
         # A zero row gives the end token the logit 0, which is never the largest: every row goes to the limit.
-        if self._unending is None:
-            table = self.state.params["embedding"]
-            self._unending = self.state.params | {"embedding": table.at[END_ID].set(0.0)}
-        return self._unending
+        # Not kept: the next training step takes the state for itself.
+        params = self.state.params
+        return jax.block_until_ready(params | {"embedding": params["embedding"].at[END_ID].set(0.0)})
 
     def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
         """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early.

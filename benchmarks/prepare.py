@@ -4,7 +4,7 @@ import json
 import pathlib
 import random
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -30,6 +30,15 @@ SHARED = ROOT.parent / "shared" / "data"
 INPUT_LIMIT_TOKENS = 512
 RATIONALE_LIMIT_TOKENS = 256
 OWN_VOCABULARY = 4096
+# Drawn weights times these, by the end of the name: as they are, every position attends to all others alike and
+# embeddings drown what the layers add, so that a decode writes one token for ever and much could differ unseen.
+_SCALES = {
+    "embedding": 0.3,
+    ".q.kernel": 8.0,
+    "relative_bias.table": 10.0,
+    ".o.kernel": 2.0,
+    ".wo.kernel": 2.0,
+}
 
 SHAPES = {
     # Without dropout, whose random bits take most of the time to compile.
@@ -175,6 +184,7 @@ def make(
         for row in texts
     ]
     params = jax.jit(T5Factory(shape).init)(jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(_scaled, params)
     write_hf_folder(folder / MODEL_FOLDER, shape, params, generation={})
     tokenizer.save(folder / TOKENIZER_FOLDER)
     prompts = {name: list(getattr(tokens, name)) for name in ("predict", "explain", "given", "then_explain")}
@@ -195,6 +205,11 @@ def make(
             "weights": sum(leaf.size for leaf in jax.tree.leaves(params)),
         },
     )
+
+
+def _scaled(path: Any, weight: jax.Array) -> jax.Array:
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    return weight * next((scale for ending, scale in _SCALES.items() if name.endswith(ending)), 1.0)
 
 
 def _write(path: pathlib.Path, value: object) -> None:

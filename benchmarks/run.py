@@ -62,6 +62,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="seconds only: does it run; figures mean nothing"
     )
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument(
+        "--docs-from",
+        type=pathlib.Path,
+        nargs="+",
+        metavar="RESULT.JSON",
+        help="measure nothing: put the tables of these earlier runs into docs/performance.md",
+    )
     options = parser.parse_args(arguments)
     if options.quick and options.write_docs:
         parser.error("--quick measures nothing worth writing into the docs")
@@ -144,9 +151,25 @@ def measure(
     }
 
 
+def _docs_from(paths: Sequence[pathlib.Path]) -> int:
+    results = []
+    for path in paths:
+        try:
+            results.append(json.loads(path.read_text(encoding="utf-8")))
+            if results[-1]["schema_version"] != SCHEMA_VERSION or results[-1]["quick"]:
+                raise ValueError("of another version, or quick")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            print(f"benchmarks/run.py: {path}: no result of a run ({error})", file=sys.stderr)
+            return 2
+    tables.write_docs(ROOT / "docs" / "performance.md", "\n".join(map(tables.markdown, results)))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write result.json and result.md, print the table; the exit code."""
     options = _options(arguments)
+    if options.docs_from:
+        return _docs_from(options.docs_from)
     from r2d_jax.errors import UserError
 
     settings = Settings(repeats=options.repeats, generation_repeats=options.generation_repeats)
