@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import snowballstemmer
 
-from r2d_jax.data.quantities import Quantity, quantities, without_quantities
+from r2d_jax.data.amounts import NUMBER_WORDS, KnownAmounts
+from r2d_jax.data.quantities import quantities, without_quantities
 
 # English function words and the words that join an argument; they state nothing about a case.
 _WITHOUT_CONTENT = """
@@ -20,8 +21,6 @@ _WITHOUT_CONTENT = """
     therefore these they this those though through thus to too under until up upon us very was we were what when
     where whereas whether which while who whom whose why will with within without would yet you your"""
 _FUNCTION_WORDS = frozenset(_WITHOUT_CONTENT.split())
-_UP_TO_TWELVE = "zero one two three four five six seven eight nine ten eleven twelve"
-_NUMBER_WORDS = {word: str(number) for number, word in enumerate(_UP_TO_TWELVE.split())}
 _WORD = re.compile(r"\w+")
 _RUN_WORDS = 5
 
@@ -53,12 +52,12 @@ class Grounding:
 def grounding(rationale: str, source: str, ignored: Iterable[str] = ()) -> Grounding:
     """Look for the numbers and content words of a rationale in its input.
 
-    A number is supported where its value stands in the input with the same unit, or one of the two has no
-    unit; a number word of the input (zero to twelve) supports a digit. A word is supported where the input
-    has one of the same stem ("vomited" for "vomiting"). Case does not matter.
+    A number is supported where `KnownAmounts` of the input hold it: in digits or words, in its unit or
+    converted. A word is supported where the input has one of the same stem ("vomited" for "vomiting"). Case
+    does not matter.
 
     Words are found, not understood: negations ("no fever" supports "fever"), whose finding it is,
-    comparison signs, converted units, synonyms and abbreviations are out of its reach. General knowledge
+    comparison signs, synonyms and abbreviations are out of its reach. General knowledge
     ("suggests an infection", a limit of a range) counts as unsupported, for the input does not say it.
 
     Args:
@@ -66,27 +65,17 @@ def grounding(rationale: str, source: str, ignored: Iterable[str] = ()) -> Groun
         source: the input, question and context.
         ignored: texts whose words are not looked at, such as the label, which the input should not hold.
     """
-    known = _words(source)
-    there: dict[object, set[str]] = {}
-    for quantity in quantities(source):
-        there.setdefault(quantity.value, set()).add(quantity.unit)
-    digits = {_NUMBER_WORDS[word] for word in known if word in _NUMBER_WORDS}
-    stems, left_out = _stems(known), _stems(word for text in ignored for word in _words(text))
+    there = KnownAmounts.of(unicodedata.normalize("NFC", source))
+    stems, left_out = _stems(_words(source)), _stems(word for text in ignored for word in _words(text))
     bare = _words(without_quantities(rationale))
-    words = sorted({_stem(word) for word in bare if _is_content(word)} - left_out)
+    words = sorted({stem(word) for word in bare if is_content(word)} - left_out)
     numbers = quantities(rationale)
     return Grounding(
         len(numbers),
-        tuple(one.written for one in numbers if not _supported(one, there, digits)),
+        tuple(one.written for one in numbers if not there.holds(one)),
         len(words),
         tuple(word for word in words if word not in stems),
     )
-
-
-def _supported(number: Quantity, there: dict[object, set[str]], digits: set[str]) -> bool:
-    units = there.get(number.value, set())
-    same_unit = bool(units) and (not number.unit or number.unit in units or "" in units)
-    return same_unit or str(number.value) in digits
 
 
 def copied_fraction(rationale: str, source: str) -> float:
@@ -122,16 +111,18 @@ def _words(text: str) -> set[str]:
     return {word for word in _in_order(text) if not word[0].isdigit()}
 
 
-def _is_content(word: str) -> bool:
-    return len(word) > 1 and word not in _FUNCTION_WORDS and word not in _NUMBER_WORDS
+def is_content(word: str) -> bool:
+    """Whether a folded word states something: no function word, number word or single character."""
+    return len(word) > 1 and word not in _FUNCTION_WORDS and word not in NUMBER_WORDS
 
 
 def _stems(words: Iterable[str]) -> set[str]:
-    return {_stem(word) for word in words}
+    return {stem(word) for word in words}
 
 
 @functools.lru_cache(maxsize=100_000)
-def _stem(word: str) -> str:
+def stem(word: str) -> str:
+    """A folded word without its ending, by the Snowball stemmer for English."""
     return str(_stemmer().stemWord(word))
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from r2d_jax.errors import UserError
@@ -120,6 +120,28 @@ def evidence_fraction(rationales: Sequence[str], evidence: Sequence[Sequence[str
     return sum(found) / len(found) if found else None
 
 
+@functools.lru_cache(maxsize=8)
+def _words_by_key(labels: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(_JOINT.split(key)) for key in map(_key, labels) if key}
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(key: str) -> re.Pattern[str]:
+    """Matches, with no width, where the phrase begins; so places that overlap are found too."""
+    return re.compile(f"(?={_pattern(key)})")
+
+
+def _named(text: str, keys: Iterable[str]) -> set[str]:
+    """Which phrases a comparable text names; at each place the longest counts, and none within another."""
+    places = [(match.start(), -len(key), key) for key in keys for match in _place(key).finditer(text)]
+    named, end = set(), 0
+    for start, length, key in sorted(places):
+        if start >= end:
+            named.add(key)
+            end = start - length
+    return named
+
+
 def rationale_names_label(rationale: str, label: str, label_set: Sequence[str]) -> Naming:
     """Whether a rationale names the given label, another label only, or none.
 
@@ -132,11 +154,11 @@ def rationale_names_label(rationale: str, label: str, label_set: Sequence[str]) 
         label: the label to look for; need not be in the set.
         label_set: all labels.
     """
-    given = _key(label)
-    labels = tuple(sorted({key for key in (given, *map(_key, label_set)) if key}))
-    if not labels:
-        return "none"
-    named = {_key(match.group()) for match in _finder(labels).finditer(_comparable(rationale))}
+    given, text = _key(label), _comparable(rationale)
+    # One pattern of a thousand labels would try each of them at every letter; few have all their words in the text.
+    keys = _words_by_key(tuple(label_set))
+    possible = {key for key, words in keys.items() if all(word in text for word in words)}
+    named = _named(text, possible | {given} if given else possible)
     if given in named:
         return "label"
     return "other" if named else "none"

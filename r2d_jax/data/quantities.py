@@ -6,6 +6,8 @@ import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
+from r2d_jax.data.composed import Span
+
 # Spellings of units as they follow a number; a bare C must touch it, and F and M alone are mostly the sex.
 _SPELLINGS = {
     "%": "% percent per-cent",
@@ -69,6 +71,7 @@ _PATTERN = re.compile(
     re.VERBOSE,
 )
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+_BEHIND_A_WORD = re.compile(rf"[\s-]?(?i:{_ONE_UNIT})(?!\w)")
 
 
 class Quantity(NamedTuple):
@@ -95,16 +98,29 @@ def quantities(text: str) -> list[Quantity]:
     as words, and digits inside a word (SpO2), are none. Units are not converted.
     """
     # NFC alone: compatibility forms would make 102 of 10².
-    composed = unicodedata.normalize("NFC", text)
+    return [quantity for quantity, _ in located_quantities(unicodedata.normalize("NFC", text))]
+
+
+def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
+    """`quantities` of a text in the form NFC, each with its place there, comparison sign left out."""
     return [
-        Quantity(
-            match.group().removeprefix(match["sign"]).strip(),
-            _value(match["number"]),
-            match["power"] + _unit(match["unit"] or ""),
-            "".join(match["sign"].split()),
+        (
+            Quantity(
+                match.group().removeprefix(match["sign"]).strip(),
+                _value(match["number"]),
+                match["power"] + _unit(match["unit"] or ""),
+                "".join(match["sign"].split()),
+            ),
+            (match.start("number"), match.end()),
         )
         for match in _PATTERN.finditer(composed)
     ]
+
+
+def unit_behind(composed: str, place: int) -> tuple[str, int]:
+    """The unit that stands at a place, behind a number word, and where it ends; "" and the place without one."""
+    match = _BEHIND_A_WORD.match(composed, place)
+    return (_unit(match.group()), match.end()) if match else ("", place)
 
 
 def _value(number: str) -> decimal.Decimal:

@@ -24,14 +24,16 @@ _APART = 4
 
 
 def _line(row: Example) -> bytes:
-    cells = [row.row_id, row.question, row.label, dict(row.rationales), row.context, row.evidence]
+    texts = [row.row_id, row.question, row.label, dict(row.rationales), row.context]
+    cells = [*texts, row.evidence, dict(row.subgroups)]
     # Not as escapes: two halves of a character pair that stand side by side would come back as one.
     return json.dumps(cells, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _row(line: bytes) -> Example:
-    row_id, question, label, rationales, context, evidence = json.loads(line.decode("utf-8", "surrogatepass"))
-    return Example(row_id, question, label, rationales, context, tuple(evidence))
+    cells = json.loads(line.decode("utf-8", "surrogatepass"))
+    row_id, question, label, rationales, context, evidence, subgroups = cells
+    return Example(row_id, question, label, rationales, context, tuple(evidence), subgroups)
 
 
 class _File:

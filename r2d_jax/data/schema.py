@@ -15,6 +15,8 @@ class Example:
         rationales: rationale text by source name, for example {"llm": ..., "nurse": ...}.
         context: text after the question that may be shortened to fit; "" where there is none.
         evidence: phrases of which a good rationale names one (the generator knows them); may be empty.
+        subgroups: subgroup name to the group of this row, for example {"sex": "F"}. Figures alone are made of them:
+            they are no text of the row, and no part of the model's input or of the content hash.
     """
 
     row_id: str
@@ -23,6 +25,7 @@ class Example:
     rationales: Mapping[str, str]
     context: str = ""
     evidence: tuple[str, ...] = ()
+    subgroups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

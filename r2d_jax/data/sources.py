@@ -14,6 +14,7 @@ from r2d_jax.data.reading.raw_rows import Progress, Row, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
+from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, group_of
 from r2d_jax.errors import UserError
 
 
@@ -36,6 +37,7 @@ class _Reader:
     sources: Sequence[str]
     need_targets: bool
     label_map: Mapping[str, str]
+    need_subgroups: bool = True
 
     def wanted(self) -> Iterator[str]:
         yield from self.question.columns
@@ -44,6 +46,7 @@ class _Reader:
         if self.need_targets:
             yield self.columns.label
             yield from (self.columns.rationales[name] for name in self.sources)
+            yield from self.columns.subgroups.values() if self.need_subgroups else ()
 
     def cell(self, row: Row, column: str | None, *, required: bool = True, number: bool = False) -> str:
         return text_of(self.path, row, column, required=required, number=number) if column else ""
@@ -57,6 +60,11 @@ class _Reader:
         columns = self.columns.rationales
         names = self.sources if self.need_targets else ()
         return {name: self.cell(row, columns[name], required=required) for name in names}
+
+    def subgroups(self, row: Row) -> dict[str, str]:
+        columns = self.columns.subgroups if self.need_targets else {}
+        edges = self.columns.subgroup_edges
+        return {name: group_of(self.path, row, column, edges.get(name)) for name, column in columns.items()}
 
     def label(self, row: Row) -> str:
         return self.cell(row, self.columns.label) if self.need_targets else ""
@@ -78,6 +86,7 @@ class SourceRows:
         self._reader, self._rows, self._skip = reader, rows, skip_missing_rationales
         self._damage = Damage(reader.path)
         self._ids = Ids()
+        self._groups: dict[str, set[str]] = collections.defaultdict(set)
         self.without_rationale: collections.Counter[str] = collections.Counter()
         self.mapped: collections.Counter[str] = collections.Counter()
 
@@ -127,7 +136,9 @@ class SourceRows:
             context=reader.filled(row, reader.context, required=False),
             label=reader.label_map.get(label, label),
             rationales=reader.rationales(row, required=not self._skip),
+            subgroups=reader.subgroups(row),
         )
+        self._count_groups(example.subgroups)
         split = reader.cell(row, columns.split, number=True)
         group = reader.cell(row, columns.group, number=True)
         if label in reader.label_map:
@@ -137,6 +148,18 @@ class SourceRows:
             return None
         self._damage.look_at(row.place, example)
         return SplitExample(example, split, group)
+
+    def _count_groups(self, subgroups: Mapping[str, str]) -> None:
+        for name, value in subgroups.items():
+            seen = self._groups[name]
+            seen.add(value)
+            if len(seen - {MISSING}) > MOST_GROUPS:
+                raise UserError(
+                    f"{self._reader.path}, field {self._reader.columns.subgroups[name]!r}",
+                    f"has more than {MOST_GROUPS} different values, so it is no subgroup",
+                    f"Name another column in data.columns.subgroups.{name}, or for a number set "
+                    f"data.columns.subgroup_edges.{name}.",
+                )
 
 
 def read_source(
@@ -149,6 +172,7 @@ def read_source(
     skip_missing_rationales: bool = False,
     label_map: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    need_subgroups: bool = True,
 ) -> SourceRows:
     """Rows of one source with their split and group, as a stream; see `read_examples`.
 
@@ -162,6 +186,7 @@ def read_source(
             or blank; False: that is an error.
         label_map: label as written -> label to use.
         progress: see `raw_rows`.
+        need_subgroups: False: a subgroup whose column no row has is missing in all of them; else that is an error.
 
     Raises:
         UserError: here for settings and what cannot be opened; from the stream for rows. Names file, place
@@ -183,6 +208,7 @@ def read_source(
         rationale_sources,
         need_targets,
         label_map or {},
+        need_subgroups,
     )
     return SourceRows(reader, raw_rows(path, encoding, progress), skip_missing_rationales)
 
@@ -211,13 +237,14 @@ def read_examples(
     need_targets: bool = True,
     label_map: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    need_subgroups: bool = True,
 ) -> Sequence[Example]:
     """Rows of one source, in order, every cell text exactly as written; many rows are kept on disk.
 
     A cell such as "None", "NA", "01" or "2024-01-02" stays that text; only an empty cell is missing.
     Columns that are not named are not looked at. In JSON, Parquet and tables, a whole number may stand for
-    an id, a split or a group, as written; every other named field must be text, for 1 and "1" would be two
-    labels.
+    an id, a split or a group, as written, and any number or truth value for a subgroup; every other named field
+    must be text, for 1 and "1" would be two labels.
 
     Args:
         path: as for `raw_rows`.
@@ -227,6 +254,7 @@ def read_examples(
         need_targets: False to predict: label and rationales are not read and a question may be empty.
         label_map: label as written -> label to use; others stay.
         progress: see `raw_rows`.
+        need_subgroups: see `read_source`.
 
     Raises:
         UserError: names file, physical line and field, never the text of the row.
@@ -239,5 +267,6 @@ def read_examples(
         need_targets=need_targets,
         label_map=label_map,
         progress=progress,
+        need_subgroups=need_subgroups,
     )
     return kept(row.example for row in read)

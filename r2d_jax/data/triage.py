@@ -10,6 +10,7 @@ from typing import Literal
 
 from r2d_jax.config import TriageConfig
 from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.subgroups import band_of
 from r2d_jax.data.triage_facts import Draw, Patient, draw_patient
 from r2d_jax.data.triage_rules import LEVELS
 from r2d_jax.data.triage_text import write_note, write_rationales
@@ -19,6 +20,9 @@ SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validati
 BEST_TEST_MACRO_F1 = 1.0
 """Macro-F1 on test of a reader that knows the rules. Validation and test never have label noise, so it
 is 1.0 for any label_noise_fraction; on train that reader agrees with 1 - label_noise_fraction of labels."""
+
+AGE_EDGES = (40, 65)
+"""Years at which the age bands of the notes begin; the youngest patient is 18."""
 
 _NOTE, _NOISE, _RATIONALE = range(3)
 _BUCKETS = 8
@@ -90,14 +94,21 @@ def generate_row(
         draw = Draw(*key, _NOTE, attempt)
         level = draw.weighted(shares)
         patient = draw_patient(draw, level, config.distractors)
-        question = write_note(draw, patient)
-        if _split_of(question) == split:
+        note = write_note(draw, patient)
+        if _split_of(note.text) == split:
             break
     noise = Draw(*key, _NOISE)
     noisy = split == "train" and noise.chance(config.label_noise_fraction)
     label = LEVELS[_neighbour(noise, level) if noisy else level]
     rationales = write_rationales(Draw(*key, _RATIONALE), patient, label)
-    example = Example(f"{split}-{index}", question, label, rationales.by_source, evidence=rationales.evidence)
+    example = Example(
+        f"{split}-{index}",
+        note.text,
+        label,
+        rationales.by_source,
+        evidence=rationales.evidence,
+        subgroups={"age": band_of(note.age, AGE_EDGES), "sex": note.person},
+    )
     return Row(example, patient, LEVELS[level], rationales.nurse_partial)
 
 

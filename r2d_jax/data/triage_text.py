@@ -1,6 +1,7 @@
 """Words of the triage generator; in: a patient and a seeded stream, out: the note and its three rationales."""
 
 import dataclasses
+from typing import NamedTuple
 
 from r2d_jax.data.triage_facts import Draw, Patient
 from r2d_jax.data.triage_rules import COMPLAINT, VITAL, Fact
@@ -76,6 +77,14 @@ class Rationales:
     nurse_partial: bool
 
 
+class Note(NamedTuple):
+    """A note and who it is about: age in years, and "man" or "woman". The level depends on neither."""
+
+    text: str
+    age: int
+    person: str
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -84,13 +93,14 @@ def _fill(frame: str, x: str) -> str:
     return frame.format(x=x, X=_capital(x))
 
 
-def write_note(draw: Draw, patient: Patient) -> str:
+def write_note(draw: Draw, patient: Patient) -> Note:
     """The note of a patient: opening first, then the other statements in any order."""
     complaints = draw.shuffled([fact for fact in patient.present if fact.value is None])
     chief, *others = [draw.pick(COMPLAINT[fact.key].wordings) for fact in complaints]
     person, letter = draw.pick(_PEOPLE)
-    opening = draw.pick(_OPENINGS).format(
-        age=draw.pick(_AGES),
+    frame, age = draw.pick(_OPENINGS), draw.pick(_AGES)
+    opening = frame.format(
+        age=age,
         person=person,
         Person=_capital(person),
         letter=letter,
@@ -108,7 +118,7 @@ def write_note(draw: Draw, patient: Patient) -> str:
             statements.append(_fill(draw.pick(frames), draw.pick(COMPLAINT[fact.key].wordings)))
     statements += draw.shuffled(_REMARKS)[: draw.pick(_REMARK_COUNTS)]
     joint = "\n" if draw.chance(LINE_BREAKS) else " "
-    return joint.join([opening, *draw.shuffled(statements)])
+    return Note(joint.join([opening, *draw.shuffled(statements)]), age, person)
 
 
 def _written(draw: Draw, fact: Fact) -> str:

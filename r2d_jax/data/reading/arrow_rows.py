@@ -88,5 +88,8 @@ def _cells(values: "pyarrow.Array", label_names: Sequence[str] | None) -> list[A
         if label_names is not None:
             return [None if one is None or one < 0 else label_names[one] for one in numbers]
         return [None if one is None else Number(one) for one in numbers]
+    if types.is_floating(kind) or types.is_boolean(kind):
+        name = str(kind)
+        return [None if one is None else Typed(name, str(one).lower()) for one in values.to_pylist()]
     typed = Typed(str(kind))
     return [typed if there else None for there in values.is_valid().to_pylist()]

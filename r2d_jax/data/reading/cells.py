@@ -20,9 +20,16 @@ class Number(str):
 
 @dataclasses.dataclass(frozen=True)
 class Typed:
-    """A value of a type that is neither text nor an integer, such as timestamp[us]; only its type is kept."""
+    """A value of a type that is neither text nor an integer, such as timestamp[us].
+
+    Attributes:
+        name: of the type.
+        written: of a fraction or a truth value, how it is written ("0.5", "true"); else only the type is kept. No
+            text of a row is made of it: nobody knows how the file had it.
+    """
 
     name: str
+    written: str = dataclasses.field(default="", compare=False)
 
 
 def kind_of(value: Any) -> str:

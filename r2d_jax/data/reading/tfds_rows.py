@@ -135,4 +135,6 @@ def _cell(where: str, feature: Any, value: Any) -> Any:
         return None if value < 0 else feature.int2str(int(value))
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return Number(value)
+    if isinstance(value, bool | float | np.bool_ | np.floating):
+        return Typed(type(value).__name__, str(value).lower())
     return Typed(type(value).__name__)

@@ -1,0 +1,142 @@
+"""What a text states, by rules; in: an English text, out: its numbers, and phrases of content words, denied or not."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from r2d_jax.data.amounts import Amount, amounts
+from r2d_jax.data.composed import Composed, Span
+from r2d_jax.data.grounding import is_content, stem
+from r2d_jax.data.negation import negations
+from r2d_jax.data.quantities import Quantity
+from r2d_jax.data.same_names import folded_spelling, names, names_of_unit
+
+Kind = Literal["number", "finding"]
+# Words of an argument or of any case note; they find nothing.
+_WITHOUT_FINDING = """
+    answer appear argue argument basis case category choose class classify clinical compare compared
+    compatible conclude conclusion consider consistent context decide decision demonstrate described
+    determine diagnosis done especially evidence evident explain explanation fact factor feature finding
+    given highlight illustrate imply important indicate indication indicative information label lead level
+    likely make many mean mention nevertheless note noted nothing overall particularly patient perhaps
+    person point possible possibly presence present presentation presenting probable probably pt question
+    rationale reason record regard report require reveal see seem show sign situation somewhat state
+    statement suggest suggestive support suspect suspicion symptom take triage type warrant way"""
+_OF_ARGUMENTS = frozenset(map(stem, _WITHOUT_FINDING.split()))
+_WORD = re.compile(r"(?<!\w)[^\W\d_]\w*")
+# Between two words of one phrase.
+_JOINED = re.compile(r"(?:[^\S\n]+|[-/'\u2019\u2010\u2011])")
+# A word before a value names what was measured, which no denial before it covers: "no fever, HR 110".
+_VALUE_BEHIND = re.compile(r"\s*(?:of|is|was|at|to)?\s*[:=<>\u2264\u2265~\u2248]?\s*\d")
+
+
+class Word(NamedTuple):
+    """A content word.
+
+    Attributes:
+        stem: folded and without its ending.
+        denied: whether a negation covers it.
+        span: its place in the composed text.
+    """
+
+    stem: str
+    denied: bool
+    span: Span
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """One thing that a text states.
+
+    Attributes:
+        kind: a number, or a finding: content words in a row.
+        span: its place in the composed text.
+        quantity: of a number.
+        words: of a finding.
+    """
+
+    kind: Kind
+    span: Span
+    quantity: Quantity | None = None
+    words: tuple[Word, ...] = ()
+
+
+class Reading(NamedTuple):
+    """A text as rules read it.
+
+    Attributes:
+        composed: its composed form, in which all places are.
+        words: its content words in order, those of arguments too; words of numbers and of denials are none. A name
+            that has a short form is one word ("heart rate", as "HR").
+        amounts: its numbers in order, those in words too, "one" without a unit too.
+        other_words: the single words of such names, and what its units measure.
+    """
+
+    composed: Composed
+    words: tuple[Word, ...]
+    amounts: tuple[Amount, ...]
+    other_words: tuple[Word, ...]
+
+
+# A rationale and its input are read several times in a row.
+@functools.lru_cache(maxsize=16)
+def read(text: str) -> Reading:
+    """The words and numbers of a text as written."""
+    composed = Composed(text)
+    denials, numbers = negations(composed.text), amounts(composed.text, bare_one=True)
+    of_numbers = {place for one in numbers for place in range(*one.span)}
+    words = []
+    for match in _WORD.finditer(composed.text):
+        folded, start = match.group().casefold(), match.start()
+        if is_content(folded) and start not in of_numbers and not denials.has_trigger(start):
+            denied = denials.denies(start) and not _VALUE_BEHIND.match(composed.text, match.end())
+            words.append(Word(_stem(folded), denied, match.span()))
+    others = [
+        Word(_stem(name), False, one.span) for one in numbers for name in names_of_unit(one.quantity.unit)
+    ]
+    joined, end = [], 0
+    for start, stop, name in names([one.stem for one in words], _stem):
+        joined += [*words[end:start], Word(name, words[stop - 1].denied, _hull(words[start:stop]))]
+        others += words[start:stop]
+        end = stop
+    return Reading(composed, tuple(joined + words[end:]), tuple(numbers), tuple(others))
+
+
+def _hull(words: Sequence[Word]) -> Span:
+    return words[0].span[0], words[-1].span[1]
+
+
+def _stem(folded: str) -> str:
+    return stem(folded_spelling(folded))
+
+
+def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
+    """The numbers and findings of a text, in order; places are in its composed form.
+
+    A finding is a run of content words that only blanks, hyphens and slashes part ("severe chest pain"); function
+    words, words of the argument ("suggests", "patient") and those that deny are none.
+
+    Args:
+        text: as written.
+        ignored: texts whose words are no findings, such as a label.
+    """
+    composed, words, *_ = read(text)
+    left_out = _OF_ARGUMENTS | {word.stem for other in ignored for word in read(other).words}
+    findings = _runs(composed.text, [one for one in words if one.stem not in left_out])
+    return sorted(
+        [Statement("number", one.span, quantity=one.quantity) for one in amounts(composed.text)]
+        + [Statement("finding", _hull(run), words=run) for run in findings],
+        key=lambda one: one.span,
+    )
+
+
+def _runs(text: str, found: Sequence[Word]) -> list[tuple[Word, ...]]:
+    runs: list[list[Word]] = []
+    for word in found:
+        if runs and _JOINED.fullmatch(text, runs[-1][-1].span[1], word.span[0]):
+            runs[-1].append(word)
+        else:
+            runs.append([word])
+    return [tuple(run) for run in runs]
