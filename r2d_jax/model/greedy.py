@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from r2d_jax.data.prompts import END_ID, PAD_ID
+from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.t5 import T5, DecodeCache
 
 
@@ -16,7 +17,8 @@ class Decoded(NamedTuple):
         token_ids: int32 [B, T]; the end token is kept, after it only pad.
         lengths: int32 [B]; tokens before the end token.
         finished: bool [B]; False where the limit came before the end token.
-        mean_log_prob: float32 [B]; mean log-probability of the tokens, end token included.
+        mean_log_prob: float32 [B]; mean log-probability of the tokens, end token included, among all tokens of the
+            vocabulary, even where a trie allows only some.
     """
 
     token_ids: jax.Array
@@ -32,6 +34,7 @@ class _Loop(NamedTuple):
     log_prob_sum: jax.Array
     steps: jax.Array
     cache: DecodeCache
+    nodes: jax.Array | None
 
 
 def greedy_decode(
@@ -42,6 +45,7 @@ def greedy_decode(
     max_tokens: int,
     vocab_limit: int,
     row_keys: jax.Array | None = None,
+    trie: LabelTrie | None = None,
 ) -> Decoded:
     """Decode greedily until every row has ended or max_tokens are written.
 
@@ -52,7 +56,14 @@ def greedy_decode(
         max_tokens: limit T, end token included, start token not.
         vocab_limit: ids from here on (padding rows of the embedding) are never chosen.
         row_keys: typed keys [B] that turn dropout on (published in-training behaviour); None: off.
+        trie: every token is the likeliest of those that go on to one of its labels, so each row ends as a whole
+            label; None: of all tokens.
+
+    Raises:
+        ValueError: the trie has a label of more than max_tokens.
     """
+    if trie is not None and trie.depth > max_tokens:
+        raise ValueError(f"a label of {trie.depth} tokens does not fit into {max_tokens}")
     model = model.for_decoding()
     batch = encoded.shape[0]
     allowed = jnp.arange(model.config.vocab_size) < vocab_limit
@@ -64,9 +75,14 @@ def greedy_decode(
         previous = jnp.where(loop.position == 0, PAD_ID, before)
         logits, cache = model.decode_step(previous, loop.position, loop.cache, row_keys)
         logits = jnp.where(allowed[None, :], logits, -jnp.inf)
-        chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        log_prob = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-        running = ~loop.finished
+        running, nodes = ~loop.finished, loop.nodes
+        if trie is None or nodes is None:
+            chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            highest = jnp.max(logits, axis=-1)
+        else:
+            chosen, highest, reached = trie.best(logits, nodes)
+            nodes = jnp.where(running, reached, nodes)
+        log_prob = highest - jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.where(running, chosen, PAD_ID)
         return _Loop(
             position=loop.position + 1,
@@ -77,6 +93,7 @@ def greedy_decode(
             log_prob_sum=loop.log_prob_sum + jnp.where(running, log_prob, 0.0),
             steps=loop.steps + running.astype(jnp.int32),
             cache=cache,
+            nodes=nodes,
         )
 
     def going(loop: _Loop) -> jax.Array:
@@ -92,6 +109,7 @@ def greedy_decode(
             log_prob_sum=jnp.zeros((batch,), jnp.float32),
             steps=jnp.zeros((batch,), jnp.int32),
             cache=model.start_cache(encoded, input_mask, max_tokens),
+            nodes=None if trie is None else trie.start(batch),
         ),
     )
     return Decoded(

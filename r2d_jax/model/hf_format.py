@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from r2d_jax.config import T5Config
 from r2d_jax.errors import UserError
+from r2d_jax.model.hf_format_int8 import INT8_CONFIG, int8_tensors
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
 from r2d_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
 
@@ -41,7 +42,10 @@ _SHAPE_FIELDS = (
     "dropout_rate",
 )
 _SPECIAL_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-_STORED_TYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+_FLOAT32 = np.dtype(np.float32)
+# int8 is made of the float32 weights.
+_STORED_TYPES = {"float32": _FLOAT32, "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": _FLOAT32}
+STORED_TYPES = tuple(_STORED_TYPES)
 
 
 def locate(source: str) -> pathlib.Path:
@@ -92,7 +96,8 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
     """Shape and weights of a T5 folder with safetensors files, single or sharded.
 
     Returns:
-        The shape, and the nested dict of float32 numpy arrays; 16-bit files are widened exactly.
+        The shape, and the nested dict of float32 numpy arrays; 16-bit files are widened exactly, and int8
+        weights multiplied by their scales.
 
     Raises:
         UserError: as `read_hf_config`; no safetensors file; or tensors missing, unexpected, wrong in
@@ -139,6 +144,7 @@ def write_hf_folder(
     generation: Mapping[str, Any],
     extra_files: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    finish: Callable[[pathlib.Path], None] | None = None,
 ) -> None:
     """Write a folder that transformers loads, whole or not at all.
 
@@ -146,10 +152,12 @@ def write_hf_folder(
         folder: target; made with its parents.
         config: shape of the weights.
         params: nested dict of arrays as of `T5Factory.init`, on the host or any device.
-        dtype: "float32" or "bfloat16" of the stored weights.
+        dtype: of the stored weights: "float32", "bfloat16", or "int8" (see hf_format_int8).
         generation: what generation_config.json says besides the special ids (limits, suppress_tokens).
         extra_files: name -> text of further files (tokenizer, model card).
         overwrite: replace a model folder that is there.
+        finish: called with the written folder before it takes its place; what it adds comes along, and what it
+            raises leaves nothing behind.
 
     Raises:
         UserError: the folder is in use, the dtype is not offered, or the disk refuses.
@@ -164,8 +172,11 @@ def write_hf_folder(
     target = pathlib.Path(folder).expanduser().resolve()
     _check_target(target, overwrite)
     tensors = _export_tensors(config, params, _STORED_TYPES[dtype])
+    described = _hf_config(config, str(_STORED_TYPES[dtype]))
+    if dtype == "int8":
+        tensors, described = int8_tensors(tensors), described | {"quantization_config": INT8_CONFIG}
     texts = {
-        CONFIG_FILE: _to_json(_hf_config(config, dtype)),
+        CONFIG_FILE: _to_json(described),
         GENERATION_FILE: _to_json({**_SPECIAL_IDS, **_cache_setting(config), **generation}),
         **(extra_files or {}),
     }
@@ -175,6 +186,8 @@ def write_hf_folder(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        if finish is not None:
+            finish(partial)
         _replace(partial, target)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(

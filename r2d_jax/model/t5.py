@@ -266,6 +266,11 @@ class T5(nnx.Module):
         """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""
         return rows_sharded(self.embedding[...][ids].astype(self.dtype))
 
+    def embed_mixture(self, shares: jax.Array) -> jax.Array:
+        """Mean embeddings [B, T, D], in the compute dtype, of float32 shares [B, T, V] that sum to 1 over V."""
+        table = self.embedding[...].astype(self.dtype)
+        return rows_sharded(self._product("btv,vd->btd", shares.astype(self.dtype), table).astype(self.dtype))
+
     def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
         return RowDropout.of(row_keys, self.config.dropout_rate)
 
@@ -286,6 +291,12 @@ class T5(nnx.Module):
         # With dropout comes a backward pass, whose batches are cut before.
         parts = cpu_parts(rows, tokens) if row_keys is None else 1
         return map_rows(encoded, (input_ids, input_mask), parts)
+
+    def encode_embedded(
+        self, embedded: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """As `encode`, of embeddings [B, S, D] in place of ids."""
+        return self.encoder(embedded, input_mask, self._dropout(row_keys))
 
     def decode(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import safetensors
 
 from r2d_jax.errors import UserError
+from r2d_jax.model.hf_format_int8 import SCALE_SUFFIX
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -20,7 +21,7 @@ class WeightFiles:
     """The tensors of a folder by name.
 
     Attributes:
-        where: tensor name -> file that holds it.
+        where: tensor name -> file that holds it; the scales of int8 tensors belong to these.
 
     Raises:
         UserError: no safetensors file, a shard is missing or a file is not readable.
@@ -35,18 +36,28 @@ class WeightFiles:
                 for name in file.keys():  # noqa: SIM118 - this is no dict
                     header = file.get_slice(name)
                     self.where[name], self._headers[name] = path, (header.get_shape(), header.get_dtype())
+        int8 = [name for name, (_, dtype) in self._headers.items() if dtype == "I8"]
+        self._scales = {
+            name: self.where.pop(name + SCALE_SUFFIX) for name in int8 if name + SCALE_SUFFIX in self.where
+        }
 
     def mismatch(self, name: str, wanted: list[int]) -> list[str]:
         """What is wrong with a tensor's shape or type; empty where nothing is."""
         shape, dtype = self._headers[name]
         if shape != wanted:
             return [f"{name} has shape {shape}, not {wanted}"]
+        if name in self._scales:
+            return self.mismatch(name + SCALE_SUFFIX, [wanted[0], 1])
         return [] if dtype in _FLOATS else [f"{name} has type {dtype}, not F32, F16 or BF16"]
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor in its stored type."""
+        """The tensor in its stored type; float32 where that is int8 with a scale."""
         with _opened(self.where[name]) as file:
-            return file.get_tensor(name)
+            stored = file.get_tensor(name)
+        if name not in self._scales:
+            return stored
+        with _opened(self._scales[name]) as file:
+            return stored.astype(np.float32) * file.get_tensor(name + SCALE_SUFFIX).astype(np.float32)
 
 
 def _opened(path: pathlib.Path) -> Any:

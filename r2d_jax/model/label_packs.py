@@ -1,0 +1,169 @@
+"""Labels side by side in one decoder input; in: token ids of labels, encodings, out: the probability of each label."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from r2d_jax.data.prompts import END_ID, PAD_ID
+from r2d_jax.model.attention import AttentionBias
+from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.t5 import MASKED, T5, DecodeCache
+
+# Numbers of the largest array that is made for one pack, on one device; 256 MiB as float32.
+_MOST_NUMBERS = 2**26
+# The attention among places grows with their square. On CPU 512 take three times as long as 128, and fewer gain nothing.
+_MOST_PLACES = 128
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LabelPacks:
+    """All that is written of K labels before each of their tokens, each beginning once, in N packs of P places.
+
+    A place is one decoder position. It holds the last token of a beginning and sees only the places of that
+    beginning, so what comes out at it is what teacher forcing of every label with this beginning gives there.
+    Beginnings that labels share are computed once for each pack. (Attention over a tree of tokens, as in Miao et
+    al., SpecInfer, 2024, section 4.)
+
+    Attributes:
+        input_ids: int32 [N, P]; pad, with which a decoder starts, at the empty beginning and at unused places.
+        depth: int32 [N, P]; tokens before the place, its position in a label.
+        visible: bool [N, P, P]; what each place sees.
+        places: int32 [N, C, L]; where each token of each label of a pack is predicted.
+        targets: int32 [N, C, L]; these tokens, end token included.
+        lengths: int32 [N, C]; how many; 0 where a pack has fewer than C labels.
+        slots: int32 [K]; where each label stands among the N·C.
+    """
+
+    input_ids: np.ndarray
+    depth: np.ndarray
+    visible: np.ndarray
+    places: np.ndarray
+    targets: np.ndarray
+    lengths: np.ndarray
+    slots: np.ndarray
+
+    @classmethod
+    def of(cls, label_token_ids: Sequence[Sequence[int]], most_places: int) -> "LabelPacks":
+        """Pack K >= 1 labels as a tokenizer encodes them, without end token.
+
+        Args:
+            label_token_ids: of each label.
+            most_places: of one pack; a label that needs more still gets them.
+        """
+        packs: list[tuple[dict[tuple[int, ...], int], list[int]]] = []
+        # In the order of their tokens, labels with a common beginning lie together.
+        for number in sorted(range(len(label_token_ids)), key=lambda one: tuple(label_token_ids[one])):
+            ids = tuple(label_token_ids[number])
+            beginnings = [ids[:size] for size in range(len(ids) + 1)]
+            if not packs or len({*packs[-1][0], *beginnings}) > most_places:
+                packs.append(({}, []))
+            places, members = packs[-1]
+            for beginning in beginnings:
+                places.setdefault(beginning, len(places))
+            members.append(number)
+        return cls._laid_out(packs, label_token_ids)
+
+    @classmethod
+    def _laid_out(
+        cls,
+        packs: Sequence[tuple[dict[tuple[int, ...], int], list[int]]],
+        label_token_ids: Sequence[Sequence[int]],
+    ) -> "LabelPacks":
+        count, places = len(packs), max(len(one) for one, _ in packs)
+        most, longest = max(len(members) for _, members in packs), 1 + max(map(len, label_token_ids))
+        made = cls(
+            input_ids=np.full((count, places), PAD_ID, np.int32),
+            depth=np.zeros((count, places), np.int32),
+            visible=np.broadcast_to(np.eye(places, dtype=bool), (count, places, places)).copy(),
+            places=np.zeros((count, most, longest), np.int32),
+            targets=np.zeros((count, most, longest), np.int32),
+            lengths=np.zeros((count, most), np.int32),
+            slots=np.zeros(len(label_token_ids), np.int32),
+        )
+        for pack, (place_of, members) in enumerate(packs):
+            for beginning, place in place_of.items():
+                made.depth[pack, place] = len(beginning)
+                if beginning:
+                    made.input_ids[pack, place] = beginning[-1]
+                    made.visible[pack, place] |= made.visible[pack, place_of[beginning[:-1]]]
+            for slot, number in enumerate(members):
+                ids = tuple(label_token_ids[number])
+                size = len(ids) + 1
+                made.places[pack, slot, :size] = [place_of[ids[:end]] for end in range(size)]
+                made.targets[pack, slot, :size] = (*ids, END_ID)
+                made.lengths[pack, slot] = size
+                made.slots[number] = pack * most + slot
+        return made
+
+
+def most_places(rows: int, input_width: int, *, vocab_size: int, num_heads: int) -> int:
+    """Places of one pack so that neither its logits nor its attention need more than 256 MiB, at most 128.
+
+    Args:
+        rows: of the batch on one device.
+        input_width: S, of the encoder's input.
+        vocab_size: V of the model.
+        num_heads: H of the model.
+    """
+    numbers_per_place = rows * max(vocab_size, num_heads * input_width)
+    return min(max(_MOST_NUMBERS // numbers_per_place, 1), _MOST_PLACES)
+
+
+def label_log_probs(
+    model: T5, encoded: jax.Array, input_mask: jax.Array, packs: LabelPacks, *, vocab_limit: int
+) -> jax.Array:
+    """Log P(label | input) of all K labels, by teacher forcing: the sum over a label's tokens, end token included.
+
+    Args:
+        model: the T5.
+        encoded: [B, S, D] from `T5.encode`; keys and values of it are computed once for all labels.
+        input_mask: int32 [B, S].
+        packs: of the labels.
+        vocab_limit: ids from here on (padding rows of the embedding) have no probability, as in `greedy_decode`.
+
+    Returns:
+        float32 [B, K]. No label is the beginning of another one with its end token, so e to these sums to 1 at most.
+    """
+    model = model.for_decoding()
+    cache = model.start_cache(encoded, input_mask, 1)
+    longest = int(packs.depth.max()) + 1
+    by_depth = model.decoder.relative_bias(longest, longest)
+    in_vocabulary = jnp.arange(model.config.vocab_size) < vocab_limit
+
+    def of_pack(pack: LabelPacks) -> jax.Array:
+        position = by_depth[:, :, pack.depth[:, None], pack.depth[None, :]]
+        bias = AttentionBias(jnp.where(pack.visible[None, None], position, MASKED), None)
+        logits = model.logits(_decoded(model, jnp.asarray(pack.input_ids), bias, cache, encoded.shape[0]))
+        logits = jnp.where(in_vocabulary[None, None, :], logits, -jnp.inf)
+        of_tokens = logits[:, pack.places, pack.targets]
+        of_tokens -= jax.nn.logsumexp(logits, axis=-1)[:, pack.places]
+        there = jnp.arange(pack.targets.shape[-1])[None, :] < pack.lengths[:, None]
+        return jnp.sum(jnp.where(there[None], of_tokens, 0.0), axis=-1)
+
+    names = [field.name for field in dataclasses.fields(packs) if field.name != "slots"]
+    arrays = {name: jnp.asarray(getattr(packs, name)) for name in names}
+    found = jax.lax.map(lambda one: of_pack(LabelPacks(**one, slots=packs.slots)), arrays)
+    return found.swapaxes(0, 1).reshape(encoded.shape[0], -1)[:, packs.slots]
+
+
+def _decoded(
+    model: T5, input_ids: jax.Array, bias: AttentionBias, cache: DecodeCache, rows: int
+) -> jax.Array:
+    """The decoder's output [B, P, D] at the places of one pack, the same for all rows."""
+    x = model.embed(jnp.broadcast_to(input_ids[None, :], (rows, input_ids.shape[0])))
+    off = RowDropout.of(None, 0.0)
+    for block, layer in zip(model.decoder.blocks, cache.layers, strict=True):
+        own = block.self_attention.cached_keys_values(block.self_norm(x))
+        crossed = (layer.cross_keys, layer.cross_values)
+        x = block(x, own, bias, crossed, cache.cross_bias, off, cached=True)
+    return model.decoder.final_norm(x)
+
+
+@functools.lru_cache(maxsize=16)
+def packs_of(label_token_ids: tuple[tuple[int, ...], ...], places: int) -> LabelPacks:
+    """The packs of a label set, made once for each number of places."""
+    return LabelPacks.of(label_token_ids, places)
