@@ -7,8 +7,11 @@ from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SplitName = Literal["train", "validation", "test"]
+LabelDecode = Literal["free", "constrained"]
 
 
 def _same_split_values() -> dict[SplitName, str]:
@@ -100,6 +103,12 @@ class ColumnsConfig:
     """Column that tells the split of each row of `data.path`."""
     group: str | None = None
     """Column, such as a patient's id, whose rows never stand in two splits."""
+    subgroups: dict[str, str] = Field(default_factory=dict)
+    """Subgroup name -> column, such as {sex: sex, age: age_years}: test figures are told for each of its values.
+    No part of the model's input."""
+    subgroup_edges: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Subgroup name -> where the bands of its numeric column begin: {age: [18, 65]} makes "below 18", "18 to
+    below 65" and "65 and above"."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -208,6 +217,17 @@ class Stage2Config(StageConfig):
     """True: evaluations before warm-up + transition may become the best checkpoint (published rule)."""
     label_decode_dropout: bool = False
     """True: decode labels in training with dropout on (published behaviour)."""
+    adaptive_sampling: bool = True
+    """r2dc only: the surer the model is of its label, the likelier it is used: with probability pi times
+    sigmoid(10 (confidence - tau)). Labels are then decoded in every step. False: with probability pi, as in r2d."""
+    tau_window_steps: Count = 1000
+    """r2dc only: tau is the mean confidence of warm-up, and from then on that of the last whole window of steps."""
+    cycle_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    """r2dc only: weight, after warm-up, of the loss of reading the given label back from the rationale. 0: off."""
+    gumbel_start_temperature: Temperature = 1.0
+    """r2dc only: of the rationale that is read back, at step 0; it falls exponentially."""
+    gumbel_end_temperature: Temperature = 0.5
+    """r2dc only: at max_steps."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -235,6 +255,20 @@ class BertScoreConfig:
 
 
 @dataclass(frozen=True, config=_strict)
+class TriageScoringConfig:
+    """The harm of wrong levels, for labels that are ordered by urgency."""
+
+    order: tuple[str, ...]
+    """All labels of the data (after data.label_map), by urgency."""
+    first: Literal["most_urgent", "least_urgent"]
+    """Which end `order` begins with. Under-triage is a prediction less urgent than the gold label."""
+    costs: str | dict[str, dict[str, float]] = "linear"
+    """Cost of a mistake: linear (levels), quadratic (levels squared), linear_under_x3 or quadratic_under_x3 (three
+    times as much for under-triage), or gold label -> predicted label -> number, 0 or more. An output that is no
+    label costs as much as the worst label of its gold row."""
+
+
+@dataclass(frozen=True, config=_strict)
 class EvaluationConfig:
     """Decoding and scoring of validation and test rows."""
 
@@ -250,8 +284,25 @@ class EvaluationConfig:
     """Test rows, evenly spaced, whose rationale is written under other labels."""
     flip_labels: Count = 5
     """Most other labels per row."""
+    faithfulness_rows: Annotated[int, Field(ge=0)] = 200
+    """Test rows, evenly spaced, that are predicted again without the sentences that the rationale cites, and from
+    these alone, and likewise with random sentences: five label decodes each. 0: none; needs rationale_checks."""
     resamples: Annotated[int, Field(ge=0)] = 1000
     """Bootstrap samples behind each 95 % interval; 0: no intervals."""
+    probabilities: bool = True
+    """Score every label of the label set for each test row, and for each validation row to calibrate: one more encoder
+    pass a row, and one decoder pass over all labels. See docs/probabilities.md."""
+    max_scored_labels: Count = 64
+    """Label sets larger than this are not scored."""
+    target_risk: OpenFraction | None = None
+    """Largest share of wrong labels among those given: predictions below a probability, chosen on validation rows, are
+    marked as abstained. null: nothing is marked."""
+    risk_confidence: OpenFraction | None = 0.95
+    """With which target_risk shall hold on further rows; null: it holds on the validation rows themselves."""
+    triage: TriageScoringConfig | None = None
+    """Score under- and over-triage, weighted kappa and expected cost."""
+    subgroup_least_rows: Count = 30
+    """Fewest test rows of a group that may be named the worst one; smaller groups are only reported."""
     bertscore: BertScoreConfig | None = None
     """Score rationales by BERTScore too; needs the extra [eval]."""
 
@@ -260,9 +311,13 @@ class EvaluationConfig:
 class Config:
     """One run: data, model, both stages, evaluation."""
 
-    method: Literal["r2d", "sft", "dss"] = "r2d"
-    """r2d: stage 1, then label and rationale given the label. Baselines, stage 2 only: sft: label alone;
-    dss: label, and rationale without a given label (distilling step-by-step)."""
+    method: Literal["r2d", "r2dc", "sft", "dss"] = "r2d"
+    """r2d: stage 1, then label and rationale given the label. r2dc: the same with confidence-adaptive sampling and
+    the cycle loss. Baselines, stage 2 only: sft: label alone; dss: label, and rationale without a given label
+    (distilling step-by-step)."""
+    label_decode: LabelDecode = "free"
+    """How a label is decoded, in training and in every use of the model. free: token by token, whatever text that
+    gives. constrained: only tokens that go on to a label of the run's label set, so that no output is invalid."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     platform: Literal["any", "cpu", "gpu", "tpu"] = "any"
     """Platform that must be found; anything else stops the run at once."""

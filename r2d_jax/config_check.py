@@ -1,11 +1,17 @@
 """How settings fit together; in: a Config whose fields are valid one by one, out: nothing or a UserError."""
 
+import difflib
+import itertools
 import math
+from collections.abc import Iterable
 
-from r2d_jax.config import Config, DataConfig, StageConfig
+from r2d_jax.config import ColumnsConfig, Config, DataConfig, StageConfig, TriageScoringConfig
 from r2d_jax.errors import UserError
 
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
+TWO_STAGES = ("r2d", "r2dc")
+"""Methods with a first stage, and with sampled labels in the second."""
+TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
 
 
 def rationale_sources(config: Config) -> tuple[str, ...]:
@@ -20,7 +26,7 @@ def rationale_source(config: Config, stage: StageConfig) -> str | None:
 
 def stage_configs(config: Config) -> dict[int, StageConfig]:
     """The stages that a run has by number, in order; the baselines have the second alone."""
-    first = {1: config.stage1} if config.method == "r2d" and config.stage1.enabled else {}
+    first = {1: config.stage1} if config.method in TWO_STAGES and config.stage1.enabled else {}
     return {**first, 2: config.stage2}
 
 
@@ -40,14 +46,24 @@ def check_config(config: Config) -> None:
         _check_stage(f"stage{number}", stage, config)
     second = config.stage2
     too_long = second.warmup_fraction + second.transition_fraction > 1
-    if config.method == "r2d" and too_long and not second.select_before_transition:
+    if config.method in TWO_STAGES and too_long and not second.select_before_transition:
         raise UserError(
             "stage2.transition_fraction",
             f"warm-up {second.warmup_fraction} and transition {second.transition_fraction} exceed the stage, so no "
             "evaluation could be selected",
             "Lower one of them, or set stage2.select_before_transition=true.",
         )
+    adapts = second.adaptive_sampling and second.max_sampling_probability > 0
+    if config.method == "r2dc" and adapts and second.warmup_fraction == 0:
+        raise UserError(
+            "stage2.warmup_fraction",
+            "0 leaves no warm-up, from which tau takes its first value",
+            "Use for example 0.05, or set stage2.adaptive_sampling=false.",
+        )
     _check_data(config.data, needs_rationales=config.method != "sft")
+    _check_subgroups(config.data.columns)
+    if config.evaluation.triage is not None:
+        _check_triage(config.evaluation.triage)
     if config.model.shape.layer_norm_epsilon <= 0 or not math.isfinite(config.model.shape.layer_norm_epsilon):
         raise UserError("model.shape.layer_norm_epsilon", "must be above 0", "Use for example 1e-6.")
 
@@ -81,6 +97,54 @@ def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:
         )
     if len(set(data.split_values.values())) < len(data.split_values):
         raise UserError("data.split_values", "two splits have the same value", "Give each its own.")
+
+
+def _check_subgroups(columns: ColumnsConfig) -> None:
+    if blank := [name for name, column in columns.subgroups.items() if not (name.strip() and column.strip())]:
+        raise UserError(
+            "data.columns.subgroups", f"{blank[0]!r} has no name or no column", "Write {sex: COLUMN}."
+        )
+    for name, edges in columns.subgroup_edges.items():
+        where = f"data.columns.subgroup_edges.{name}"
+        if name not in columns.subgroups:
+            raise UserError(where, "is no subgroup", nearest(name, columns.subgroups))
+        finite = all(map(math.isfinite, edges))
+        if not edges or not finite or any(low >= high for low, high in itertools.pairwise(edges)):
+            raise UserError(where, f"{list(edges)} are no rising numbers", "Write for example [18, 65].")
+
+
+def _check_triage(triage: TriageScoringConfig) -> None:
+    where, order, costs = "evaluation.triage", triage.order, triage.costs
+    if len(order) < 2 or len(set(order)) < len(order) or not all(label.strip() for label in order):
+        raise UserError(f"{where}.order", "has to name two labels or more, each once", "Correct the list.")
+    if isinstance(costs, str):
+        if costs not in TRIAGE_COSTS:
+            raise UserError(f"{where}.costs", f"{costs!r} is not known", nearest(costs, TRIAGE_COSTS))
+        return
+    for label in (*costs, *(predicted for row in costs.values() for predicted in row)):
+        if label not in order:
+            raise UserError(
+                f"{where}.costs", f"{label!r} is no label of {where}.order", nearest(label, order)
+            )
+    for gold in order:
+        for predicted in order:
+            cost = costs.get(gold, {}).get(predicted, 0.0 if gold == predicted else None)
+            if cost is None:
+                raise UserError(
+                    f"{where}.costs.{gold}",
+                    f"has no cost of predicting {predicted!r}",
+                    "Give every pair one.",
+                )
+            if not 0 <= cost < math.inf:
+                raise UserError(
+                    f"{where}.costs.{gold}.{predicted}", f"{cost} is no cost", "Give a number of 0 or more."
+                )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that is not known: the nearest one, or all there are."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else f"Choose of {', '.join(known) or 'none'}."
 
 
 def _check_stage(name: str, stage: StageConfig, config: Config) -> None:

@@ -10,7 +10,7 @@ import pathlib
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -39,8 +39,27 @@ _NOT_IN_HASH = (
         for name in ("micro_batches", "log_every_steps", "save_every_steps")
     ),
 )
+# Other methods do not look at these.
+_R2DC_ONLY = tuple(
+    f"stage2.{name}"
+    for name in (
+        "adaptive_sampling",
+        "tau_window_steps",
+        "cycle_weight",
+        "gumbel_start_temperature",
+        "gumbel_end_temperature",
+    )
+)
 # Replaced as a whole by a file that extends another one.
-_MAPS_OF_NAMES = ("rationales", "split_values", "split_shares", "label_map")
+_MAPS_OF_NAMES = (
+    "rationales",
+    "split_values",
+    "split_shares",
+    "label_map",
+    "subgroups",
+    "subgroup_edges",
+    "costs",
+)
 # Beside its own errors ruamel lets those of int(), date() and deep recursion through, and values that
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
@@ -172,10 +191,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _keys_at(location: Sequence[Any]) -> list[str]:
-    keys: Any = dataclasses.asdict(Config())
+    # By types and not by the defaults, where a section may be null.
+    kind: Any = Config
     for part in location:
-        keys = keys.get(part, {}) if isinstance(keys, dict) else {}
-    return list(keys) if isinstance(keys, dict) else []
+        found = get_type_hints(kind).get(part)
+        kind = next((one for one in (found, *get_args(found)) if dataclasses.is_dataclass(one)), None)
+        if kind is None:
+            return []
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _line_of(path: pathlib.Path, location: Sequence[Any]) -> int | None:
@@ -235,7 +258,7 @@ def dump_config(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """Short sha256 of all settings that can change what is trained or how it is scored (rounding apart)."""
     values = _ADAPTER.dump_python(config, mode="json")
-    for name in _NOT_IN_HASH:
+    for name in _NOT_IN_HASH if config.method == "r2dc" else (*_NOT_IN_HASH, *_R2DC_ONLY):
         inner = values
         *parents, last = name.split(".")
         for parent in parents:

@@ -9,7 +9,7 @@ def draw_coins(row_keys: jax.Array, probability: jax.Array) -> jax.Array:
 
     Args:
         row_keys: typed PRNG keys [B], one per row of the global batch.
-        probability: pi, float32 scalar; 0 gives only False, 1 only True.
+        probability: float32 scalar, or [B] for each row; 0 gives only False, 1 only True.
 
     Returns:
         bool [B].

@@ -1,4 +1,6 @@
-"""The two schedules of stage 2; in: a traced step, out: alpha and pi as float32 scalars."""
+"""Schedules of stage 2; in: a traced step, out: alpha, pi and, for R2D-C, two more as float32 scalars."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,31 @@ def sampling_probability(step: jax.Array, config: Stage2Config) -> jax.Array:
     since_warmup = step.astype(jnp.float32) - config.warmup_fraction * config.max_steps
     slope = 1.0 / (config.transition_fraction * config.max_steps)
     return jnp.clip(since_warmup * slope, 0.0, config.max_sampling_probability)
+
+
+def warmup_end_step(config: Stage2Config) -> int:
+    """First step after warm-up."""
+    # Rounded first: 0.07 x 100 is a little above 7.
+    return math.ceil(round(config.warmup_fraction * config.max_steps, 6))
+
+
+def cycle_weight(step: jax.Array, config: Stage2Config) -> jax.Array:
+    """Weight of the cycle loss (R2D-C): 0 in warm-up, then config.cycle_weight; float32 of an int32 scalar."""
+    return jnp.where(step >= warmup_end_step(config), jnp.float32(config.cycle_weight), 0.0)
+
+
+def gumbel_temperature(step: jax.Array, config: Stage2Config) -> jax.Array:
+    """Temperature of the soft rationale (R2D-C): from start to end over max_steps by equal factors per step.
+
+    Args:
+        step: int32 scalar, updates already applied.
+        config: gumbel_start_temperature, gumbel_end_temperature and max_steps.
+
+    Returns:
+        float32 scalar.
+    """
+    fall = math.log(config.gumbel_end_temperature / config.gumbel_start_temperature) / config.max_steps
+    return jnp.float32(config.gumbel_start_temperature) * jnp.exp(fall * step.astype(jnp.float32))
 
 
 def transition_end_step(config: Stage2Config) -> int:

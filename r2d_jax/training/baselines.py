@@ -15,7 +15,7 @@ from r2d_jax.training.objectives import (
     Terms,
     dropout_keys,
     question_of,
-    target_loss,
+    target_pass,
     weighted_loss,
 )
 
@@ -24,7 +24,7 @@ def _label_loss_sum(
     context: StepContext, model: T5, batch: Batch, step: jax.Array, training: bool
 ) -> jax.Array:
     keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
-    return target_loss(model, batch, "label", context.prompts.predict(*question_of(batch)), keys)[0]
+    return target_pass(model, batch, "label", context.prompts.predict(*question_of(batch)), keys).loss_sum
 
 
 def sft_objective(context: StepContext, config: Stage2Config) -> Objective:
@@ -52,7 +52,7 @@ def dss_objective(context: StepContext, config: Stage2Config) -> Objective:
         prompt = context.prompts.explain(*question_of(batch))
         return {
             "label_loss_sum": _label_loss_sum(context, model, batch, step, training),
-            "rationale_loss_sum": target_loss(model, batch, "rationale", prompt, keys)[0],
+            "rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum,
         }
 
     def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -88,6 +88,8 @@ def _stage1_key(config: Config) -> str:
     """Equal for runs whose first stage is the same."""
     rest = dataclasses.replace(
         config,
+        # All methods that have a first stage have the same.
+        method="r2d",
         stage2=Stage2Config(rationale_source=config.stage2.rationale_source),
         evaluation=EvaluationConfig(batch_size=config.evaluation.batch_size),
     )

@@ -111,13 +111,16 @@ def abstract_batch(
     }
 
 
-def abstract_train_state(abstract_params: Params, optimizer: Any, mesh: Mesh) -> TrainState:
-    """Shapes of a training state, with their shardings."""
-    state = abstract_state(abstract_params, optimizer)
+def abstract_train_state(
+    abstract_params: Params, optimizer: Any, mesh: Mesh, start: Callable[[], Any] = tuple
+) -> TrainState:
+    """Shapes of a training state, with their shardings; `start` is that of the objective."""
+    state = abstract_state(abstract_params, optimizer, start)
     return TrainState(
         jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
         with_shardings(state.params, mesh),
         with_shardings(state.opt_state, mesh),
+        with_shardings(state.carried, mesh),
     )
 
 

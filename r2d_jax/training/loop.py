@@ -124,7 +124,8 @@ def train(
     def save() -> None:
         if window:
             _require_finite(jax.device_get(window[-1]["loss"]), reporter.stage, step)
-        checkpoints.save_latest(step, state.params, state.opt_state, dataclasses.asdict(progress))
+        saved = dataclasses.asdict(progress)
+        checkpoints.save_latest(step, state.params, state.opt_state, saved, state.carried)
 
     def leave() -> None:
         save()
@@ -179,12 +180,22 @@ def _require_finite(loss: float, stage: str, step: int) -> None:
         )
 
 
+_OF_LAST_STEP = (
+    "learning_rate",
+    "label_weight",
+    "sampling_probability",
+    "tau",
+    "cycle_weight",
+    "gumbel_temperature",
+)
+
+
 def _window_values(window: list[dict[str, jax.Array]], batch_size: int, start: float) -> dict[str, float]:
     # Fetched once per window, so that the host does not wait for every step; only then are they done.
     fetched = jax.device_get(window)
     seconds = time.monotonic() - start
     values = {f"train/{name}": float(np.mean([step[name] for step in fetched])) for name in fetched[-1]}
-    for name in ("learning_rate", "label_weight", "sampling_probability"):
+    for name in _OF_LAST_STEP:
         if name in fetched[-1]:
             values[f"train/{name}"] = float(fetched[-1][name])
     values["perf/examples_per_sec"] = batch_size * len(window) / max(seconds, 1e-9)

@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from r2d_jax.config import Stage2Config
 from r2d_jax.data.prompts import PromptBuilder
-from r2d_jax.model.greedy import greedy_decode
+from r2d_jax.model.greedy import Decoded, greedy_decode
+from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import T5, shift_right
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
@@ -26,7 +28,7 @@ GIVEN_IDS, GIVEN_LENGTH, SAMPLED = "given_ids", "given_length", "sampled"
 """Of a batch, once labels are drawn: those of the rationale prompts, and which of them the model predicted."""
 
 # Purposes of a row's random keys; each has its own stream.
-PREDICT_DROPOUT, EXPLAIN_DROPOUT, _COIN = 0, 1, 2
+PREDICT_DROPOUT, EXPLAIN_DROPOUT, COIN, CYCLE_DROPOUT, GUMBEL = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class StepContext:
         vocab_limit: ids from here on are never generated.
         seed: of dropout and coins.
         donate_state: whether a step may write over the state it is given.
+        label_trie: of the labels that a label decode may give; None: any text.
     """
 
     factory: T5Factory
@@ -46,6 +49,7 @@ class StepContext:
     vocab_limit: int
     seed: int
     donate_state: bool = True
+    label_trie: LabelTrie | None = None
 
 
 def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
@@ -71,12 +75,28 @@ def row_weight(batch: Batch, name: str) -> jax.Array:
     return weight * batch[LABEL_WEIGHT] if name == "label" and LABEL_WEIGHT in batch else weight
 
 
+def given_mask(batch: Batch) -> jax.Array:
+    """Bool [B, L]: the tokens of drawn labels, end token included, that can be read back from a rationale.
+
+    A label that was cut has no end token, and a row without a rationale has nothing to read from.
+    """
+    width = batch[GIVEN_IDS].shape[1]
+    mask = target_mask(jnp.minimum(batch[GIVEN_LENGTH] + 1, width), width)
+    return mask & ((batch["row_weight"] > 0) & (batch["rationale_length"] > 0))[:, None]
+
+
 def target_counts(batch: Batch) -> dict[str, jax.Array]:
-    """Tokens of labels and rationales, each as much as its row counts, float32 scalars."""
-    return {
+    """Tokens of labels and rationales, each as much as its row counts, and of given labels, once they are drawn.
+
+    Float32 scalars.
+    """
+    counts = {
         name: jnp.sum(real_mask(batch, name).astype(jnp.float32) * row_weight(batch, name)[:, None])
         for name in ("label", "rationale")
     }
+    if GIVEN_LENGTH in batch:
+        counts["given"] = jnp.sum(given_mask(batch).astype(jnp.float32))
+    return counts
 
 
 def divisors(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -84,14 +104,20 @@ def divisors(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: jnp.where(count > 0, count, 1.0) for name, count in counts.items()}
 
 
-def _fold(keys: jax.Array | None, part: int) -> jax.Array | None:
-    # Encoder (0), decoder (1) and label decode (2) of one pass must not share masks.
+def fold_keys(keys: jax.Array | None, part: int) -> jax.Array | None:
+    """Typed keys [B] of the encoder (0), decoder (1) or label decode (2) of one pass, so that none share masks."""
     return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, part)
 
 
-def target_loss(
-    model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
+class Pass(NamedTuple):
+    """What one pass gives: loss_sum float32 scalar, encoded [B, S, D], logits float32 [B, T, V]."""
+
+    loss_sum: jax.Array
+    encoded: jax.Array
+    logits: jax.Array
+
+
+def target_pass(model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Array | None) -> Pass:
     """One pass: summed cross-entropy of a batch's labels or rationales behind a prompt.
 
     Args:
@@ -100,15 +126,12 @@ def target_loss(
         name: "label" or "rationale".
         prompt: ids and mask int32 [B, S].
         keys: of the dropout, typed [B]; None: off.
-
-    Returns:
-        loss sum float32 scalar, and the encoder output [B, S, D].
     """
-    encoded = model.encode(*prompt, _fold(keys, 0))
+    encoded = model.encode(*prompt, fold_keys(keys, 0))
     targets = batch[f"{name}_ids"]
-    logits = model.decode(shift_right(targets), encoded, prompt[1], _fold(keys, 1))
+    logits = model.decode(shift_right(targets), encoded, prompt[1], fold_keys(keys, 1))
     mask, weight = real_mask(batch, name), row_weight(batch, name)
-    return token_cross_entropy(logits, targets, mask, weight)[0], encoded
+    return Pass(token_cross_entropy(logits, targets, mask, weight)[0], encoded, logits)
 
 
 def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -116,48 +139,55 @@ def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return batch["question_ids"], batch["question_length"]
 
 
-def _gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
+def gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Gold label ids int32 [B, L] and their lengths without the end token, int32 [B]."""
     return batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0)
 
 
-def _sampled_labels(
-    context: StepContext,
-    config: Stage2Config,
-    model: T5,
-    batch: Batch,
-    step: jax.Array,
-    encode: Callable[[], tuple[jax.Array, jax.Array | None]],
-) -> Batch:
+Encode = Callable[[], tuple[jax.Array, jax.Array | None]]
+"""Gives the encoded predict prompts [B, S, D] and the typed keys [B] of the label decode's dropout; None: off."""
+
+
+def decode_labels(context: StepContext, model: T5, batch: Batch, encode: Encode) -> Decoded:
+    """The labels [B, L] that the model gives the rows."""
+    encoded, keys = encode()
+    mask = context.prompts.predict(*question_of(batch))[1]
+    limits = {"max_tokens": batch["label_ids"].shape[1], "vocab_limit": context.vocab_limit}
+    return greedy_decode(model, encoded, mask, row_keys=keys, trie=context.label_trie, **limits)
+
+
+def given_labels(batch: Batch, sampled: jax.Array, predicted: tuple[jax.Array, jax.Array]) -> Batch:
     """Labels for the rationale prompt: GIVEN_IDS [B, L], GIVEN_LENGTH [B], and SAMPLED, which are predicted, bool [B].
 
-    The label decode runs behind a gradient stop, and only where a coin of this batch asks for it.
+    No gradient flows through them.
 
     Args:
-        context: of the stage.
-        config: of the stage.
-        model: T5.
         batch: rows.
-        step: int32 scalar.
-        encode: gives the encoded predict prompts [B, S, D] and the keys [B] of the decoder's dropout; None: off.
+        sampled: bool [B].
+        predicted: ids int32 [B, L] and lengths without end token int32 [B].
     """
-    gold = _gold_labels(batch)
-    probability = sampling_probability(step, config)
-    sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], _COIN), probability)
-
-    def decode() -> tuple[jax.Array, jax.Array]:
-        encoded, keys = encode()
-        mask = context.prompts.predict(*question_of(batch))[1]
-        limits = {"max_tokens": gold[0].shape[1], "vocab_limit": context.vocab_limit}
-        decoded = greedy_decode(model, encoded, mask, row_keys=keys, **limits)
-        return decoded.token_ids, decoded.lengths
-
-    predicted = jax.lax.cond(jnp.any(sampled), decode, lambda: gold)
-    ids, length = mix_labels(sampled, *gold, *jax.lax.stop_gradient(predicted))
+    ids, length = mix_labels(sampled, *gold_labels(batch), *jax.lax.stop_gradient(predicted))
     return {GIVEN_IDS: ids, GIVEN_LENGTH: length, SAMPLED: sampled}
 
 
+def sampled_labels(
+    context: StepContext, config: Stage2Config, model: T5, batch: Batch, step: jax.Array, encode: Encode
+) -> Batch:
+    """As `given_labels`, by coins of probability pi(step); labels are decoded only where a coin of this batch asks."""
+    probability = sampling_probability(step, config)
+    sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
+
+    def decode() -> tuple[jax.Array, jax.Array]:
+        decoded = decode_labels(context, model, batch, encode)
+        return decoded.token_ids, decoded.lengths
+
+    predicted = jax.lax.cond(jnp.any(sampled), decode, lambda: gold_labels(batch))
+    return given_labels(batch, sampled, predicted)
+
+
 TermsFn = Callable[[T5, Batch, jax.Array, bool], Terms]
-ObjectiveFn = Callable[[Terms, dict[str, jax.Array], jax.Array], tuple[jax.Array, Metrics]]
+Weights = dict[str, jax.Array]
+ObjectiveFn = Callable[[Terms, Weights, jax.Array], tuple[jax.Array, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,13 +200,19 @@ class Objective:
             it may be applied to a micro-batch's sums and added up.
         schedule: metrics that depend on the step only.
         draw: what the terms need beside a training batch, from all its rows at once and without gradients, as
-            further arrays of the batch; None: nothing.
+            further arrays of the batch; it is given what is carried. None: nothing.
+        start: what is carried from step to step, at the start of a stage; arrays that stand in the training state,
+            whole on every device. By default nothing.
+        carry: what was carried, the metrics of a global batch, its weights and the step to what is carried on and
+            further metrics; None: as it was.
     """
 
     terms: TermsFn
     combine: ObjectiveFn
     schedule: Callable[[jax.Array], Metrics]
-    draw: Callable[[T5, Batch, jax.Array], Batch] | None = None
+    draw: Callable[[T5, Batch, jax.Array, Any], Batch] | None = None
+    start: Callable[[], Any] = tuple
+    carry: Callable[[Any, Metrics, Weights, jax.Array], tuple[Any, Metrics]] | None = None
 
 
 def dropout_keys(
@@ -192,13 +228,31 @@ def stage1_objective(context: StepContext) -> Objective:
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
         keys = dropout_keys(context, 1, step, batch, EXPLAIN_DROPOUT, training)
         prompt = context.prompts.explain(*question_of(batch))
-        return {"rationale_loss_sum": target_loss(model, batch, "rationale", prompt, keys)[0]}
+        return {"rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum}
 
-    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
+    def combine(sums: Terms, weights: Weights, step: jax.Array) -> tuple[jax.Array, Metrics]:
         loss = sums["rationale_loss_sum"] / weights["rationale"]
         return loss, {"loss": loss, "rationale_loss": loss}
 
     return Objective(terms, combine, lambda step: {})
+
+
+def explain_given(
+    context: StepContext, model: T5, batch: Batch, step: jax.Array, training: bool
+) -> tuple[Terms, jax.Array]:
+    """The rationale pass of stage 2 behind the labels of the batch: those drawn, or where none are the gold ones.
+
+    Returns:
+        rationale_loss_sum and sampled_rows; logits float32 [B, T, V].
+    """
+    gold_ids, gold_length = gold_labels(batch)
+    given = batch.get(GIVEN_IDS, gold_ids), batch.get(GIVEN_LENGTH, gold_length)
+    sampled = batch.get(SAMPLED, jnp.zeros(batch["row"].shape, bool))
+    prompt = context.prompts.explain_given_label(*question_of(batch), *given)
+    keys = dropout_keys(context, 2, step, batch, EXPLAIN_DROPOUT, training)
+    done = target_pass(model, batch, "rationale", prompt, keys)
+    sums = {"rationale_loss_sum": done.loss_sum, "sampled_rows": jnp.sum(sampled.astype(jnp.float32))}
+    return sums, done.logits
 
 
 def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
@@ -207,31 +261,22 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
     # The label decode then sees the same encodings as the label loss, so these are computed once.
     shared_encoding = config.label_decode_dropout or context.factory.config.dropout_rate == 0
 
-    def draw(model: T5, batch: Batch, step: jax.Array) -> Batch:
+    def draw(model: T5, batch: Batch, step: jax.Array, carried: Any) -> Batch:
         prompt = context.prompts.predict(*question_of(batch))
-        return _sampled_labels(context, config, model, batch, step, lambda: (model.encode(*prompt), None))
+        return sampled_labels(context, config, model, batch, step, lambda: (model.encode(*prompt), None))
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
         prompt = context.prompts.predict(*question_of(batch))
         keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
-        label_loss, encoded = target_loss(model, batch, "label", prompt, keys)
-
+        label = target_pass(model, batch, "label", prompt, keys)
         if training and sampling and shared_encoding:
-            dropped = _fold(keys, 2) if config.label_decode_dropout else None
-            batch = batch | _sampled_labels(context, config, model, batch, step, lambda: (encoded, dropped))
-        gold_ids, gold_length = _gold_labels(batch)
-        given = batch.get(GIVEN_IDS, gold_ids), batch.get(GIVEN_LENGTH, gold_length)
-        sampled = batch.get(SAMPLED, jnp.zeros(batch["row"].shape, bool))
+            dropped = fold_keys(keys, 2) if config.label_decode_dropout else None
+            encoded = label.encoded, dropped
+            batch = batch | sampled_labels(context, config, model, batch, step, lambda: encoded)
+        sums, _ = explain_given(context, model, batch, step, training)
+        return {"label_loss_sum": label.loss_sum} | sums
 
-        prompt = context.prompts.explain_given_label(*question_of(batch), *given)
-        keys = dropout_keys(context, 2, step, batch, EXPLAIN_DROPOUT, training)
-        return {
-            "label_loss_sum": label_loss,
-            "rationale_loss_sum": target_loss(model, batch, "rationale", prompt, keys)[0],
-            "sampled_rows": jnp.sum(sampled.astype(jnp.float32)),
-        }
-
-    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
+    def combine(sums: Terms, weights: Weights, step: jax.Array) -> tuple[jax.Array, Metrics]:
         loss, metrics = weighted_loss(sums, weights, label_weight(step, config))
         return loss, metrics | {"sampled_fraction": sums["sampled_rows"] / weights["rows"]}
 
@@ -244,9 +289,7 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
     return Objective(terms, combine, schedule, draw if sampling and not shared_encoding else None)
 
 
-def weighted_loss(
-    sums: Terms, weights: dict[str, jax.Array], label_share: jax.Array | float
-) -> tuple[jax.Array, Metrics]:
+def weighted_loss(sums: Terms, weights: Weights, label_share: jax.Array | float) -> tuple[jax.Array, Metrics]:
     """label_share·L_label + (1 - label_share)·L_rationale, each a mean over the tokens of the global batch."""
     label = sums["label_loss_sum"] / weights["label"]
     rationale = sums["rationale_loss_sum"] / weights["rationale"]

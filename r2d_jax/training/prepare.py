@@ -27,9 +27,12 @@ from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import NAMES, content_hash, label_set, load_splits
 from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.model_folder import CARD_FILE, WEIGHTS_FOLDER, ModelCard, place_params, read_card
+from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor, RationalePrompt
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
+from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint import restore_weights
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
@@ -40,7 +43,12 @@ from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
-_RATIONALE_PROMPT: dict[str, RationalePrompt] = {"r2d": "given_label", "dss": "explain", "sft": "none"}
+_RATIONALE_PROMPT: dict[str, RationalePrompt] = {
+    "r2d": "given_label",
+    "r2dc": "given_label",
+    "dss": "explain",
+    "sft": "none",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Prepared:
         sources: rationale source of each stage that the run has; None: labels only.
         data_hash: content hash of the rows.
         notes: lines about the data check and the token cache, without case text.
+        label_trie: of the label set, where label_decode is constrained.
     """
 
     config: Config
@@ -85,13 +94,21 @@ class Prepared:
     sources: dict[int, str | None]
     data_hash: str
     notes: tuple[str, ...]
+    label_trie: LabelTrie | None = None
 
     @property
     def context(self) -> StepContext:
         """What the training steps are compiled around."""
         prompts = self.shapes.prompt_builder(self.encoder.tokens)
         config = self.config
-        return StepContext(self.factory, prompts, self.tokenizer.size, config.seed, config.donate_buffers)
+        return StepContext(
+            self.factory,
+            prompts,
+            self.tokenizer.size,
+            config.seed,
+            config.donate_buffers,
+            label_trie=self.label_trie,
+        )
 
     @property
     def card(self) -> ModelCard:
@@ -107,6 +124,7 @@ class Prepared:
             columns=self.config.data.columns,
             rationale_prompt=_RATIONALE_PROMPT[self.config.method],
             label_map=self.config.data.label_map,
+            label_decode=self.config.label_decode,
         )
 
     @property
@@ -122,6 +140,7 @@ class Prepared:
             self.rationale_tokens,
             _RATIONALE_PROMPT[self.config.method],
             self.mesh,
+            self.label_trie,
         )
 
     def initial_params(self) -> Params:
@@ -223,8 +242,13 @@ def prepare(
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
     labels = label_set(splits)
+    # Settings that do not fit the labels must not come to light after the training.
+    left_out(config.evaluation, labels)
+    if config.evaluation.triage is not None:
+        scale_of(config.evaluation.triage, labels)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
+    trie = label_trie(labels, tokenizer) if config.label_decode == "constrained" else None
     data_hash = content_hash(splits)
     first = not workdir.started
     # Nothing that is wrong is left to find, so files may be written from here on.
@@ -256,6 +280,7 @@ def prepare(
         sources,
         data_hash,
         (*check_lines, token_line),
+        trie,
     )
     if is_writer() and (first or not (workdir.path / CARD_FILE).is_file()):
         tokenizer.save(workdir.tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -9,12 +10,16 @@ from rich.console import Console
 from r2d_jax.config import Config
 from r2d_jax.config_check import check_config, stage_configs
 from r2d_jax.data.buckets import padding_fraction
+from r2d_jax.data.row_counts import COUNTS_FILE, row_counts
+from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.splits import describe
 from r2d_jax.errors import Preempted, UserError
+from r2d_jax.evaluation.calibrate import calibrate, left_out, told
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
-from r2d_jax.evaluation.model_folder import load_model
-from r2d_jax.evaluation.report import print_results, print_worked_examples
+from r2d_jax.evaluation.model_folder import LoadedModel, load_model
+from r2d_jax.evaluation.report import print_results, print_worked_examples, write_json
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.files import write_text
@@ -49,6 +54,8 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     # A finished run is left as it is; another layout of devices has another table.
     if is_writer() and not (path.is_file() and path.read_text(encoding="utf-8") == table):
         write_text(path, table)
+    if is_writer() and not (workdir.path / COUNTS_FILE).is_file():
+        write_json(workdir.path / COUNTS_FILE, row_counts(prepared.splits))
     device_bytes = sum(row.device_bytes for row in rows)
     say(
         console,
@@ -126,12 +133,13 @@ def run(
         for number in stage_configs(config):
             run_stage(prepared, workdir, number, console, stop)
         model = load_model(workdir.path, prepared.mesh)
-        say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")
 
         def check_stop() -> None:
             if agree(stop.requested):
                 raise Preempted("stopped during the test evaluation; the same command does it again")
 
+        calibration = _calibrated(prepared, workdir, model, console, check_stop)
+        say(console, f"evaluating {model.source} on {len(prepared.splits.test)} test rows")
         metrics = evaluate_rows(
             model,
             prepared.predictor(),
@@ -140,11 +148,39 @@ def run(
             prepared.sources[2],
             settings=config.evaluation,
             folder=workdir.evaluation,
+            calibration=calibration,
             check_stop=check_stop,
         )
-    export_model(model, workdir.export, overwrite=True)
+    export_model(model, workdir.export, overwrite=True, home=workdir.path)
     workdir.mark("run_done", True)
     _say_results(prepared, workdir, metrics, console)
+
+
+def _calibrated(
+    prepared: Prepared,
+    workdir: Workdir,
+    model: LoadedModel,
+    console: Console,
+    check_stop: Callable[[], None],
+) -> Calibration | None:
+    """Calibrate the trained model on the validation split, and write calibration.json; None: labels are not scored."""
+    settings, splits = prepared.config.evaluation, prepared.splits
+    if left_out(settings, prepared.labels) is not None:
+        return None
+    say(console, f"calibrating {model.source} on {len(splits.validation)} validation rows")
+    calibration = calibrate(
+        prepared.predictor(),
+        model.params,
+        prepared.labels,
+        list(labels_of(splits.validation)),
+        prepared.stages[2].validation,
+        settings,
+        check_stop,
+    )
+    if is_writer():
+        write_text(workdir.path / CALIBRATION_FILE, calibration.to_json())
+    say(console, f"calibration: {told(calibration)}")
+    return calibration
 
 
 def _say_results(prepared: Prepared, workdir: Workdir, metrics: dict[str, Any], console: Console) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
-from r2d_jax.config_check import stage_configs
+from r2d_jax.config_check import TWO_STAGES, stage_configs
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets, made_ahead, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
@@ -27,6 +27,7 @@ from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
 from r2d_jax.training.objectives import Objective, StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
+from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.state import TrainState, abstract_state, fresh_state
 from r2d_jax.training.steps import make_loss_sums, make_train_step
 from r2d_jax.training.workdir import Workdir
@@ -64,6 +65,7 @@ def stage1(prepared: Prepared) -> Stage:
 
 OBJECTIVES: dict[str, Callable[[StepContext, Stage2Config], Objective]] = {
     "r2d": stage2_objective,
+    "r2dc": r2dc_objective,
     "sft": sft_objective,
     "dss": dss_objective,
 }
@@ -86,7 +88,7 @@ def stage2(prepared: Prepared) -> Stage:
         scores = label_scores(gold, predicted, prepared.labels)
         return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
 
-    settled = transition_end_step(config) if prepared.config.method == "r2d" else 0
+    settled = transition_end_step(config) if prepared.config.method in TWO_STAGES else 0
     eligible = 0 if config.select_before_transition else settled
     return Stage(2, config, objective, evaluate, Selection("eval/macro_f1", True, eligible, settled))
 
@@ -137,7 +139,7 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     stage = STAGES[number](prepared)
     optimizer = make_optimizer(stage.config.optimizer, stage.config.max_steps)
     checkpoints = StageCheckpoints(workdir.stage(number), workdir.state["config_hash"])
-    state, progress, origin = _starting_point(prepared, workdir, number, optimizer, checkpoints)
+    state, progress, origin = _starting_point(prepared, workdir, stage, optimizer, checkpoints)
     say(console, f"{name}: {origin}")
     reporter = Reporter(
         workdir.stage(number),
@@ -190,7 +192,7 @@ def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Call
     mesh, features = prepared.mesh, prepared.stages[stage.number]
     return describe_step_memory(
         step_fn,
-        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh),
+        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh, stage.objective.start),
         abstract_batch(
             stage.config.batch_size,
             prepared.shapes,
@@ -204,23 +206,25 @@ def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Call
 def _starting_point(
     prepared: Prepared,
     workdir: Workdir,
-    number: int,
+    stage: Stage,
     optimizer: Any,
     checkpoints: StageCheckpoints,
 ) -> tuple[TrainState, Progress, str]:
     """The state to train from, its progress, and where it came from, in words."""
     abstract = with_shardings(prepared.factory.abstract_params, prepared.mesh)
+    number, start = stage.number, stage.objective.start
     if checkpoints.latest_step() is not None:
-        target = abstract_state(prepared.factory.abstract_params, optimizer)
-        opt_target = with_shardings(target.opt_state, prepared.mesh)
-        step, params, opt_state, saved = checkpoints.restore_latest(abstract, opt_target)
-        state = TrainState(jax.device_put(jnp.int32(step), replicated(prepared.mesh)), params, opt_state)
+        target = abstract_state(prepared.factory.abstract_params, optimizer, start)
+        targets = (with_shardings(part, prepared.mesh) for part in (target.opt_state, target.carried))
+        step, params, opt_state, saved, carried = checkpoints.restore_latest(abstract, *targets)
+        count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
+        state = TrainState(count, params, opt_state, carried)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
     if number == next(iter(stage_configs(prepared.config))):
         params = prepared.initial_params()
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"
-        return fresh_state(params, optimizer, prepared.mesh), Progress(), origin
+        return fresh_state(params, optimizer, prepared.mesh, start), Progress(), origin
     best = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
     if best is None:
         raise UserError(
@@ -231,4 +235,4 @@ def _starting_point(
     folder = workdir.stage(1) / "best" / str(best)
     params = restore_weights(folder, abstract)
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
-    return fresh_state(params, optimizer, prepared.mesh), Progress(), origin
+    return fresh_state(params, optimizer, prepared.mesh, start), Progress(), origin

@@ -1,5 +1,6 @@
 """What a training step changes; in: weights and optimiser, out: TrainState, a plain pytree with shardings."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,30 +12,50 @@ from r2d_jax.runtime.mesh import replicated, tree_shardings
 
 
 class TrainState(NamedTuple):
-    """step: int32 scalar, updates already applied; params: float32 dict; opt_state: of optax."""
+    """step: int32 scalar, updates already applied; params: float32 dict; opt_state: of optax.
+
+    carried: what the objective remembers from step to step; for most nothing.
+    """
 
     step: Any
     params: Any
     opt_state: Any
+    carried: Any = ()
 
 
-def abstract_state(abstract_params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Shapes of a state, without making an array."""
+def abstract_state(
+    abstract_params: Any, optimizer: optax.GradientTransformation, start: Callable[[], Any] = tuple
+) -> TrainState:
+    """Shapes of a state, without making an array; `start` is that of the objective."""
     return TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), abstract_params, jax.eval_shape(optimizer.init, abstract_params)
+        jax.ShapeDtypeStruct((), jnp.int32),
+        abstract_params,
+        jax.eval_shape(optimizer.init, abstract_params),
+        jax.eval_shape(start),
     )
 
 
 def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
     """A NamedSharding for every leaf."""
     step: NamedSharding = replicated(mesh)
-    return TrainState(step, tree_shardings(abstract.params, mesh), tree_shardings(abstract.opt_state, mesh))
+    return TrainState(
+        step,
+        tree_shardings(abstract.params, mesh),
+        tree_shardings(abstract.opt_state, mesh),
+        jax.tree.map(lambda _: replicated(mesh), abstract.carried),
+    )
 
 
-def fresh_state(params: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Step 0 with these weights: optimiser, step count and schedules start anew (stage hand-over)."""
-    shardings = state_shardings(abstract_state(params, optimizer), mesh)
+def fresh_state(
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    start: Callable[[], Any] = tuple,
+) -> TrainState:
+    """Step 0 with these weights: optimiser, step count, schedules and what is carried start anew (stage hand-over)."""
+    shardings = state_shardings(abstract_state(params, optimizer, start), mesh)
     # An array that lies elsewhere would cost a second compile at the second step.
     params = jax.device_put(params, shardings.params)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)
-    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state)
+    carried = jax.device_put(start(), shardings.carried)
+    return TrainState(jax.device_put(jnp.int32(0), shardings.step), params, opt_state, carried)

@@ -39,14 +39,20 @@ def make_train_step(
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     schedule = learning_rate(config.optimizer, config.max_steps)
-    shardings = state_shardings(abstract_state(context.factory.abstract_params, optimizer), mesh)
+    abstract = abstract_state(context.factory.abstract_params, optimizer, objective.start)
+    shardings = state_shardings(abstract, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = dict(batch)
         # Whether any process was asked to stop; the answer is the same everywhere, at the same step.
         stop = jnp.max(batch.pop(STOP)) if STOP in batch else jnp.int32(0)
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
-        weights = divisors(target_counts(batch)) | {"rows": jnp.float32(batch["row"].shape[0])}
+        if objective.draw is not None:
+            batch |= objective.draw(context.factory.merge(state.params), batch, state.step, state.carried)
+        weights = divisors(target_counts(batch)) | {
+            "rows": jnp.float32(batch["row"].shape[0]),
+            "real_rows": jnp.sum((batch["row_weight"] > 0).astype(jnp.float32)),
+        }
 
         def loss_of(params: Params, rows: Batch) -> tuple[jax.Array, Metrics]:
             sums = objective.terms(context.factory.merge(params), rows, state.step, True)
@@ -57,20 +63,23 @@ def make_train_step(
             # Else every device sums and holds the gradients of all weights, whoever keeps the weight.
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
-        if objective.draw is not None:
-            batch |= objective.draw(context.factory.merge(state.params), batch, state.step)
         parts = config.micro_batches or cpu_parts(*_rows_and_tokens(batch))
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
             gradients, metrics = _accumulate(gradient_of, state.params, batch, parts)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        carried = state.carried
+        if objective.carry is not None:
+            carried, further = objective.carry(carried, metrics, weights, state.step)
+            metrics |= further
         metrics |= objective.schedule(state.step) | {
             "grad_norm": optax.tree.norm(gradients),
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             STOP: stop,
         }
-        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, opt_state, carried), metrics
 
     return jax.jit(
         on_mesh(train_step, mesh),
