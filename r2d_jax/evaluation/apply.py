@@ -1,22 +1,28 @@
 """Using a trained model; in: a model folder and a file of rows, out: predictions, scores, or another format."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, DataConfig, EvaluationConfig, MeshConfig, T5Config
+from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig, T5Config
 from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import load_splits
+from r2d_jax.data.subgroups import MISSING
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.evaluate import evaluate_rows, prediction_row
+from r2d_jax.evaluation.calibrate import left_out, scorer_of
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, load_calibration
+from r2d_jax.evaluation.card_metadata import CardOptions
+from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import (
     CARD_FILE,
@@ -28,9 +34,12 @@ from r2d_jax.evaluation.model_folder import (
     load_model,
     read_card,
 )
+from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
-from r2d_jax.model.hf_format import locate, read_hf_folder
+from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
+from r2d_jax.model.label_trie import label_trie
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 from r2d_jax.runtime.checkpoint import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
@@ -39,6 +48,7 @@ from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
+_SUBGROUPS = "data.columns.subgroup"
 
 
 def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
@@ -48,15 +58,41 @@ def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
     return load_model(path, mesh), mesh
 
 
-def _predictor(
-    model: LoadedModel, mesh: Mesh, examples: Sequence[Example], source: str | None
-) -> tuple[Predictor, Features]:
+def _label_decode(card: ModelCard, asked: str | None) -> str:
+    """How labels are decoded: as asked for, else as the card has it."""
+    decode = card.label_decode if asked is None else asked
+    if decode not in get_args(LabelDecode):
+        known = " or ".join(get_args(LabelDecode))
+        raise UserError("--label-decode", f"{decode!r} is not known", f"Use {known}.")
+    if decode == "constrained" and not card.labels:
+        raise UserError(
+            "--label-decode",
+            "constrained needs a label set, and this model has none",
+            "Use free, or a model trained by `r2d run`.",
+        )
+    return decode
+
+
+def predictor_of(model: LoadedModel, mesh: Mesh, decode: str) -> Predictor:
+    """What decodes with a model; `mesh` is the one its weights are on, `decode` "free" or "constrained"."""
+    card = model.card
     limits = DataConfig(
-        input_limit_tokens=model.card.input_limit_tokens,
-        rationale_limit_tokens=model.card.rationale_tokens,
-        label_limit_tokens=model.card.label_tokens,
+        input_limit_tokens=card.input_limit_tokens,
+        rationale_limit_tokens=card.rationale_tokens,
+        label_limit_tokens=card.label_tokens,
     )
-    encoder = FeatureEncoder(limits, model.tokenizer, model.card.labels)
+    encoder = FeatureEncoder(limits, model.tokenizer, card.labels)
+    trie = label_trie(card.labels, model.tokenizer) if decode == "constrained" else None
+    return Predictor(
+        model.factory, encoder, card.rationale_tokens, card.rationale_prompt, mesh, label_trie=trie
+    )
+
+
+def _predictor(
+    model: LoadedModel, mesh: Mesh, examples: Sequence[Example], source: str | None, decode: str
+) -> tuple[Predictor, Features]:
+    predictor = predictor_of(model, mesh, decode)
+    encoder = predictor.encoder
     encoded = encoder.encode(examples, source)
     shapes = encoder.shapes(encoded)
     features = encoder.features(encoded, shapes)
@@ -64,8 +100,7 @@ def _predictor(
         print(
             f"warning: {features.cut_questions} of {len(examples)} inputs were cut to {shapes.question} tokens"
         )
-    card = model.card
-    return Predictor(model.factory, encoder, card.rationale_tokens, card.rationale_prompt, mesh), features
+    return predictor, features
 
 
 def _require_free(output: pathlib.Path, input_file: pathlib.Path | None) -> None:
@@ -82,6 +117,8 @@ def predict_file(
     *,
     columns: dict[str, Any],
     batch_size: int,
+    label_decode: str | None = None,
+    probabilities: bool = False,
 ) -> int:
     """Predict every row of a file, in order; a row without a question stays in place, marked.
 
@@ -91,6 +128,8 @@ def predict_file(
         output_file: JSONL, written whole or not at all.
         columns: names that differ from those in training, by question, context and id.
         batch_size: rows decoded at once.
+        label_decode: "free" or "constrained"; None: that of the model.
+        probabilities: write those of all labels, however many there are.
 
     Returns:
         The number of rows.
@@ -104,23 +143,66 @@ def predict_file(
         )
     _require_free(output_file, input_file)
     # The rows before the weights: a wrong path is told at once.
-    named = dataclasses.replace(read_card(find_model_folder(model_path)).columns, **columns)
+    card = read_card(find_model_folder(model_path))
+    decode = _label_decode(card, label_decode)
+    named = dataclasses.replace(card.columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
+    if probabilities and not card.labels:
+        raise UserError("--probabilities", "this model has no label set", "Leave it out.")
     model, mesh = _open(model_path, batch_size)
-    predictor, features = _predictor(model, mesh, examples, None)
+    predictor, features = _predictor(model, mesh, examples, None, decode)
+    calibration = _calibration_of(model, model_path, decode)
+    scores = _label_scores(model, predictor, features, batch_size, calibration, asked=probabilities)
 
     def rows() -> Iterator[dict[str, Any]]:
-        done = iter(examples)
-        for batch in predictor.predict(model.params, features, batch_size):
-            for prediction in batch:
-                example = next(done)
-                row = prediction_row(example.row_id, prediction, model.card.labels)
-                if not example.question.strip():
-                    row |= {"label": "", "label_valid": False, "rationale": "", "error": "empty question"}
-                yield row
+        predictions = itertools.chain.from_iterable(predictor.predict(model.params, features, batch_size))
+        for example, prediction, scored in zip(examples, predictions, scores, strict=True):
+            label = prediction.label if example.question.strip() else ""
+            row = prediction_row(example.row_id, prediction, card.labels) | NOT_SCORED
+            if scored is not None:
+                known = Probabilities.of(card.labels, scored[None], calibration, [label])
+                row |= known.lines(every_label=probabilities)[0]
+            if not example.question.strip():
+                row |= {"label": "", "label_valid": False, "rationale": "", "error": "empty question"}
+            yield row
 
     write_predictions(output_file, rows())
     return len(examples)
+
+
+def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Calibration | None:
+    calibration = load_calibration(find_model_folder(path), model.source) if model.card.labels else None
+    if calibration is not None and calibration.target_risk is not None:
+        if calibration.label_decode != decode:
+            print(
+                f"warning: the threshold was chosen for label_decode={calibration.label_decode}, and labels are now "
+                f"decoded {decode}: the target_risk may not hold"
+            )
+        if calibration.threshold is None:
+            print(
+                "warning: no threshold reached the target_risk of this model: every row is marked as abstained"
+            )
+    return calibration
+
+
+def _label_scores(
+    model: LoadedModel,
+    predictor: Predictor,
+    features: Features,
+    batch_size: int,
+    calibration: Calibration | None,
+    *,
+    asked: bool,
+) -> Iterator[np.ndarray | None]:
+    """Log P of every label, row by row; None for each row where labels are not scored."""
+    labels = model.card.labels
+    why = left_out(EvaluationConfig(), labels)
+    if labels and (why is None or asked or (calibration is not None and calibration.target_risk is not None)):
+        scorer = scorer_of(predictor, labels)
+        return itertools.chain.from_iterable(scorer.log_probabilities(model.params, features, batch_size))
+    if labels:
+        print(f"note: label_probability is left null ({len(labels)} labels); --probabilities computes it")
+    return itertools.repeat(None, len(features))
 
 
 def evaluate_model(
@@ -130,6 +212,8 @@ def evaluate_model(
     input_file: pathlib.Path | None,
     split: str,
     settings: Mapping[str, Any],
+    label_decode: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Predict and score labelled rows: of a file, or of a split of the model's own run.
 
@@ -139,22 +223,41 @@ def evaluate_model(
         input_file: labelled rows; None: those of the run.
         split: "test" or "validation", where there is no input_file.
         settings: fields of EvaluationConfig that differ from the run's.
+        label_decode: "free" or "constrained"; None: that of the model.
+        overrides: "evaluation.triage={...}" or "data.columns.subgroups={...}": what is scored, in another way than
+            the run's config has it.
 
     Raises:
-        UserError: a fault of the file or folder, or no run to take the split from.
+        UserError: a fault of the file, folder or settings, or no run to take the split from.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(str(folder), "is a file, not a folder", "Name the folder to write to.")
     _require_free(folder / "predictions.jsonl", input_file)
     home = find_model_folder(model_path)
-    config = _run_config(home)
+    card, config = read_card(home), _run_config(home, overrides)
+    asked = config or load_config(None, ["data.source=triage", *overrides])
+    decode = _label_decode(card, label_decode)
+    if asked.evaluation.triage is not None:
+        scale_of(asked.evaluation.triage, card.labels)
     if input_file is not None:
-        card = read_card(home)
         source = next(iter(card.columns.rationales), None)
         sources = () if source is None else (source,)
-        examples: Sequence[Example] = read_examples(
-            input_file, card.columns, rationale_sources=sources, label_map=card.label_map
+        # Named now, a column has to be there; a file of another place may lack one that the training had.
+        named = any(override.startswith(_SUBGROUPS) for override in overrides)
+        groups = asked.data.columns if named else card.columns
+        columns = dataclasses.replace(
+            card.columns, subgroups=groups.subgroups, subgroup_edges=groups.subgroup_edges
         )
+        examples: Sequence[Example] = read_examples(
+            input_file,
+            columns,
+            rationale_sources=sources,
+            label_map=card.label_map,
+            need_subgroups=named,
+        )
+        for name in columns.subgroups:
+            if all(example.subgroups[name] == MISSING for example in examples):
+                print(f"warning: no row of {input_file} has a value for the subgroup {name!r}")
     elif config is None:
         raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")
     elif split not in ("test", "validation"):
@@ -162,28 +265,78 @@ def evaluate_model(
     else:
         source = rationale_source(config, config.stage2)
         examples = getattr(load_splits(config.data, config.seed, used_sources(config)), split)
-    evaluation = dataclasses.replace(config.evaluation if config else EvaluationConfig(), **settings)
+    evaluation = dataclasses.replace(asked.evaluation, **settings)
+    left_out(evaluation, card.labels)
     model, mesh = _open(model_path, evaluation.batch_size)
-    predictor, features = _predictor(model, mesh, examples, source)
-    return evaluate_rows(model, predictor, examples, features, source, settings=evaluation, folder=folder)
+    predictor, features = _predictor(model, mesh, examples, source, decode)
+    return evaluate_rows(
+        model,
+        predictor,
+        examples,
+        features,
+        source,
+        settings=evaluation,
+        folder=folder,
+        calibration=_calibration_of(model, model_path, decode),
+    )
 
 
-def _run_config(folder: pathlib.Path) -> Config | None:
+def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config | None:
+    for override in overrides:
+        if override.startswith(("evaluation.target_risk", "evaluation.risk_confidence")):
+            raise UserError(
+                override.partition("=")[0],
+                "is settled by the calibration of the model",
+                "Choose another threshold with `r2d calibrate --target-risk`.",
+            )
+        if not override.startswith(("evaluation.", _SUBGROUPS)):
+            raise UserError(
+                f"override {override.partition('=')[0]}",
+                "is settled by the training",
+                "Change settings of evaluation, data.columns.subgroups and data.columns.subgroup_edges only.",
+            )
     path = folder / "config.yaml"
-    return load_config(path) if path.is_file() else None
+    return load_config(path, overrides) if path.is_file() else None
 
 
-def export_folder(model_path: pathlib.Path, folder: pathlib.Path, *, dtype: str, overwrite: bool) -> str:
+def export_folder(
+    model_path: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    dtype: str,
+    overwrite: bool,
+    format: str = "safetensors",
+    options: CardOptions | None = None,
+) -> str:
     """Export a model to a Hugging Face folder; returns which checkpoint it was.
 
+    Args:
+        model_path: run, exported or imported folder.
+        folder: target.
+        dtype: of the stored weights: "float32", "bfloat16" or "int8".
+        overwrite: replace a folder that is there.
+        format: "safetensors", or "onnx" for ONNX graphs beside these.
+        options: what only the user can say in the model card.
+
     Raises:
-        UserError: no model there, an unknown dtype, or the target exists.
+        UserError: no model there, an unknown dtype or format, or the target exists.
     """
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError("--dtype", f"{dtype!r} is not known", "Use float32 or bfloat16.")
+    if dtype not in STORED_TYPES:
+        raise UserError(
+            "--dtype", f"{dtype!r} is not known", f"Use {', '.join(STORED_TYPES[:-1])} or {STORED_TYPES[-1]}."
+        )
+    if format not in ("safetensors", "onnx"):
+        raise UserError("--format", f"{format!r} is not known", "Use safetensors or onnx.")
+    if format == "onnx" and dtype != "float32":
+        raise UserError("--format", "ONNX graphs are float32 only", "Leave --dtype out.")
+    if options is not None:
+        options.check()
     enable_compile_cache()
     model = load_model(model_path, make_mesh(MeshConfig()))
-    export_model(model, folder, dtype=dtype, overwrite=overwrite)
+    home = find_model_folder(model_path)
+    export_model(
+        model, folder, dtype=dtype, onnx=format == "onnx", overwrite=overwrite, home=home, options=options
+    )
     return model.source
 
 
@@ -206,6 +359,8 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     save_weights(folder / WEIGHTS_FOLDER, params)
     tokenizer.save(folder / TOKENIZER_FOLDER)
     write_text(folder / CARD_FILE, card.to_json())
+    if card.labels and (calibration := load_calibration(path, str(path))) is not None:
+        write_text(folder / CALIBRATION_FILE, calibration.to_json())
     return (
         f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
     )

@@ -42,6 +42,11 @@ COLUMNS = (
     Column("macro-F1", "macro_f1"),
     Column("accuracy", "accuracy"),
     Column("no label", "invalid_fraction"),
+    Column("under-triage", "triage.under_fraction"),
+    Column("over-triage", "triage.over_fraction"),
+    Column("weighted kappa", "triage.quadratic_kappa", 1.0, 3),
+    Column("cost", "triage.expected_cost", 1.0, 3),
+    Column("cost by least-cost rule", "triage.rules.least_cost.expected_cost", 1.0, 3),
     Column("BLEU", "bleu.corpus", 1.0),
     Column("ROUGE-L", "rouge_l"),
     Column("BERTScore", "bertscore.f1"),
@@ -52,7 +57,15 @@ COLUMNS = (
     Column("gold robustness", "gold_robustness_fraction"),
     Column("flip names label", "label_flip.names_given_fraction"),
 )
-TESTED = ("macro_f1", "accuracy", "rouge_l", "evidence_fraction", "consistency_fraction")
+TESTED = (
+    "macro_f1",
+    "accuracy",
+    "triage.under_fraction",
+    "triage.expected_cost",
+    "rouge_l",
+    "evidence_fraction",
+    "consistency_fraction",
+)
 
 
 @dataclasses.dataclass(frozen=True)

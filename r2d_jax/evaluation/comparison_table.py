@@ -21,7 +21,8 @@ def markdown(table: Mapping[str, Any]) -> str:
         cells = [_cell(method["figures"].get(column.path), column) for column in columns]
         mark = " (!)" if table["collapsed"][name] else ""
         lines.append(_row([name + mark, str(len(method["seeds"])), *cells]))
-    lines += ["", f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but BLEU."]
+    told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
+    lines += ["", told]
     if any(table["collapsed"].values()):
         lines.append("(!) at least one seed gives nearly one label only.")
     if table["tests"]:
@@ -32,6 +33,10 @@ def markdown(table: Mapping[str, Any]) -> str:
         for name, found in table["tests"].items():
             lines.append(_row([name, *(_test_cell(found.get(column.path), column) for column in tested)]))
     return "\n".join(lines) + "\n"
+
+
+def _unscaled(columns: Sequence[Column]) -> str:
+    return ", ".join(column.title for column in columns if column.scale == 1.0) or "BLEU"
 
 
 def _row(cells: Sequence[str]) -> str:

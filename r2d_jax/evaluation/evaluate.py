@@ -1,5 +1,6 @@
 """Test-set evaluation; in: a loaded model and labelled rows, out: predictions.jsonl first, then metrics.json."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,9 +10,13 @@ import numpy as np
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import Features, question_text
 from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.calibrate import left_out, score_rows, scorer_of
+from r2d_jax.evaluation.calibration import Calibration
+from r2d_jax.evaluation.faithfulness import check_faithfulness
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, Scores, score
@@ -20,9 +25,7 @@ from r2d_jax.runtime.distributed import is_writer
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
     """One line of predictions.jsonl; label_valid is null where the model has no label set."""
-    valid = (
-        normalise_label(prediction.label) in {normalise_label(label) for label in labels} if labels else None
-    )
+    valid = normalise_label(prediction.label) in _compared(tuple(labels)) if labels else None
     return {
         "id": row_id,
         "label": prediction.label,
@@ -34,6 +37,16 @@ def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -
     }
 
 
+NOT_SCORED: dict[str, Any] = {"label_probability": None, "abstained": None}
+"""What predictions.jsonl has of a row whose labels were not scored."""
+
+
+@functools.lru_cache(maxsize=8)
+def _compared(labels: tuple[str, ...]) -> frozenset[str]:
+    """A label set as predictions are compared with it: once, and not for every row."""
+    return frozenset(map(normalise_label, labels))
+
+
 def evaluate_rows(
     model: LoadedModel,
     predictor: Predictor,
@@ -43,13 +56,15 @@ def evaluate_rows(
     *,
     settings: EvaluationConfig,
     folder: pathlib.Path,
+    calibration: Calibration | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Predict labels and rationales of all rows and score them; returns the metrics.
 
     Predictions are written before anything is scored, so a metric that fails loses nothing. Beside them
-    come metrics.json, row_scores.jsonl (what each row adds to each figure, without text) and, where rationales
-    are read back, rationale_checks.jsonl.
+    come metrics.json, row_scores.jsonl (what each row adds to each figure, without text) and, of a model that
+    explains, faithfulness.jsonl (what each rationale cites and what is unsupported, without text) and, where
+    rationales are read back, rationale_checks.jsonl.
 
     Args:
         model: the weights and their label set.
@@ -59,33 +74,74 @@ def evaluate_rows(
         rationale_source: which gold rationale to compare with; None: the rows have none.
         settings: batch size (figures do not depend on it), checks, intervals and BERTScore.
         folder: where the files go.
+        calibration: of the model's probabilities; None: it has none.
         check_stop: called between batches; may raise to stop.
+
+    Raises:
+        UserError: settings.target_risk is set and the labels cannot be scored.
     """
     batch_size = settings.batch_size
+    unscored = left_out(settings, model.card.labels)
     predictions: list[Prediction] = []
     for batch in predictor.predict(model.params, features, batch_size):
         check_stop()
         predictions += batch
     labels = model.card.labels
+    lines = [
+        prediction_row(example.row_id, prediction, labels) | NOT_SCORED | {"gold_label": example.label}
+        for example, prediction in zip(examples, predictions, strict=True)
+    ]
     if is_writer():
         folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(
-            folder / "predictions.jsonl",
-            (
-                prediction_row(example.row_id, prediction, labels) | {"gold_label": example.label}
-                for example, prediction in zip(examples, predictions, strict=True)
-            ),
+        write_predictions(folder / "predictions.jsonl", lines)
+    scorer, probabilities = None, None
+    if unscored is None:
+        scorer = scorer_of(predictor, labels)
+        log_probs = score_rows(scorer, model.params, features, batch_size, check_stop)
+        probabilities = Probabilities.of(
+            labels, log_probs, calibration, [prediction.label for prediction in predictions]
         )
+        if is_writer():
+            write_predictions(
+                folder / "predictions.jsonl",
+                (line | more for line, more in zip(lines, probabilities.lines(), strict=True)),
+            )
+    elif settings.probabilities and labels and is_writer():
+        print(f"note: probabilities of labels are left out: {unscored}")
     source = rationale_source if predictor.explains else None
     readings = None
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)
         readings = _read_back(checks, examples, predictions, labels, source, settings)
-    scores = score(examples, predictions, labels, source, settings, readings)
-    metrics = scores.metrics | {"model": model.source}
+    table = None if probabilities is None else probabilities.table
+    scores = score(examples, predictions, labels, source, settings, readings, probabilities=table)
+    if probabilities is not None:
+        found = probabilities.scores([example.label for example in examples])
+        scores = found.added_to(scores, settings.resamples)
+    reasons = None
+    if predictor.explains:
+        flips = readings.flips if readings is not None else ()
+        reasons = check_faithfulness(
+            model,
+            predictor,
+            examples,
+            predictions,
+            source,
+            settings,
+            flips=flips,
+            scorer=scorer,
+            check_stop=check_stop,
+        )
+        scores = reasons.added_to(scores, settings.resamples)
+    metrics = scores.metrics | {
+        "model": model.source,
+        "label_decode": "free" if predictor.label_trie is None else "constrained",
+    }
     if is_writer():
         if readings is not None:
             _write_readings(folder / "rationale_checks.jsonl", examples, readings)
+        if reasons is not None:
+            write_predictions(folder / "faithfulness.jsonl", reasons.lines)
         write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
         write_json(folder / "metrics.json", metrics)
     return metrics

@@ -1,35 +1,58 @@
 """Hugging Face export; in: a loaded model, out: a folder that transformers and `r2d predict` both load."""
 
+import functools
 import pathlib
 import tempfile
 
 import jax
 
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.evaluation.export_readme import readme_text
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
+from r2d_jax.evaluation.card_metadata import CardOptions
+from r2d_jax.evaluation.model_card_text import readme_text
 from r2d_jax.evaluation.model_folder import CARD_FILE, LoadedModel, ModelCard
+from r2d_jax.evaluation.run_facts import read_facts
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.runtime.distributed import fetch, is_writer
 
 
 def export_model(
-    model: LoadedModel, folder: pathlib.Path, *, dtype: str = "float32", overwrite: bool = False
+    model: LoadedModel,
+    folder: pathlib.Path,
+    *,
+    dtype: str = "float32",
+    onnx: bool = False,
+    overwrite: bool = False,
+    home: pathlib.Path | None = None,
+    options: CardOptions | None = None,
 ) -> None:
     """Write config, weights, tokenizer, generation settings and model card.
 
     Args:
         model: what to export.
         folder: target; written whole or not at all.
-        dtype: "float32" or "bfloat16" of the stored weights.
+        dtype: of the stored weights: "float32", "bfloat16" or "int8".
+        onnx: write ONNX graphs too, in onnx/; needs the extra [onnx].
         overwrite: replace a folder that is there.
+        home: folder that the model was loaded from; of a run, what its card tells of training and figures.
+        options: what only the user can say in the card.
 
     Raises:
-        UserError: the folder is there and overwrite is False.
+        UserError: the folder is there and overwrite is False, a file of the run is damaged, or ONNX graphs
+            cannot be made or differ from the model.
     """
     card = model.card
     params = jax.tree.map(fetch, model.params)
     if not is_writer():
         return
+    finish = None
+    if onnx:
+        # Its libraries are large, and only this needs them.
+        from r2d_jax.evaluation.export_onnx import add_onnx
+
+        finish = functools.partial(add_onnx, vocabulary=model.tokenizer.size)
+    facts = read_facts(home, model.source) if home is not None else None
+    readme = readme_text(card, model.tokenizer, dtype=dtype, onnx=onnx, facts=facts, options=options)
     write_hf_folder(
         folder,
         card.shape,
@@ -39,9 +62,11 @@ def export_model(
         extra_files=_tokenizer_files(model.tokenizer)
         | {
             CARD_FILE: card.to_json(),
-            "README.md": readme_text(card, model.tokenizer),
-        },
+            "README.md": readme,
+        }
+        | _calibration(home, model.source),
         overwrite=overwrite,
+        finish=finish,
     )
 
 
@@ -54,6 +79,11 @@ def _generation(card: ModelCard, tokenizer: Tokenizer) -> dict[str, object]:
     spare = list(range(tokenizer.size, card.shape.vocab_size))
     # Padding rows of the embedding have no text; `r2d predict` never chooses them either.
     return settings | ({"suppress_tokens": spare} if spare else {})
+
+
+def _calibration(home: pathlib.Path | None, source: str) -> dict[str, str]:
+    calibration = None if home is None else load_calibration(home, source)
+    return {} if calibration is None else {CALIBRATION_FILE: calibration.to_json()}
 
 
 def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:

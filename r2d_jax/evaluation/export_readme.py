@@ -1,4 +1,4 @@
-"""The README of an exported folder; in: model card and tokenizer, out: Markdown: use, limits, what happens to text."""
+"""How to use an exported folder, for its README; in: model card and tokenizer, out: Markdown with code that runs."""
 
 import json
 import re
@@ -11,24 +11,15 @@ from r2d_jax.data.text_map import BRACKET_MARKER, LINE_BREAK
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import ModelCard
 
-_README = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [t5, reason2decide]
----
+_MOST_LABELS, _LONGEST_LABEL = 60, 60
 
-# Reason2Decide model
+_USAGE = """## Use
 
-A T5 that predicts a label and explains it, trained in two stages with r2d_jax
-(method: Reason2Decide, arXiv 2512.20074). Research software: not a medical device.
-
-## Use
-
-```python
+{needs}```python
 import torch
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-model = T5ForConditionalGeneration.from_pretrained(FOLDER)
+model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 
 
@@ -36,9 +27,9 @@ def encode(text):
     return tokenizer(text, add_special_tokens=False).input_ids
 
 
-def generate(prompt, limit):
+def generate(prompt, limit, **settings):
     ids = torch.tensor([[*prompt, tokenizer.eos_token_id]])
-    output = model.generate(ids, max_new_tokens=limit, do_sample=False, num_beams=1)[0, 1:].tolist()
+    output = model.generate(ids, max_new_tokens=limit, do_sample=False, num_beams=1, **settings)[0, 1:].tolist()
     return output[: output.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in output else output
 
 
@@ -46,19 +37,20 @@ def decode(ids):
     return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-question = encode("...")[:{question_tokens}]
-label = generate([*encode("{before_label}"), *question], {label_tokens})
+{allowed_code}question = encode("...")[:{question_tokens}]
+{label_code}
 {rationale_code}
 ```
 
 {prompts}
 Labels: {labels}.
+{valid_labels}
 Question and context are one text with a blank between them, the context last, so that a cut takes the end of the
 context first; a prompt then has {input_limit} tokens at most. The parts of a prompt are put
 together as tokens, as in training. Tokenising the whole prompt as one text gives other tokens where a label ends in
 a number, bracket or quote that the vocabulary has in one piece with a comma.
 
-## What happens to text
+{onnx}## What happens to text
 
 {text}
 """
@@ -70,6 +62,85 @@ _EXPLAIN = """\
 rationale = generate([*encode("{before_rationale}"), *question], {rationale_tokens})
 print(decode(label), decode(rationale))"""
 _NO_RATIONALE = "print(decode(label))"
+
+_FREE_LABEL = 'label = generate([*encode("{before_label}"), *question], {label_tokens})'
+_VALID_LABEL = """\
+label = generate([*encode("{before_label}"), *question], {label_tokens}, prefix_allowed_tokens_fn=allowed)"""
+_ALLOWED = """\
+import json
+
+with open(FOLDER + "/r2d_model.json", encoding="utf-8") as file:
+    labels = [[*encode(label), tokenizer.eos_token_id] for label in json.load(file)["labels"]]
+
+
+def allowed(row, written):
+    written = written[1:].tolist()
+    following = [ids[len(written)] for ids in labels if len(ids) > len(written) and ids[: len(written)] == written]
+    return following or [tokenizer.pad_token_id]
+
+
+"""
+_ALWAYS_VALID = """\
+No other text can come out as a label: at each token `allowed` leaves those that go on to one, as in training."""
+_MAY_BE_INVALID = """\
+What comes out may be none of these labels. With what follows in place of the line that makes `label` it always is
+one; `r2d predict --label-decode constrained` does the same.
+
+```python
+{allowed_code}{label_code}
+```
+"""
+
+_NEEDS = {
+    "bfloat16": """\
+The weights are bfloat16, and transformers computes in that too. `r2d predict` computes in the type of training, as
+does `from_pretrained(FOLDER, dtype=torch.float32)`.
+
+""",
+    "int8": """\
+The weights are int8 with a float32 scale per output (embedding and head: bfloat16), in the format of
+compressed-tensors: `pip install torch transformers compressed-tensors`. They are multiplied out to float32 when the
+model is loaded, so the folder is small, and memory in use and speed are those of float32.
+
+""",
+}
+_ONNX = """\
+### Without torch
+
+`onnx/` has encoder and decoder as ONNX graphs (float32). They were compared with torch when they were made. Needed
+are `pip install numpy onnxruntime transformers`, the functions `encode` and `decode` above, and this in place of
+`model` and `generate`:
+
+```python
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+encoder = onnxruntime.InferenceSession(FOLDER + "/onnx/encoder_model.onnx", providers=["CPUExecutionProvider"])
+decoder = onnxruntime.InferenceSession(FOLDER + "/onnx/decoder_model.onnx", providers=["CPUExecutionProvider"])
+
+
+def generate(prompt, limit, prefix_allowed_tokens_fn=None):
+    ids = np.array([[*prompt, tokenizer.eos_token_id]])
+    mask = np.ones_like(ids)
+    [encoded] = encoder.run(None, {"input_ids": ids, "attention_mask": mask})
+    written = [tokenizer.pad_token_id]
+    while len(written) <= limit:
+        inputs = {"input_ids": np.array([written]), "encoder_hidden_states": encoded, "encoder_attention_mask": mask}
+        scores = decoder.run(None, inputs)[0][0, -1, :{vocabulary}]
+        if prefix_allowed_tokens_fn is not None:
+            allowed_ids = prefix_allowed_tokens_fn(0, np.array(written))
+            scores = np.where(np.isin(np.arange(len(scores)), allowed_ids), scores, -np.inf)
+        written.append(int(scores.argmax()))
+        if written[-1] == tokenizer.eos_token_id:
+            return written[1:-1]
+    return written[1:]
+```
+
+The decoder keeps nothing between tokens, so that long rationales take longer than with torch.
+
+"""
 
 _MAPPED = """\
 In what is encoded and in what comes back, runs of blanks are one blank, lines neither begin nor end with one, every
@@ -126,12 +197,30 @@ def _use(card: ModelCard) -> dict[str, str]:
     return {"rationale_code": _GIVEN, "prompts": told}
 
 
-def readme_text(card: ModelCard, tokenizer: Tokenizer) -> str:
-    """The text of README.md; its code does what `r2d predict` does.
+def _label_use(card: ModelCard) -> dict[str, str]:
+    """The lines that ask for a label, and how a label of the set is made sure of."""
+    if card.label_decode == "constrained":
+        return {"allowed_code": _ALLOWED, "label_code": _VALID_LABEL, "valid_labels": _ALWAYS_VALID}
+    told = _MAY_BE_INVALID.replace("{allowed_code}", _ALLOWED).replace("{label_code}", _VALID_LABEL)
+    return {"allowed_code": "", "label_code": _FREE_LABEL, "valid_labels": told if card.labels else ""}
+
+
+def _labels(card: ModelCard) -> str:
+    # A long label, or one of very many, may be case text; r2d_model.json has them all.
+    named = [label for label in card.labels if len(label) <= _LONGEST_LABEL][:_MOST_LABELS]
+    shown = [json.dumps(label, ensure_ascii=False) for label in named]
+    more = len(card.labels) - len(shown)
+    return ", ".join([*shown, *([f"and {more} more in r2d_model.json"] if more else [])]) or "not recorded"
+
+
+def usage_text(card: ModelCard, tokenizer: Tokenizer, *, dtype: str = "float32", onnx: bool = False) -> str:
+    """The part of README.md with code; that does what `r2d predict` does.
 
     Args:
         card: of the model.
         tokenizer: that it was trained with.
+        dtype: of the stored weights.
+        onnx: whether the folder holds ONNX graphs too.
     """
     tokens = PromptTokens.from_tokenizer(tokenizer)
     limits = DataConfig(input_limit_tokens=card.input_limit_tokens)
@@ -145,9 +234,12 @@ def readme_text(card: ModelCard, tokenizer: Tokenizer) -> str:
         "question_tokens": question_limit_tokens(limits, tokens, card.label_tokens),
         "label_tokens": card.label_tokens,
         "rationale_tokens": card.rationale_tokens,
-        "labels": ", ".join(json.dumps(label, ensure_ascii=False) for label in card.labels) or "not recorded",
+        "labels": _labels(card),
         "input_limit": card.input_limit_tokens,
         "text": _text_rules(tokenizer),
+        "needs": _NEEDS.get(dtype, ""),
+        "onnx": _ONNX if onnx else "",
+        "vocabulary": tokenizer.size,
     }
 
     def filled(template: str) -> str:
@@ -156,4 +248,6 @@ def readme_text(card: ModelCard, tokenizer: Tokenizer) -> str:
 
     use = _use(card)
     values |= {"rationale_code": filled(use["rationale_code"]), "prompts": use["prompts"]}
-    return filled(_README)
+    values |= {name: filled(text) for name, text in _label_use(card).items()}
+    values["onnx"] = filled(str(values["onnx"]))
+    return filled(_USAGE)

@@ -9,7 +9,13 @@ from typing import Any
 
 from r2d_jax import __version__
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation import report_labels, report_values
+from r2d_jax.evaluation import (
+    report_calibration,
+    report_faithfulness,
+    report_labels,
+    report_triage,
+    report_values,
+)
 from r2d_jax.evaluation.case_table import case_table, load_case_texts, row_sets, short
 from r2d_jax.evaluation.run_record import RunRecord, read_run
 from r2d_jax.runtime.files import write_text
@@ -97,6 +103,26 @@ def _page(records: Sequence[RunRecord], include_text: bool) -> str:
             result
             for number, record in enumerate(records)
             if (result := _result(record, number, runs[number], safe))
+        ],
+        probabilities=[
+            {"run": run, **part}
+            for number, (record, run) in enumerate(zip(records, runs, strict=True))
+            if (part := report_calibration.probabilities_part(record, number, run["colour"], safe))
+        ],
+        triage=[
+            {"run": run, **part}
+            for record, run in zip(records, runs, strict=True)
+            if (part := report_triage.triage_part(record, safe))
+        ],
+        subgroups=[
+            {"run": run, "parts": parts}
+            for record, run in zip(records, runs, strict=True)
+            if (parts := report_triage.subgroup_parts(record, run["colour"], safe))
+        ],
+        reasons=[
+            {"run": run, **part}
+            for record, run in zip(records, runs, strict=True)
+            if (part := report_faithfulness.reasons_part(record, run["colour"], safe))
         ],
         plots=[{"svg": safe(svg), "note": note} for svg, note in _training(records)],
         tables=tables,
@@ -228,4 +254,5 @@ def _tables(
         runs = {number: records[number] for number in numbers}
         # Each run's own data is checked, though the texts are the same.
         texts = [load_case_texts(run) for run in runs.values()] if include_text else [None]
-        yield numbers, case_table(runs, names, texts[0])
+        reasons = report_faithfulness.case_reasons(list(runs.values()), texts[0])
+        yield numbers, case_table(runs, names, texts[0]) | {"reasons": reasons}

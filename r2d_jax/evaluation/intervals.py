@@ -1,6 +1,7 @@
 """How sure a figure is; in: a statistic of resampled rows, out: bootstrap intervals and paired tests."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,16 +35,19 @@ def bootstrap_interval(
     """
     if rows < 2 or resamples < 1:
         return None
-    result = scipy.stats.bootstrap(
-        (np.arange(rows),),
-        lambda sample, axis: statistic(sample),
-        n_resamples=resamples,
-        batch=_batch(rows),
-        method="percentile",
-        vectorized=True,
-        axis=-1,
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        # A figure without a value in some sample has no interval, which the result says.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        result = scipy.stats.bootstrap(
+            (np.arange(rows),),
+            lambda sample, axis: statistic(sample),
+            n_resamples=resamples,
+            batch=_batch(rows),
+            method="percentile",
+            vectorized=True,
+            axis=-1,
+            rng=np.random.default_rng(seed),
+        )
     low, high = (float(value) for value in result.confidence_interval)
     return (low, high) if np.isfinite([low, high]).all() else None
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from r2d_jax.config import ColumnsConfig, Config
+from r2d_jax.config import ColumnsConfig, Config, TriageScoringConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.row_store import labels_of
@@ -26,11 +26,13 @@ class LabelledRows:
         examples: in the order of the file or split.
         labels: label set of the model, else all gold labels of the rows, sorted.
         source: whose rationales the examples have; None: they have none.
+        triage: how the run scores wrong levels; None: it does not, or the rows are of a file.
     """
 
     examples: Sequence[Example]
     labels: tuple[str, ...]
     source: str | None
+    triage: TriageScoringConfig | None = None
 
     def first(self, max_rows: int | None) -> "LabelledRows":
         """The first rows, with the labels of all."""
@@ -38,6 +40,8 @@ class LabelledRows:
 
 
 def _named_columns(columns: ColumnsConfig, names: Mapping[str, str | None]) -> ColumnsConfig:
+    # Nothing that asks an LLM or looks at rationales tells figures of subgroups, so their columns may be missing.
+    columns = dataclasses.replace(columns, subgroups={}, subgroup_edges={})
     given = {field: name for field, name in names.items() if name is not None}
     rationale = given.pop("rationale", None)
     if rationale is not None:
@@ -125,13 +129,14 @@ def labelled_rows(
         UserError: neither is given, or a fault of the file or folder.
     """
     require_rows(model, input_file, columns)
+    triage = None
     if input_file is None:
         assert model is not None
         if split not in ("test", "validation"):
             raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
         run = rows_of_run(model)
         examples: Sequence[Example] = getattr(run.splits, split)
-        labels, source = run.labels, run.source
+        labels, source, triage = run.labels, run.source, run.config.evaluation.triage
     else:
         named, labels = columns_and_labels(model, columns)
         source = next(iter(named.rationales), None) if with_rationales else None
@@ -140,7 +145,7 @@ def labelled_rows(
         label_map = _home_and_card(model)[1].label_map if model is not None else {}
         examples = read_examples(input_file, named, rationale_sources=sources, label_map=label_map)
     found = labels or tuple(sorted(set(labels_of(examples))))
-    return LabelledRows(examples, found, source)
+    return LabelledRows(examples, found, source, triage)
 
 
 def columns_and_labels(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from r2d_jax.config import ColumnsConfig, T5Config
+from r2d_jax.config import ColumnsConfig, LabelDecode, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_folder
@@ -40,6 +40,7 @@ class ModelCard:
         rationale_prompt: what asks for a rationale: the prompt with a given label, the one without, or none,
             where the model was not taught to explain.
         label_map: data.label_map of training; gold labels of other files go through it too.
+        label_decode: of the config; whether only labels of `labels` can come out.
     """
 
     shape: T5Config
@@ -52,6 +53,7 @@ class ModelCard:
     columns: ColumnsConfig
     rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
     label_map: dict[str, str] = dataclasses.field(default_factory=dict)
+    label_decode: LabelDecode = "free"
 
     def to_json(self) -> str:
         """The text of r2d_model.json."""

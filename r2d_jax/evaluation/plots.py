@@ -22,7 +22,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5679a", "#c98a00", "#4aa3d9", "#8
 MARKERS = "os^DvPX"
 """Of runs, for those who see no colour."""
 
-_INK, _GREY = "#262626", "#808080"
+INK, _GREY = "#262626", "#808080"
 _SIZE = (4.3, 3.0)
 # A loss that falls by more than this factor shows its end only on a logarithmic axis.
 _LOG_FROM_RATIO = 8.0
@@ -49,7 +49,7 @@ _SETTINGS: Any = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.0,
 } | dict.fromkeys(
-    ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"), _INK
+    ("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "xtick.color", "ytick.color"), INK
 )
 
 
@@ -92,7 +92,8 @@ def marker(run: int) -> str:
 
 
 @contextlib.contextmanager
-def _drawing(salt: str, size: tuple[float, float] = _SIZE) -> Iterator[Figure]:
+def drawing(salt: str, size: tuple[float, float] = _SIZE) -> Iterator[Figure]:
+    """An empty figure in the style of the page; `salt` makes its ids, size is in inches."""
     # Not pyplot and not the user's matplotlibrc: the same runs give the same bytes everywhere.
     with matplotlib.rc_context(), warnings.catch_warnings():
         # Of glyphs that the measuring font lacks; the page's font draws them.
@@ -105,7 +106,7 @@ def _drawing(salt: str, size: tuple[float, float] = _SIZE) -> Iterator[Figure]:
         yield figure
 
 
-def _inline(figure: Figure, description: str) -> str:
+def inline(figure: Figure, description: str) -> str:
     """The figure as an `svg` element: no style attributes (the page's policy forbids them), no unused ids."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -129,7 +130,7 @@ def _inline(figure: Figure, description: str) -> str:
         for rule in filter(None, element.attrib.pop("style", "").split(";")):
             name, _, value = (part.strip() for part in rule.partition(":"))
             if name != "font-family":
-                element.set(name, "currentColor" if value == _INK else value)
+                element.set(name, "currentColor" if value == INK else value)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.attrib |= {"role": "img", "class": "plot", "stroke-linejoin": "round"}
@@ -158,7 +159,7 @@ def curves(title: str, lines: Sequence[Line], *, fraction: bool = False) -> str:
     Returns:
         An `svg` element.
     """
-    with _drawing(title) as figure:
+    with drawing(title) as figure:
         axes = figure.add_subplot()
         marks: dict[str, Any] = {}
         for line in lines:
@@ -173,7 +174,7 @@ def curves(title: str, lines: Sequence[Line], *, fraction: bool = False) -> str:
                     "*",
                     color=colour(line.run),
                     markersize=13,
-                    markeredgecolor=_INK,
+                    markeredgecolor=INK,
                     zorder=5,
                 )
                 marks.setdefault("chosen checkpoint", mark[0])
@@ -186,7 +187,7 @@ def curves(title: str, lines: Sequence[Line], *, fraction: bool = False) -> str:
         _steps_axis(axes, title, fraction=fraction)
         if len(marks) > 1:
             axes.legend(marks.values(), marks.keys())
-        return _inline(figure, f"{title}: {_told(lines)}")
+        return inline(figure, f"{title}: {_told(lines)}")
 
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -216,11 +217,11 @@ def reliability(title: str, bins: Sequence[Bin], run: int) -> str:
     Returns:
         An `svg` element.
     """
-    with _drawing(f"{title} {run}", (_SIZE[0], 3.6)) as figure:
+    with drawing(f"{title} {run}", (_SIZE[0], 3.6)) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         filled = [one for one in bins if one.rows]
         widths = [one.high - one.low for one in bins]
-        upper.plot([0, 1], [0, 1], "--", color=_INK, linewidth=1.0, label="perfectly calibrated")
+        upper.plot([0, 1], [0, 1], "--", color=INK, linewidth=1.0, label="perfectly calibrated")
         upper.bar(
             [one.low for one in filled],
             [one.accuracy for one in filled],
@@ -266,7 +267,7 @@ def reliability(title: str, bins: Sequence[Bin], run: int) -> str:
         told = ", ".join(
             f"{one.rows} rows at {one.confidence:.2f} are right in {one.accuracy:.2f}" for one in filled
         )
-        return _inline(figure, f"{title}: {told}.")
+        return inline(figure, f"{title}: {told}.")
 
 
 def dots(title: str, rows: Sequence[Dot], names: Sequence[str], most: float = 1.0) -> str:
@@ -281,7 +282,7 @@ def dots(title: str, rows: Sequence[Dot], names: Sequence[str], most: float = 1.
     Returns:
         An `svg` element.
     """
-    with _drawing(title, (_SIZE[0], 0.95 + 0.3 * len(rows))) as figure:
+    with drawing(title, (_SIZE[0], 0.95 + 0.3 * len(rows))) as figure:
         axes = figure.add_subplot()
         for place, dot in enumerate(rows):
             if dot.interval is not None:
@@ -307,6 +308,6 @@ def dots(title: str, rows: Sequence[Dot], names: Sequence[str], most: float = 1.
         low, high = axes.get_xlim()
         axes.set_xlim(max(low, 0) if min(ends) >= 0 else low, min(high, most) if max(ends) <= most else high)
         axes.set_title(title)
-        return _inline(
+        return inline(
             figure, f"{title}: " + ", ".join(f"{names[dot.run]} {dot.value:.3f}" for dot in rows) + "."
         )

@@ -14,6 +14,7 @@ from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
 from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.model.greedy import Decoded, greedy_decode
+from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place, place_batch, replicated
 
@@ -69,6 +70,7 @@ class Predictor:
         rationale_tokens: rationale limit, end token included.
         rationale_prompt: what asks this model for a rationale, "none" where it gives none.
         mesh: devices; rows are spread over it.
+        label_trie: of the only labels that are decoded; None: any text.
     """
 
     factory: T5Factory
@@ -76,6 +78,7 @@ class Predictor:
     rationale_tokens: int
     rationale_prompt: RationalePrompt
     mesh: Mesh
+    label_trie: LabelTrie | None = None
 
     @property
     def explains(self) -> bool:
@@ -86,7 +89,13 @@ class Predictor:
     def _prompts(self) -> PromptBuilder:
         return PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
 
-    def _decode(self, params: Params, prompt: tuple[jax.Array, jax.Array], max_tokens: int) -> Decoded:
+    def _decode(
+        self,
+        params: Params,
+        prompt: tuple[jax.Array, jax.Array],
+        max_tokens: int,
+        trie: LabelTrie | None = None,
+    ) -> Decoded:
         model = self.factory.merge(params)
         return greedy_decode(
             model,
@@ -94,11 +103,12 @@ class Predictor:
             prompt[1],
             max_tokens=max_tokens,
             vocab_limit=self.encoder.tokenizer.size,
+            trie=trie,
         )
 
     def _labels(self, params: Params, batch: Batch) -> Decoded:
         prompt = self._prompts.predict(batch["question_ids"], batch["question_length"])
-        return self._decode(params, prompt, self.encoder.label_tokens)
+        return self._decode(params, prompt, self.encoder.label_tokens, self.label_trie)
 
     def _rationales(
         self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array

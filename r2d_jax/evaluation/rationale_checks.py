@@ -145,3 +145,14 @@ def flip_statistics(flips: Sequence[Flip], labels: Sequence[str], rows: int) -> 
         name: ratio_of(np.bincount(place, weights=values, minlength=rows), counts)
         for name, values in _flip_flags(flips, labels).items()
     }
+
+
+def flips_by_row(flips: Sequence[Flip], labels: Sequence[str]) -> dict[int, dict[str, float]]:
+    """For each row with flips, how many it has, and the fractions of `flip_figures` over them."""
+    place = np.array([flip.row for flip in flips], np.int64)
+    flags = _flip_flags(flips, labels)
+    return {
+        row: {"flips": int((place == row).sum())}
+        | {name: float(values[place == row].mean()) for name, values in flags.items()}
+        for row in dict.fromkeys(place.tolist())
+    }

@@ -77,6 +77,19 @@ _LINES = (
     _Line("macro-F1, published definition", "macro_f1_published"),
     _Line("outputs that are no label", "invalid_fraction", _percent),
     _Line("outputs that are empty", "empty_fraction", _percent, if_set=True),
+    _Line("under-triage", "triage.under_fraction", _percent),
+    _Line("under-triage by 2 levels or more", "triage.under_many_fraction", _percent),
+    _Line("over-triage", "triage.over_fraction", _percent),
+    _Line("kappa, quadratic weights", "triage.quadratic_kappa"),
+    _Line("expected cost", "triage.expected_cost"),
+    _Line("expected cost, most probable label", "triage.rules.argmax.expected_cost"),
+    _Line("expected cost, label of least cost", "triage.rules.least_cost.expected_cost"),
+    _Line("under-triage, label of least cost", "triage.rules.least_cost.under_fraction", _percent),
+    _Line("calibration error of probabilities", "calibration.before.ece"),
+    _Line("calibration error, scaled", "calibration.after.ece"),
+    _Line("area under risk and coverage", "abstention.aurc"),
+    _Line("rows answered", "abstention.coverage", _percent),
+    _Line("wrong among the answered", "abstention.risk", _percent),
     _Line("BLEU of the corpus", "bleu.corpus", _TENTH),
     _Line("BLEU, mean of rows", "bleu.mean_sentence", _TENTH),
     _Line("ROUGE-L", "rouge_l"),
@@ -91,6 +104,13 @@ _LINES = (
     _Line("flipped label: text names it", "label_flip.names_given_fraction", _percent),
     _Line("flipped label: names only another", "label_flip.names_other_fraction", _percent),
     _Line("flipped label: read back", "label_flip.label_follows_fraction", _percent),
+    _Line("cited input out, beyond random", "faithfulness.comprehensiveness.difference"),
+    _Line("cited input alone, beyond random", "faithfulness.sufficiency.difference"),
+    _Line("cited input out: label changes", "faithfulness.comprehensiveness.cited_change", _percent),
+    _Line("random input out: label changes", "faithfulness.comprehensiveness.random_change", _percent),
+    _Line("unsupported numbers", "faithfulness.statements.unsupported_numbers_fraction", _percent),
+    _Line("unsupported findings", "faithfulness.statements.unsupported_findings_fraction", _percent),
+    _Line("contradicted findings", "faithfulness.statements.contradicted_findings_fraction", _percent),
     _Line("labels cut at the length limit", "label_limit_fraction", _percent),
     _Line("rationales cut at the length limit", "rationale_limit_fraction", _percent),
 )
@@ -104,7 +124,7 @@ def figure_at(metrics: Mapping[str, Any], path: str) -> float | None:
     return value
 
 
-def _result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+def result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Title, value, interval and the majority class's value; figures that were not computed have no line."""
     intervals, majority = metrics.get("intervals", {}), metrics.get("majority_class", {})
     for line in _LINES:
@@ -128,6 +148,14 @@ def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
     if outside := metrics.get("labels_outside_set"):
         # Not named here: with a wrong label column they would be case text.
         yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong"
+    if (triage := metrics.get("triage")) and triage["rows_outside_order"]:
+        yield f"{triage['rows_outside_order']} rows have a gold label without a level; no triage figure counts them"
+    if (abstention := metrics.get("abstention")) and abstention["target_risk"] is not None:
+        target = _percent(abstention["target_risk"])
+        if abstention["threshold"] is None:
+            yield f"no threshold reached the target of {target} wrong on validation rows, so no row is answered"
+        elif (risk := abstention["risk"]) is not None and risk > abstention["target_risk"]:
+            yield f"{_percent(risk)} of the answered rows are wrong, more than the target of {target}"
     if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
         yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
     if score := metrics.get("bertscore"):
@@ -174,6 +202,18 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"majority class: {metrics['majority_class']['label']}"
         labels = len(metrics["macro_f1_labels"])
         yield f"macro-F1: over {labels} labels with gold rows; an output that is no label is wrong"
+    if triage := metrics.get("triage"):
+        yield (
+            f"under-triage: predicted less urgent than gold; cost: {triage['costs']}, an output that is no label "
+            "costs as much as the worst one"
+        )
+    if "subgroups" in metrics:
+        yield "subgroups: figures of each group and the worst ones are in metrics.json"
+    if probabilities := metrics.get("calibration"):
+        scaled = "as the model has them, not calibrated"
+        if probabilities["temperature"] is not None:
+            scaled = f"temperature {probabilities['temperature']:.3f} of {probabilities['fitted_rows']} validation rows"
+        yield f"probabilities: over {probabilities['labels']} labels; {scaled}"
     if bleu := metrics.get("bleu"):
         yield f"BLEU: sacrebleu {bleu['signature']}"
     if "consistency_fraction" in metrics:
@@ -185,6 +225,11 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"flipped label: rationales of {flips['rows']} rows written under {flips['flips']} labels that were "
             "not predicted"
+        )
+    if (reasons := metrics.get("faithfulness")) and reasons["rows"]:
+        yield (
+            f"cited input: {reasons['compared_rows']} of {reasons['rows']} rows without the sentences that the "
+            f"rationale cites, and without as many random ones; {reasons['nothing_cited_rows']} rationales cite none"
         )
     if score := metrics.get("bertscore"):
         yield f"BERTScore: {score['model']}, layer {score['num_layers']}, {score['version']}"
@@ -200,7 +245,7 @@ def print_results(metrics: Mapping[str, Any], console: Console) -> None:
     """
     rows = metrics["rows"] if "rows" in metrics else _scored_rows(metrics)
     table = _table(f"Results on {rows} rows", "model", "95 % interval", "majority class")
-    for line in _result_lines(metrics):
+    for line in result_lines(metrics):
         table.add_row(*line)
     console.print(table, "")
     for note in _notes(metrics):

@@ -1,6 +1,7 @@
 """What a report tells of each run; in: RunRecords, out: rows of tables, warnings and which curves to draw."""
 
 import json
+import math
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidence
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
 
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,60}")
+_SHOWN_ELSEWHERE = ("per_class", "confusion", "intervals", "subgroups")
 
 Scored = tuple[float, tuple[float, float] | None]
 """A figure, and its interval where the run states one."""
@@ -39,7 +41,13 @@ FIGURES = (
     Figure("macro-F1", ("macro_f1",)),
     Figure("accuracy", ("accuracy",)),
     Figure("outputs that are no label", ("invalid_fraction",), up=False),
+    Figure("under-triage", ("triage", "under_fraction"), up=False),
+    Figure("over-triage", ("triage", "over_fraction"), up=False),
+    Figure("weighted kappa", ("triage", "quadratic_kappa")),
+    Figure("expected cost", ("triage", "expected_cost"), up=False, most=math.inf),
     ECE,
+    Figure("calibration error, scaled", ("calibration", "after", "ece"), up=False),
+    Figure("AURC", ("abstention", "aurc"), up=False),
     Figure("BLEU of the corpus", ("bleu", "corpus"), 1, most=100.0),
     Figure("ROUGE-L", ("rouge_l",)),
     Figure("BERTScore F1", ("bertscore", "f1")),
@@ -96,6 +104,22 @@ PANELS = (
         True,
         "Rows whose rationale prompt holds the model's own label instead of the gold one.",
     ),
+    Panel(
+        "Stage 2: confidence of labels (R2D-C)",
+        2,
+        (
+            ("train/confidence", "mean", "thin"),
+            ("train/tau", "threshold \N{GREEK SMALL LETTER TAU}", "dashed"),
+        ),
+        True,
+        "Of the labels decoded in training; one above the threshold is likelier to be used.",
+    ),
+    Panel(
+        "Stage 2: cycle loss (R2D-C)",
+        2,
+        (("train/cycle_loss", "train", "thin"),),
+        note="Of reading the given label back from the generated rationale.",
+    ),
 )
 
 
@@ -103,12 +127,17 @@ def main_figures(run: RunRecord) -> dict[Figure, Scored]:
     """The main figures that a run has."""
     found: dict[Figure, Scored] = {}
     for figure in FIGURES:
-        value = _at(run.metrics, figure.path)
-        if is_number(value):
-            found[figure] = (float(value), _interval(run.metrics, figure))
+        if (there := scored_figure(run.metrics, figure)) is not None:
+            found[figure] = there
     if ECE not in found and (scored := confidences(run))[0]:
         found[ECE] = (calibration(*scored)[1], None)
     return found
+
+
+def scored_figure(metrics: Mapping[str, Any], figure: Figure) -> Scored | None:
+    """The figure of a run's metrics.json; None where it has none."""
+    value = _at(metrics, figure.path)
+    return (float(value), _interval(metrics, figure)) if is_number(value) else None
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:
@@ -142,7 +171,7 @@ def _numbers(
 ) -> Iterator[tuple[str, float]]:
     for key, value in values.items():
         # A gold label outside the set may be case text, and so may what is no plain name.
-        if key in ("per_class", "confusion", "intervals") or key in hidden or not _PLAIN_NAME.fullmatch(key):
+        if key in _SHOWN_ELSEWHERE or key in hidden or not _PLAIN_NAME.fullmatch(key):
             continue
         if isinstance(value, Mapping):
             yield from _numbers(value, hidden, f"{prefix}{key}.")

@@ -10,6 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from r2d_jax.config_check import TWO_STAGES
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.reporting import METRICS_FILE
 
@@ -59,6 +60,7 @@ class RunRecord:
         predictions: rows of predictions.jsonl; empty before the test evaluation.
         data_hash: of the rows of all splits, "" where it is not stored.
         missing: what an unfinished run lacks, in words.
+        reasons: rows of faithfulness.jsonl; empty where the run has none.
     """
 
     path: pathlib.Path
@@ -69,6 +71,7 @@ class RunRecord:
     predictions: tuple[Mapping[str, Any], ...]
     data_hash: str
     missing: tuple[str, ...]
+    reasons: tuple[Mapping[str, Any], ...] = ()
 
 
 def read_run(path: pathlib.Path) -> RunRecord:
@@ -105,6 +108,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
         predictions=predictions,
         data_hash=str(state.get("data_hash", "")),
         missing=tuple(missing),
+        reasons=tuple(_json_lines(path / "evaluation" / "faithfulness.jsonl")),
     )
 
 
@@ -149,7 +153,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 def _has_stage(settings: Mapping[str, Any], number: int) -> bool:
     # As config_check.stage_configs, but of settings that another version may have written.
     return number == 2 or (
-        settings.get("method", "r2d") == "r2d" and settings.get("stage1.enabled", True) is not False
+        settings.get("method", "r2d") in TWO_STAGES and settings.get("stage1.enabled", True) is not False
     )
 
 

@@ -16,6 +16,8 @@ from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures, flip_statistics
+from r2d_jax.evaluation.subgroups import subgroup_figures
+from r2d_jax.evaluation.triage_scoring import evaluate_triage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,8 @@ def score(
     rationale_source: str | None,
     settings: EvaluationConfig | None = None,
     readings: Readings | None = None,
+    *,
+    probabilities: np.ndarray | None = None,
 ) -> Scores:
     """Score predictions against the gold rows.
 
@@ -63,6 +67,7 @@ def score(
         rationale_source: gold rationale to compare with; None: labels alone are scored.
         settings: BERTScore and intervals; None: defaults.
         readings: labels read back from rationales, where they were.
+        probabilities: float [N, K] of the K labels, for rules that choose by them; None: not known.
 
     Raises:
         UserError: from the metrics; nothing to score, or a request that cannot be honoured.
@@ -107,6 +112,16 @@ def score(
             flips = flip_statistics(readings.flips, labels, len(examples))
             statistics |= {f"label_flip.{name}": statistic for name, statistic in flips.items()}
     statistics |= {name: mean_of(values) for name, values in rows.items()}
+    if settings.triage is not None:
+        triage = evaluate_triage(settings.triage, labels, gold, predicted, probabilities)
+        metrics["triage"] = triage.section
+        rows |= triage.rows
+        statistics |= triage.statistics
+    groups = subgroup_figures(
+        examples, statistics, least_rows=settings.subgroup_least_rows, resamples=settings.resamples
+    )
+    if groups is not None:
+        metrics["subgroups"] = groups
     metrics["intervals"] = {
         name: interval
         for name, statistic in statistics.items()

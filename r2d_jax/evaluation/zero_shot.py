@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.evaluate import prediction_row, row_score_lines
@@ -112,7 +113,7 @@ def write_zero_shot(
     ]
     write_predictions(folder / "predictions.jsonl", lines)
     source = rows.source if rationale else None
-    scores = score(rows.examples, predictions, rows.labels, source)
+    scores = score(rows.examples, predictions, rows.labels, source, EvaluationConfig(triage=rows.triage))
     write_predictions(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
     metrics = scores.metrics | {

@@ -11,6 +11,7 @@ const SHOWN = {
   "right": (predictions) => predictions.every(([, , flags]) => flags & RIGHT),
   "runs disagree": (predictions) => predictions.some(([label]) => label !== predictions[0][0]),
   "no label": (predictions) => predictions.some(([label]) => label === NO_LABEL),
+  "unsupported statements": (_, reasons) => reasons.some((one) => one && one[0] + one[1] > 0),
   "cut at a limit": (predictions) => predictions.some(([, , flags]) => flags & (LABEL_CUT | RATIONALE_CUT)),
 };
 
@@ -59,6 +60,18 @@ function marked(text, wanted) {
   return [...nodes, text.slice(end)];
 }
 
+// The same with the class on the parts at some places, which are in order.
+function spanned(text, wanted, places, className) {
+  const nodes = [];
+  let end = 0;
+  for (const [from, to] of places) {
+    if (from < end) continue;
+    nodes.push(...marked(text.slice(end, from), wanted), element("span", className, ...marked(text.slice(from, to), wanted)));
+    end = to;
+  }
+  return [...nodes, ...marked(text.slice(end), wanted)];
+}
+
 class Cases {
   constructor(box) {
     this.box = box;
@@ -84,7 +97,9 @@ class Cases {
     ];
     fillSelect(this.form.gold, choices(new Set(rows.map((row) => row[1]))));
     fillSelect(this.form.predicted, choices(new Set(rows.flatMap((row) => row[2].map(([label]) => label)))));
-    const shown = Object.keys(SHOWN).filter((name) => runs.length > 1 || name !== "runs disagree");
+    const shown = Object.keys(SHOWN).filter((name) =>
+      (runs.length > 1 || name !== "runs disagree") &&
+      (this.data.reasons.some(Boolean) || name !== "unsupported statements"));
     fillSelect(this.form.show, shown.map((name) => [name, name]));
     const first = runs.length > 1 ? "disagreement first" : "mistakes first";
     fillSelect(this.form.order, Object.keys(ORDERS).map((name) => [name, ORDERS[name] ? name : first]));
@@ -92,6 +107,11 @@ class Cases {
 
   labelName(index) {
     return index === NO_LABEL ? "(no label)" : this.data.labels[index];
+  }
+
+  // For each run what is told of the reasons of a row, or undefined.
+  reasons(row) {
+    return this.data.reasons.map((rows) => rows?.[row[3] - 1]);
   }
 
   // All that a search looks through.
@@ -112,7 +132,7 @@ class Cases {
     this.found = this.data.rows.filter((row) =>
       (gold.value === "" || row[1] === Number(gold.value)) &&
       (predicted.value === "" || row[2].some(([label]) => label === Number(predicted.value))) &&
-      SHOWN[show.value](row[2]) &&
+      SHOWN[show.value](row[2], this.reasons(row)) &&
       (!this.wanted.length || this.matches([...this.texts(row)])));
     if (ORDERS[order.value]) this.found.sort(ORDERS[order.value]);
     this.page = 0;
@@ -152,15 +172,16 @@ class Cases {
 
   lines(row) {
     const [id, gold, predictions, , ...texts] = row;
+    const reasons = this.reasons(row);
     const head = element("th", "", element("bdi", "name", ...marked(id, this.wanted)));
     head.scope = "row";
-    const cells = predictions.map((prediction) => element("td", "", this.prediction(prediction)));
+    const cells = predictions.map((one, run) => element("td", "", this.prediction(one, reasons[run])));
     const goldCell = element("td", "", element("bdi", "name", ...marked(this.labelName(gold), this.wanted)));
     const line = element("tr", texts.length ? "head" : "plain", head, goldCell, ...cells);
-    return texts.length ? [line, this.textLine(texts, predictions)] : [line];
+    return texts.length ? [line, this.textLine(texts, predictions, reasons)] : [line];
   }
 
-  prediction([label, confidence, flags, generated]) {
+  prediction([label, confidence, flags, generated], reasons) {
     const right = Boolean(flags & RIGHT);
     const cell = element("span", "cell");
     cell.append(element("span", right ? "right" : "wrong", right ? "✓ right " : "✗ wrong "));
@@ -171,22 +192,27 @@ class Cases {
       [flags & EMPTY, "empty"],
       [flags & LABEL_CUT, "label cut"],
       [flags & RATIONALE_CUT, "rationale cut"],
+      [reasons?.[0] + reasons?.[1] > 0, `${reasons?.[0] + reasons?.[1]} unsupported`],
+      [reasons?.[3], "changes without what is cited"],
     ];
     for (const [there, text] of tags) if (there) cell.append(" ", element("span", "tag", text));
     return cell;
   }
 
-  textLine([input, goldRationale], predictions) {
+  textLine([input, goldRationale], predictions, reasons) {
     const list = element("dl", "");
-    const add = (name, text) => {
-      const value = element("dd", "", ...(text ? marked(text, this.wanted) : [element("small", "", "(empty)")]));
+    const add = (name, text, places = [], className = "") => {
+      const nodes = text ? spanned(text, this.wanted, places, className) : [element("small", "", "(empty)")];
+      const value = element("dd", "", ...nodes);
       value.dir = "auto";
       list.append(element("dt", "", name), value);
     };
-    add("Input", input);
+    const cited = reasons.flatMap((one) => one?.[4] ?? []);
+    add("Input", input, cited.sort((one, other) => one[0] - other[0]), "cited");
     add("Gold rationale", goldRationale);
     predictions.forEach(([, , , , rationale], place) =>
-      add(predictions.length > 1 ? `Rationale of ${this.data.runs[place][1]}` : "Predicted rationale", rationale));
+      add(predictions.length > 1 ? `Rationale of ${this.data.runs[place][1]}` : "Predicted rationale", rationale,
+        reasons[place]?.[5], "unsupported"));
     const cell = element("td", "", list);
     cell.colSpan = predictions.length + 2;
     return element("tr", "texts", cell);

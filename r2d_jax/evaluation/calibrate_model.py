@@ -1,0 +1,84 @@
+"""The work of `r2d calibrate`; in: a model folder and labelled rows, out: calibration.json in that folder."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from r2d_jax.config import EvaluationConfig, MeshConfig
+from r2d_jax.config_check import used_sources
+from r2d_jax.config_file import load_config
+from r2d_jax.data.schema import Example
+from r2d_jax.data.sources import read_examples
+from r2d_jax.data.splits import load_splits
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.apply import predictor_of
+from r2d_jax.evaluation.calibrate import calibrate
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, is_calibrated
+from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
+from r2d_jax.runtime.devices import enable_compile_cache
+from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.mesh import check_batch_size, make_mesh
+
+
+def calibrate_model(
+    model_path: pathlib.Path,
+    *,
+    input_file: pathlib.Path | None,
+    batch_size: int,
+    target_risk: float | None,
+    risk_confidence: float | None,
+    overwrite: bool,
+) -> tuple[Calibration, pathlib.Path]:
+    """Fit the probabilities of a model to labelled rows, and write calibration.json beside it.
+
+    Args:
+        model_path: run, exported or imported folder.
+        input_file: rows that the model was not trained on; None: the validation split of its own run.
+        batch_size: rows computed at once.
+        target_risk: largest share of wrong labels among those given; None: no threshold.
+        risk_confidence: with which it shall hold on further rows; None: it holds on these rows.
+        overwrite: replace a calibration that is there.
+
+    Returns:
+        The calibration, and its file.
+
+    Raises:
+        UserError: a fault of file or folder, no label set, or a calibration that is there.
+    """
+    home = find_model_folder(model_path)
+    card, path = read_card(home), home / CALIBRATION_FILE
+    if not card.labels:
+        raise UserError(str(model_path), "has no label set", "Calibrate a model trained by `r2d run`.")
+    if path.exists() and not overwrite:
+        raise UserError(str(path), "is there already", "Give --overwrite to replace it.")
+    examples = _rows(home, card, input_file)
+    enable_compile_cache()
+    mesh = make_mesh(MeshConfig())
+    check_batch_size("--batch-size", batch_size, 1, mesh)
+    model = load_model(model_path, mesh)
+    if not is_calibrated(home, model.source):
+        raise UserError(
+            str(model_path), "is no best checkpoint of stage 2", f"Give {home}, or export this one first."
+        )
+    predictor = predictor_of(model, mesh, card.label_decode)
+    encoded = predictor.encoder.encode(examples, None)
+    calibration = calibrate(
+        predictor,
+        model.params,
+        card.labels,
+        [example.label for example in examples],
+        predictor.encoder.features(encoded, predictor.encoder.shapes(encoded)),
+        EvaluationConfig(batch_size=batch_size, target_risk=target_risk, risk_confidence=risk_confidence),
+    )
+    write_text(path, calibration.to_json())
+    return calibration, path
+
+
+def _rows(home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None) -> Sequence[Example]:
+    if input_file is not None:
+        columns = dataclasses.replace(card.columns, subgroups={}, subgroup_edges={})
+        return read_examples(input_file, columns, rationale_sources=(), label_map=card.label_map)
+    if not (home / "config.yaml").is_file():
+        raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
+    config = load_config(home / "config.yaml")
+    return load_splits(config.data, config.seed, used_sources(config)).validation

@@ -1,0 +1,187 @@
+"""README.md of an exported folder; in: model card, tokenizer, facts of the run, out: a model card for the Hub."""
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from r2d_jax import __version__
+from r2d_jax.data.data_card import label_table
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.evaluation.card_metadata import CardOptions, data_name, front_matter
+from r2d_jax.evaluation.case_table import short
+from r2d_jax.evaluation.export_readme import usage_text
+from r2d_jax.evaluation.model_folder import ModelCard
+from r2d_jax.evaluation.report import result_lines
+from r2d_jax.evaluation.report_values import warnings_of
+from r2d_jax.evaluation.run_facts import RunFacts
+from r2d_jax.model.parameters import T5Factory, flatten
+
+_FEW_ROWS, _LONGEST_CELL = 30, 100
+
+_METHODS = {
+    "r2d": "by Reason2Decide (Hasan et al., arXiv 2512.20074): first for rationales, then for labels and for the "
+    "rationale of a given label, which is more and more the model's own",
+    "r2dc": "by R2D-C (Hasan et al., Computers 2026, 15(5):279), which is Reason2Decide (arXiv 2512.20074) with "
+    "confidence-adaptive sampling and a cycle loss",
+    "dss": "for labels and rationales in one stage, the rationale without a given label (distilling step-by-step, "
+    "Hsieh et al., 2023)",
+    "sft": "for labels alone",
+}
+
+_INTENDED = """## Intended use
+
+- Research on models that give a label{reason}, with texts like those of its training.
+- Proposals that a person who is qualified to judge the case checks against the text itself before anything follows.
+
+It is not meant for decisions without such a person, nor for texts of another kind, language or institution unless
+it was evaluated on them first. It is research software and no medical device."""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([_cell(text) for text in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    # What a label or setting spells must neither end its cell nor become markup.
+    return html.escape(short(text, _LONGEST_CELL), quote=False).replace("|", "\\|")
+
+
+def _limits(card: ModelCard, facts: RunFacts | None) -> Iterator[str]:
+    count = f"{len(card.labels)} labels" if card.labels else "labels"
+    if card.label_decode == "constrained":
+        yield f"It knows the {count} of its training. A case that fits none of them gets one of them all the same."
+    else:
+        yield f"It knows the {count} of its training; what it writes may be none of them, so compare it with the set."
+    if card.rationale_prompt != "none":
+        yield (
+            "A rationale is written text and no record of how the label came about. It can sound right where the "
+            "label is wrong, and can state what the input does not say."
+        )
+    written = (
+        f"; a rationale ends at {card.rationale_tokens} tokens" if card.rationale_prompt != "none" else ""
+    )
+    yield f"Of an input, what lies beyond {card.input_limit_tokens} tokens of prompt is not read{written}."
+    yield (
+        "Its weights can repeat pieces of the training text, and a vocabulary that was trained with them holds words "
+        "of it. Whoever passes the model on must have the right to pass these on."
+    )
+    if facts is None or not facts.metrics:
+        return
+    yield "The figures are of one set of test rows and one training run; another set or seed gives others."
+    supports = [row["support"] for row in facts.metrics.get("per_class", {}).values()]
+    few = sum(0 < support < _FEW_ROWS for support in supports)
+    if few:
+        yield f"{few} of {len(supports)} labels have fewer than {_FEW_ROWS} test rows: their own figures say little."
+
+
+def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
+    metrics = facts.metrics
+    yield "## Figures"
+    told = (
+        "These are figures of"
+        if dtype == "float32"
+        else f"This folder holds {dtype} weights. These are figures of"
+    )
+    yield f"{told} the float32 weights on {metrics.get('rows', 'the')} test rows, measured by r2d_jax."
+    lines = list(result_lines(metrics))
+    with_majority = any(majority for *_, majority in lines)
+    header = ["figure", "value", "95 % interval", *(["most common label, always"] if with_majority else [])]
+    yield _table(header, (line[: len(header)] for line in lines))
+    yield (
+        "Macro-F1 is over the labels that have test rows, and an output that is no label is wrong. Intervals are "
+        "bootstrap intervals over the test rows; they do not tell how another training run would differ."
+    )
+    per_class = {
+        label: row
+        for label, row in metrics.get("per_class", {}).items()
+        if label not in set(metrics.get("labels_outside_set", ()))
+    }
+    # As in a data card: of labels that may be case text none is named.
+    shown = label_table({("test", label): int(row["support"]) for label, row in per_class.items()})["counts"]
+    rows = [
+        (label, f"{row['support']}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1")))
+        for label, row in per_class.items()
+        if label in shown
+    ]
+    if rows:
+        yield _table(("label", "test rows", "precision", "recall", "F1"), rows)
+
+
+def _method(card: ModelCard, facts: RunFacts | None) -> str:
+    settings = facts.settings if facts else {}
+    # Without its run, only what the prompts tell is known; "r2dc" has those of "r2d".
+    by_prompt = {"given_label": "r2d", "explain": "dss", "none": "sft"}[card.rationale_prompt]
+    told = _METHODS.get(settings.get("method", by_prompt), _METHODS[by_prompt])
+    without = by_prompt == "r2d" and settings.get("stage1.enabled") is False
+    return told + (", here without the first stage" if without else "")
+
+
+def _training(card: ModelCard, facts: RunFacts | None, options: CardOptions) -> Iterator[str]:
+    shapes = flatten(T5Factory(card.shape, card.compute_dtype).abstract_params)
+    size = sum(math.prod(leaf.shape) for leaf in shapes.values())
+    shape = card.shape
+    yield "## Training"
+    yield (
+        f"T5 with {shape.num_layers} + {shape.num_decoder_layers} layers of width {shape.d_model}, {size:,} weights, "
+        f"trained {_method(card, facts)}. Exported by r2d_jax {__version__}."
+    )
+    yield f"Data: {data_name(facts, options)}."
+    if facts is None:
+        yield "The model was not exported from the folder of its run, so figures and settings are not told here."
+        return
+    if counts := facts.counts:
+        splits = list(counts["rows"])
+        rows = [
+            (label, *(f"{by.get(s, 0):,}" for s in splits))
+            for label, by in counts["labels"]["counts"].items()
+        ]
+        more = counts["labels"]["distinct"] - len(rows)
+        rows += [(f"{more} labels not named here", *[""] * len(splits))] if more else []
+        yield _table(("label", *splits), [*rows, ("all", *(f"{counts['rows'][name]:,}" for name in splits))])
+    if facts.stages:
+        yield "\n".join(f"- {line}" for line in facts.stages)
+    start = facts.hub_model or ("other weights" if facts.record.settings.get("model.init") else "random ones")
+    yield f"The weights that training began with: {start}."
+    yield _table(("setting", "value"), [(name, str(value)) for name, value in facts.settings.items()])
+
+
+def readme_text(
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str = "float32",
+    onnx: bool = False,
+    facts: RunFacts | None = None,
+    options: CardOptions | None = None,
+) -> str:
+    """The text of README.md; its code does what `r2d predict` does.
+
+    It holds labels (short ones), counts, figures and settings, and no text of a row.
+
+    Args:
+        card: of the model.
+        tokenizer: that it was trained with.
+        dtype: of the stored weights.
+        onnx: whether the folder holds ONNX graphs too.
+        facts: of the run; None where the model was not exported from one.
+        options: of the user.
+    """
+    options = options or CardOptions()
+    explains = card.rationale_prompt != "none"
+    parts = [
+        front_matter(facts, options, dtype=dtype),
+        f"# {options.title}",
+        "A T5 that reads a text and gives a label"
+        + (", then a rationale for it." if explains else ".")
+        + " Research software: not a medical device.",
+        *((f"**{warning}**") for warning in (warnings_of(facts.record) if facts else ())),
+        usage_text(card, tokenizer, dtype=dtype, onnx=onnx),
+        _INTENDED.replace("{reason}", " and a reason for it" if explains else ""),
+        "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, facts)),
+        *(_figures(facts, dtype) if facts and facts.metrics else ()),
+        *_training(card, facts, options),
+    ]
+    licence = options.license
+    parts.append("## Licence\n\n" + (f"{licence}." if licence else "None is stated: ask who published this."))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"

@@ -1,0 +1,150 @@
+"""What a run tells of an exported model; in: its folder and the checkpoint exported, out: figures, counts, settings."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from r2d_jax.data.row_counts import COUNTS_FILE
+from r2d_jax.evaluation.report_values import run_summary
+from r2d_jax.evaluation.run_record import STATE_FILE, RunRecord, read_run
+
+_CHECKPOINT = re.compile(r"(?:^|/)(stage\d/(?:best|latest)/\d+)$")
+_HUB_ROWS = "hf:"
+# None of these holds a path or a text of the user's rows.
+_COMMON = (
+    "method",
+    "label_decode",
+    "seed",
+    "model.compute_dtype",
+    "tokenizer.text_map",
+    "data.input_limit_tokens",
+)
+_STAGE = (
+    "max_steps",
+    "batch_size",
+    "patience_evals",
+    "optimizer.learning_rate",
+    "optimizer.warmup_steps",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+)
+_RATIONALES = ("data.rationale_limit_tokens", "stage2.rationale_source", "stage2.label_weight")
+_SAMPLING = (
+    "stage1.enabled",
+    "stage2.warmup_fraction",
+    "stage2.transition_fraction",
+    "stage2.max_sampling_probability",
+    "stage2.select_before_transition",
+    "stage2.label_decode_dropout",
+)
+_R2DC = ("stage2.adaptive_sampling", "stage2.tau_window_steps", "stage2.cycle_weight")
+
+
+def _told_settings(stored: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the settings that mattered to this run's method."""
+    method = stored.get("method")
+    yield from _COMMON
+    if method in ("r2d", "r2dc") and stored.get("stage1.enabled") is not False:
+        yield from (f"stage1.{name}" for name in (*_STAGE, "rationale_source"))
+    yield from (f"stage2.{name}" for name in (*_STAGE, "class_weights"))
+    if method != "sft":
+        yield from _RATIONALES
+    if method in ("r2d", "r2dc"):
+        yield from _SAMPLING
+    if method == "r2dc":
+        yield from _R2DC
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What stands in a run's folder, as far as it belongs to the exported checkpoint.
+
+    Attributes:
+        record: the run; without test figures where these are of another checkpoint.
+        counts: what `row_counts` returned; empty where the run stored none.
+    """
+
+    record: RunRecord
+    counts: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """metrics.json of the exported checkpoint; empty where it was not evaluated."""
+        return self.record.metrics
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that may be told to anyone, by dotted name."""
+        stored = self.record.settings
+        return {name: stored[name] for name in _told_settings(stored) if stored.get(name) is not None}
+
+    @property
+    def stages(self) -> list[str]:
+        """A line for each stage that has trained: steps, the checkpoint chosen, its validation score."""
+        lines = zip(self.record.stages, run_summary(self.record)["stages"], strict=True)
+        return [f"Stage {stage.number}: {told}." for stage, told in lines if stage.last_step]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the rows are the generated triage notes."""
+        return self.record.settings.get("data.source") == "triage"
+
+    @property
+    def hub_dataset(self) -> str | None:
+        """The data set on the Hub that the rows came from."""
+        path = str(self.record.settings.get("data.path") or "")
+        return path.removeprefix(_HUB_ROWS).split(":")[0] if path.startswith(_HUB_ROWS) else None
+
+    @property
+    def hub_model(self) -> str | None:
+        """The model on the Hub that training began with; None where that is not certain."""
+        init = self.record.settings.get("model.init")
+        if not isinstance(init, str) or pathlib.Path(init).expanduser().exists():
+            return None
+        import huggingface_hub
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            # A name that was fetched lies in the Hub's cache; a path of another folder than this one does not.
+            found = huggingface_hub.try_to_load_from_cache(init, "config.json")
+        except HFValidationError:
+            return None
+        return init if isinstance(found, str) else None
+
+
+def read_facts(folder: pathlib.Path, source: str) -> RunFacts | None:
+    """What the run in a folder tells of one of its checkpoints.
+
+    Args:
+        folder: with the model card.
+        source: of the loaded model; the run's test figures count only where they are of the same checkpoint.
+
+    Returns:
+        The facts; None where the folder is no run.
+
+    Raises:
+        UserError: a file of the run is damaged.
+    """
+    if not (folder / STATE_FILE).is_file():
+        return None
+    record = read_run(folder)
+    evaluated, exported = (_CHECKPOINT.search(_posix(path)) for path in (record.metrics.get("model"), source))
+    if evaluated is None or exported is None or evaluated[1] != exported[1]:
+        record = dataclasses.replace(record, metrics={}, predictions=())
+    return RunFacts(record, _counts(folder / COUNTS_FILE))
+
+
+def _posix(path: object) -> str:
+    return str(path or "").replace("\\", "/")
+
+
+def _counts(path: pathlib.Path) -> Mapping[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    whole = isinstance(stored, dict) and {"rows", "labels"} <= stored.keys()
+    return stored if whole else {}

@@ -1,0 +1,100 @@
+"""Figures by subgroup; in: statistics of all rows and the groups of each row, out: figures of groups, and the worst."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from r2d_jax.data.schema import Example
+from r2d_jax.data.subgroups import MISSING, in_order
+from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval
+
+HIGHER_IS_BETTER = {
+    "macro_f1": True,
+    "accuracy": True,
+    "invalid_fraction": False,
+    "triage.under_fraction": False,
+    "triage.under_many_fraction": False,
+    "triage.over_fraction": False,
+    "triage.expected_cost": False,
+    "triage.quadratic_kappa": True,
+    "triage.rules.least_cost.under_fraction": False,
+    "triage.rules.least_cost.expected_cost": False,
+}
+"""The figures that are told of each group, where a run has them, by their names in metrics.json."""
+
+
+def subgroup_figures(
+    examples: Sequence[Example], statistics: Mapping[str, Statistic], *, least_rows: int, resamples: int
+) -> dict[str, Any] | None:
+    """Figures of every group of every subgroup.
+
+    A group's figure is that of its rows alone; macro-F1 is over the labels with gold rows in the group, so groups
+    without rows of a hard label look better. The worst of several groups is in part the unluckiest: its interval,
+    not corrected for having been picked, says how much.
+
+    Args:
+        examples: N rows; all have the same subgroups.
+        statistics: figure to its `Statistic` over the N rows.
+        least_rows: fewest rows of a group that may be named the worst.
+        resamples: bootstrap samples behind each interval; 0: no intervals.
+
+    Returns:
+        least_rows; by: subgroup name to groups (group, rows, and figures: name to value, low and high, None where
+        there is none, in the order of `in_order`) and worst (figure to group, value, and distance, how far from
+        the best group; None where fewer than two groups have enough rows and the figure, or all are equal).
+        None where the rows have no subgroups.
+    """
+    names = list(examples[0].subgroups) if len(examples) else []
+    if not names:
+        return None
+    told = {name: statistics[name] for name in HIGHER_IS_BETTER if name in statistics}
+    columns: dict[str, list[str]] = {name: [] for name in names}
+    for example in examples:
+        for name in names:
+            columns[name].append(example.subgroups.get(name, MISSING))
+    by = {}
+    for name, column in columns.items():
+        values = np.array(column, object)
+        groups = [
+            _group(group, np.flatnonzero(values == group), told, resamples) for group in in_order(set(column))
+        ]
+        by[name] = {
+            "groups": groups,
+            "worst": {figure: _worst(groups, figure, least_rows) for figure in told},
+        }
+    return {"least_rows": least_rows, "by": by}
+
+
+def _group(
+    name: str, rows: np.ndarray, statistics: Mapping[str, Statistic], resamples: int
+) -> dict[str, Any]:
+    figures = {}
+    for figure, statistic in statistics.items():
+        value = float(statistic(rows))
+
+        def of_sample(sample: np.ndarray, statistic: Statistic = statistic) -> np.ndarray:
+            return statistic(rows[sample])
+
+        low, high = bootstrap_interval(of_sample, len(rows), resamples=resamples) or (None, None)
+        figures[figure] = {"value": value if np.isfinite(value) else None, "low": low, "high": high}
+    return {"group": name, "rows": len(rows), "figures": figures}
+
+
+def _worst(groups: Sequence[Mapping[str, Any]], figure: str, least_rows: int) -> dict[str, Any] | None:
+    scored = [
+        (group["figures"][figure]["value"], group["group"])
+        for group in groups
+        if group["rows"] >= least_rows and group["figures"][figure]["value"] is not None
+    ]
+    if len(scored) < 2:
+        return None
+    low, high = min(value for value, _ in scored), max(value for value, _ in scored)
+    if low == high:
+        return None
+    value = low if HIGHER_IS_BETTER[figure] else high
+    return {
+        "group": next(group for one, group in scored if one == value),
+        "value": value,
+        "distance": high - low,
+    }
