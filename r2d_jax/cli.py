@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from r2d_jax import cli_data, cli_llm, cli_rationales
+from r2d_jax import cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
 from r2d_jax.cli_options import console
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
@@ -33,6 +33,13 @@ WorkdirOption = Annotated[
 ModelOption = Annotated[
     pathlib.Path,
     typer.Option("--model", help="A run's workdir (its best checkpoint), an exported or an imported folder."),
+]
+LabelDecodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--label-decode",
+        help="free: whatever text comes out. constrained: labels of the model's set only. Default: as in training.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -133,8 +140,16 @@ def evaluate(
     bertscore_layers: Annotated[
         int | None, typer.Option(help="Its layer to use, where bert-score does not know it.", min=1)
     ] = None,
+    label_decode: LabelDecodeOption = None,
     distributed: Distributed = "off",
     start_timeout: StartTimeout = 300,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Settings of evaluation and subgroups, such as evaluation.resamples=0.",
+        ),
+    ] = None,
 ) -> None:
     """Predict labelled rows and score them; prints the table of results."""
     from r2d_jax.config import BertScoreConfig
@@ -146,7 +161,15 @@ def evaluate(
     if bertscore is not None:
         settings["bertscore"] = BertScoreConfig(bertscore, bertscore_layers)
     console = _joined(distributed, start_timeout)
-    metrics = evaluate_model(model, output, input_file=input, split=split, settings=settings)
+    metrics = evaluate_model(
+        model,
+        output,
+        input_file=input,
+        split=split,
+        settings=settings,
+        label_decode=label_decode,
+        overrides=overrides or (),
+    )
     print_results(metrics, console)
     say(console, f"written: {output / 'predictions.jsonl'}, {output / 'metrics.json'}")
 
@@ -162,6 +185,10 @@ def predict(
     context_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: as in training, else line numbers.")] = None,
     batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+    label_decode: LabelDecodeOption = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every label, too.")
+    ] = False,
 ) -> None:
     """Predict a label and a rationale for each row of a file."""
     from r2d_jax.evaluation.apply import predict_file
@@ -173,21 +200,13 @@ def predict(
         output,
         columns={k: v for k, v in columns.items() if v is not None},
         batch_size=batch_size,
+        label_decode=label_decode,
+        probabilities=probabilities,
     )
     print(f"{rows} predictions written to {output}")
 
 
-@app.command()
-def export(
-    model: ModelOption,
-    output: Annotated[pathlib.Path, typer.Option(help="Hugging Face folder to write.")],
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
-) -> None:
-    """Write a model as a Hugging Face folder (safetensors) that transformers loads."""
-    from r2d_jax.evaluation.apply import export_folder
-
-    print(f"{export_folder(model, output, dtype=dtype, overwrite=overwrite)} written to {output}")
+cli_hub.register(app)
 
 
 @app.command(name="import")
@@ -237,9 +256,11 @@ def compile_for(
     )
 
 
+cli_calibrate.register(app)
 cli_data.register(app)
 cli_llm.register(app)
 cli_rationales.register(app)
+cli_serve.register(app)
 
 
 @app.command()

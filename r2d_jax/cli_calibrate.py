@@ -1,0 +1,61 @@
+"""The command `r2d calibrate`; in: arguments, out: calibration.json in a model's folder."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    model: Annotated[
+        pathlib.Path,
+        typer.Option("--model", help="A run's workdir, an exported or an imported folder; it gets the file."),
+    ],
+    input: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            "--input",
+            help="Labelled rows (JSONL or CSV) that the model was not trained on. Default: validation rows of the run.",
+        ),
+    ] = None,
+    target_risk: Annotated[
+        float | None,
+        typer.Option(
+            "--target-risk",
+            help="Largest share of wrong labels among those given; the others are marked as abstained.",
+            min=1e-6,
+            max=1 - 1e-6,
+        ),
+    ] = None,
+    risk_confidence: Annotated[
+        float,
+        typer.Option("--risk-confidence", help="With which it holds on further rows.", min=0.5, max=0.999999),
+    ] = 0.95,
+    empirical: Annotated[
+        bool,
+        typer.Option("--empirical", help="Let --target-risk hold on these rows, without any confidence."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows computed at once.", min=1)] = 64,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the calibration that is there.")
+    ] = False,
+) -> None:
+    """Fit the temperature of a model's probabilities and choose when it abstains; see docs/probabilities.md."""
+    from r2d_jax.evaluation.calibrate import told
+    from r2d_jax.evaluation.calibrate_model import calibrate_model
+
+    calibration, path = calibrate_model(
+        model,
+        input_file=input,
+        batch_size=batch_size,
+        target_risk=target_risk,
+        risk_confidence=None if empirical else risk_confidence,
+        overwrite=overwrite,
+    )
+    print(told(calibration))
+    print(f"written: {path}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the `r2d` command."""
+    app.command(name="calibrate")(calibrate)

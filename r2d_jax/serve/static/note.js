@@ -1,0 +1,220 @@
+// One note; in: the text in the form, out: its answer on the page, and what the model would say under another label.
+
+import { postJson } from "./api.js";
+import { bar, element, fillBar, percent, show, showMarked } from "./text.js";
+
+const at = (id) => document.getElementById(id);
+const FIRST_LABELS = 6;
+let facts = null;
+let asked = null;
+
+const KINDS = { number: "a number", finding: "a finding" };
+
+function fault(id, error) {
+  at(id).textContent = error ? error.message : "";
+  at(id).hidden = !error;
+}
+
+function noteText({ question, context }) {
+  return context ? `${question} ${context}` : question;
+}
+
+function count() {
+  const most = facts?.limits.note_characters;
+  const used = Array.from(noteText({ question: at("question").value, context: at("context").value })).length;
+  at("count").textContent = most ? `${used.toLocaleString("en")} of ${most.toLocaleString("en")} characters` : "";
+}
+
+export function setFacts(served) {
+  facts = served;
+  at("explain-box").hidden = !served.explains;
+  at("context-box").open = served.columns.context !== null;
+  const labels = served.labels.map((label) => new Option(label, label));
+  at("other-label").replaceChildren(...labels);
+  at("other-label").hidden = labels.length === 0;
+  at("other-label-text").hidden = labels.length > 0;
+  count();
+}
+
+function listUnsupported(box, statements) {
+  box.hidden = statements.length === 0;
+  const lines = statements.map((one) => {
+    const line = element("li", "");
+    const text = element("bdi", "");
+    show(text, one.text);
+    const contrary = one.contradicted ? ", and the note says the contrary" : "";
+    line.append(text, ` (${KINDS[one.kind] ?? one.kind}${contrary})`);
+    return line;
+  });
+  box.querySelector("ul").replaceChildren(...lines);
+}
+
+function showRationale(node, box, explanation) {
+  box.previousElementSibling.hidden = explanation.names !== "other";
+  if (explanation.rationale.trim() === "") {
+    node.replaceChildren(element("span", "faint", "The model wrote nothing."));
+  } else {
+    showMarked(node, explanation.rationale, explanation.unsupported, "bad", () => "Not found in the note");
+  }
+  listUnsupported(box, explanation.unsupported);
+}
+
+function showLabels(answer) {
+  const all = answer.probabilities;
+  at("others").hidden = all === null;
+  if (all === null) return;
+  at("others-caption").textContent = answer.calibrated
+    ? "Calibrated on rows that the model was not trained on."
+    : "Not calibrated: take these as an order, not as chances of being right.";
+  const rows = all.map(({ label, probability }, number) => {
+    const name = element("th", "", element("bdi", ""));
+    name.scope = "row";
+    show(name.firstChild, label);
+    const row = element(
+      "tr",
+      label === answer.label ? "chosen" : "",
+      name,
+      element("td", "wide", bar(probability)),
+      element("td", "number", percent(probability)),
+    );
+    row.hidden = number >= FIRST_LABELS;
+    return row;
+  });
+  at("others-rows").replaceChildren(...rows);
+  const more = at("more-labels");
+  more.hidden = rows.length <= FIRST_LABELS;
+  more.textContent = `Show all ${rows.length} labels`;
+  more.setAttribute("aria-expanded", "false");
+}
+
+function remarks(answer) {
+  const told = [];
+  if (answer.label_valid === false) told.push("This is none of the labels that the model was taught.");
+  if (!answer.label_finished) told.push("The label was cut at its length limit.");
+  if (answer.input_cut) {
+    told.push(
+      `The note has ${answer.input_tokens} tokens; the model saw the first ${facts.limits.input_tokens} only.`,
+    );
+  }
+  if (answer.explanation?.rationale_finished === false) told.push("The explanation was cut at its length limit.");
+  const likeliest = answer.probabilities?.[0];
+  if (likeliest && answer.label_valid && likeliest.label !== answer.label) {
+    told.push("The model writes one label and finds another one likelier.");
+  }
+  return told;
+}
+
+function showAnswer(answer, note) {
+  const doubtful = answer.abstained === true;
+  at("abstained").hidden = !doubtful;
+  at("abstained").replaceChildren(
+    element("strong", "", "The model abstains. "),
+    answer.threshold === null
+      ? "No threshold was found at which few enough of its labels are wrong, so none is to be used."
+      : `Its label is below the threshold of ${percent(answer.threshold)}: too unsure to be used.`,
+  );
+  at("label-box").className = doubtful ? "doubtful" : "";
+  at("label-said").textContent = doubtful ? "It would have said" : "The model says";
+  show(at("label"), answer.label === "" ? "(nothing)" : answer.label);
+  const known = answer.probability !== null;
+  at("label-meter").hidden = !known;
+  if (known) {
+    fillBar(at("label-meter").querySelector(".track"), answer.probability);
+    at("label-meter").querySelector(".percent").textContent = percent(answer.probability);
+  }
+  const among = answer.calibrated ? "Calibrated probability" : "Probability, not calibrated,";
+  at("certainty").textContent = known
+    ? `${among} among the ${answer.probabilities.length} labels of the set.`
+    : `Confidence in the words of the label ${percent(answer.label_confidence)}; it is no probability of being right.`;
+  at("remarks").replaceChildren(...remarks(answer).map((text) => element("li", "", text)));
+  showLabels(answer);
+  at("explanation").hidden = answer.explanation === null;
+  if (answer.explanation !== null) {
+    showRationale(at("rationale"), at("unsupported"), answer.explanation);
+    showMarked(at("cited"), noteText(note), answer.explanation.cited, "");
+  }
+  at("answer").hidden = false;
+  at("what-if").hidden = !facts.follows_labels;
+  at("what-if-answer").hidden = true;
+  fault("what-if-fault", null);
+  const other = answer.probabilities?.find((one) => one.label !== answer.label);
+  if (other) at("other-label").value = other.label;
+  const spoken = doubtful ? "The model abstains." : `Label: ${answer.label}.`;
+  at("note-state").textContent = `Done. ${spoken}`;
+  at("answer-title").focus({ preventScroll: true });
+  at("answer").scrollIntoView({ block: "start" });
+}
+
+async function send(event) {
+  event.preventDefault();
+  if (at("send").disabled) return;
+  const note = { question: at("question").value, context: at("context").value };
+  fault("note-fault", null);
+  at("send").disabled = true;
+  at("note-form").setAttribute("aria-busy", "true");
+  at("note-state").textContent = "The model reads the note …";
+  try {
+    const answer = await postJson("/api/predict", { ...note, explain: at("explain").checked });
+    asked = note;
+    showAnswer(answer, note);
+  } catch (error) {
+    at("note-state").textContent = "";
+    at("answer").hidden = at("what-if").hidden = true;
+    fault("note-fault", error);
+  } finally {
+    at("send").disabled = false;
+    at("note-form").removeAttribute("aria-busy");
+  }
+}
+
+async function askOther(event) {
+  event.preventDefault();
+  if (at("ask").disabled || asked === null) return;
+  const label = facts.labels.length ? at("other-label").value : at("other-label-text").value;
+  fault("what-if-fault", null);
+  at("ask").disabled = true;
+  at("what-if-state").textContent = "The model explains …";
+  try {
+    const answer = await postJson("/api/what-if", { ...asked, label });
+    show(at("what-if-label"), answer.label);
+    showRationale(at("what-if-rationale"), at("what-if-unsupported"), answer.explanation);
+    at("what-if-answer").hidden = false;
+    at("what-if-state").textContent = "Done.";
+  } catch (error) {
+    at("what-if-state").textContent = "";
+    at("what-if-answer").hidden = true;
+    fault("what-if-fault", error);
+  } finally {
+    at("ask").disabled = false;
+  }
+}
+
+function clear() {
+  at("note-form").reset();
+  asked = null;
+  at("answer").hidden = at("what-if").hidden = true;
+  at("note-state").textContent = "";
+  fault("note-fault", null);
+  count();
+  at("question").focus();
+}
+
+export function startNotes() {
+  at("note-form").addEventListener("submit", send);
+  at("note-form").addEventListener("input", count);
+  at("note-form").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      at("note-form").requestSubmit();
+    }
+  });
+  at("clear").addEventListener("click", clear);
+  at("what-if-form").addEventListener("submit", askOther);
+  at("more-labels").addEventListener("click", () => {
+    const rows = [...at("others-rows").children];
+    const open = at("more-labels").getAttribute("aria-expanded") === "true";
+    rows.forEach((row, number) => (row.hidden = open && number >= FIRST_LABELS));
+    at("more-labels").setAttribute("aria-expanded", String(!open));
+    at("more-labels").textContent = open ? `Show all ${rows.length} labels` : "Show fewer labels";
+  });
+}
