@@ -82,6 +82,7 @@ class Browser:
         return message["result"]
 
     def open(self, path, width=1400, height=900, *, dark=False):
+        """A file, or a page by its http address."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -91,7 +92,10 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=pathlib.Path(path).absolute().as_uri())
+        address = str(path)
+        if not address.startswith("http://"):
+            address = pathlib.Path(path).absolute().as_uri()
+        self.call("Page.navigate", url=address)
         while self._receive().get("method") != "Page.loadEventFired":
             pass
 

@@ -7,7 +7,8 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
 Usage: tests/run.sh [PYTEST ARGUMENT]...
 
 Installs into .venv-test (once), then runs ruff, mypy, shellcheck and pytest. All run even where one
-fails; the exit code tells whether all passed.
+fails; the exit code tells whether all passed. Tests of pages need Chromium and are skipped without it; as root
+on Debian, with CI=true, it is installed by apt-get.
 
   PYTEST ARGUMENT   for example -k checkpoint, or tests/test_config.py
   PYTHON=           Python to use, 3.11 or newer (default: the newest found)
@@ -26,6 +27,25 @@ venv=${VENV:-.venv-test}
 make_environment "$venv" requirements-test.txt
 bin=$venv/bin
 export R2D_COMPILE_CACHE=${R2D_COMPILE_CACHE:-$PWD/.pytest_cache/compiled}
+
+# Pages are tested in a real browser; where there is none these tests are skipped, and say so.
+install_browser() {
+  local name
+  for name in "${CHROMIUM:-chromium}" chromium-browser google-chrome chrome; do
+    if command -v "$name" >/dev/null; then
+      return 0
+    fi
+  done
+  if [ "${CI:-}" != true ] || [ "$(id -u)" -ne 0 ] || [ ! -f /etc/debian_version ]; then
+    return 0
+  fi
+  echo "== apt-get install chromium"
+  if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    chromium fonts-dejavu-core; } >/dev/null; then
+    echo "NO CHROMIUM: it could not be installed, so no page is opened in a browser"
+  fi
+}
+install_browser
 
 failed=()
 check() {

@@ -17,6 +17,7 @@ ARMS = {
     "sft": {"set": {"method": "sft"}},
     "dss": {"set": {"method": "dss", "stage2": {"label_weight": 0.5}}},
     "r2d": {},
+    "r2dc": {"set": {"method": "r2dc"}},
     "r2d-gold": {"set": {"stage2": {"max_sampling_probability": 0.0}}},
     "r2d-no-stage1": {"set": {"stage1": {"enabled": False}}},
 }
@@ -24,7 +25,10 @@ ARMS = {
 
 def write(folder, **changes):
     (folder / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
-    YAML().dump(settings(folder / "rows.jsonl"), folder / "base.yaml")
+    config = settings(folder / "rows.jsonl")
+    # Their programs would be compiled for every arm.
+    config["evaluation"] |= {"faithfulness_rows": 0, "probabilities": False}
+    YAML().dump(config, folder / "base.yaml")
     values = {"base": "base.yaml", "reference": "r2d", "seeds": [0, 1], "arms": ARMS} | changes
     YAML().dump(values, folder / "compare.yaml")
     return folder / "compare.yaml"
@@ -63,15 +67,15 @@ def test_a_first_stage_that_is_the_same_is_trained_once(compared):
     home, _, ended = compared
     for seed in (0, 1):
         donor = home / "all" / "r2d" / f"seed{seed}"
-        taker = home / "all" / "r2d-gold" / f"seed{seed}"
-        state = json.loads((taker / "run.json").read_text())
-        assert state["stage1_from"] == str(donor)
-        for path in (donor / "stage1" / "best").rglob("*"):
-            if path.is_file():
-                assert path.read_bytes() == (taker / path.relative_to(donor)).read_bytes()
+        for taker in (home / "all" / name / f"seed{seed}" for name in ("r2d-gold", "r2dc")):
+            state = json.loads((taker / "run.json").read_text())
+            assert state["stage1_from"] == str(donor)
+            for path in (donor / "stage1" / "best").rglob("*"):
+                if path.is_file():
+                    assert path.read_bytes() == (taker / path.relative_to(donor)).read_bytes()
     assert not (home / "all" / "r2d-no-stage1" / "seed0" / "stage1").exists()
     assert not (home / "all" / "sft" / "seed0" / "stage1").exists()
-    assert ended.out.count("stage 1: taken from") == 2
+    assert ended.out.count("stage 1: taken from") == 4
 
 
 def test_the_seeds_differ_in_training_and_share_their_rows(compared):
@@ -89,7 +93,7 @@ def test_finished_runs_are_skipped_and_a_missing_one_is_made_again(compared, com
     gone.rename(home / "dss-before")
     again = in_a_process(*command, cwd=home, cache=compile_cache)
     assert again.code == 0, again.err
-    assert again.out.count("finished before") == 9
+    assert again.out.count("finished before") == 11
     assert (home / "all" / "comparison.json").read_text() == before
     assert (gone / "evaluation" / "predictions.jsonl").read_bytes() == (
         home / "dss-before" / "evaluation" / "predictions.jsonl"

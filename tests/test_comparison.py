@@ -1,6 +1,7 @@
 """The table of a comparison, hand-worked, and what makes runs incomparable."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -76,6 +77,30 @@ def test_markdown_and_csv_tell_the_same():
     assert float(accuracy["mean"]) == pytest.approx(0.5)
     assert float(accuracy["difference"]) == pytest.approx(-0.375)
     assert "BLEU" not in text.split("\n")[0]
+
+
+def test_costs_are_compared_and_tested_unscaled():
+    """Costs 0 and 1 against 2 and 1: means 0.5 and 1.5 of the two seeds, each the mean of its rows."""
+
+    def costing(*costs):
+        plain = result(("yes",) * 4)
+        metrics = plain.metrics | {"triage": {"expected_cost": float(np.mean(costs)), "under_fraction": 0.25}}
+        return dataclasses.replace(
+            plain, metrics=metrics, rows=plain.rows | {"triage.expected_cost": np.array(costs, float)}
+        )
+
+    cheap, dear = (
+        {0: costing(0, 0, 0, 0), 1: costing(1, 1, 1, 1)},
+        {0: costing(2, 2, 2, 2), 1: costing(1, 1, 1, 1)},
+    )
+    table = compare({"cheap": cheap, "dear": dear}, "cheap", resamples=50)
+    assert table["methods"]["dear"]["figures"]["triage.expected_cost"]["mean"] == 1.5
+    assert table["tests"]["dear"]["triage.expected_cost"]["difference"] == pytest.approx(1.0)
+    text = markdown(table)
+    assert "all figures in % but cost." in text
+    assert "| dear (!) | 2 |" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| dear"))
+    assert "25.0 ± 0.0 | 1.500 ± 0.707 |" in row
 
 
 def test_runs_of_other_rows_are_not_compared():

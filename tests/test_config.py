@@ -312,6 +312,21 @@ def test_the_hash_covers_results_only(tmp_path):
     assert config_hash(one) == config_hash(from_text(tmp_path, "", *layout, "evaluation.batch_size=8"))
 
 
+R2DC = ["adaptive_sampling", "tau_window_steps", "cycle_weight", "gumbel_start_temperature"]
+R2DC += ["gumbel_end_temperature"]
+
+
+def test_settings_of_r2dc_count_for_r2dc_alone(tmp_path):
+    """A run of another method, begun before there was R2D-C, goes on."""
+    values = ["false", "7", "0.3", "0.9", "0.4"]
+    changes = [f"stage2.{name}={value}" for name, value in zip(R2DC, values, strict=True)]
+    for method in ("r2d", "sft", "dss"):
+        plain = from_text(tmp_path, "", f"method={method}")
+        assert config_hash(plain) == config_hash(from_text(tmp_path, "", f"method={method}", *changes))
+    hashes = {config_hash(from_text(tmp_path, "", "method=r2dc", change)) for change in changes}
+    assert len(hashes | {config_hash(from_text(tmp_path, "", "method=r2dc"))}) == 6
+
+
 def leaves(value, path=()):
     if isinstance(value, dict) and path[-1:] not in (("rationales",), ("split_values",)):
         for key, inner in value.items():
@@ -344,5 +359,5 @@ def test_every_setting_is_in_the_hash_unless_results_do_not_depend_on_it(path):
         ("evaluation", "batch_size"),
         ("evaluation", "worked_examples"),
     )
-    free = free or path[-1] in ("log_every_steps", "save_every_steps", "micro_batches")
+    free = free or path[-1] in ("log_every_steps", "save_every_steps", "micro_batches", *R2DC)
     assert (config_hash(config) == config_hash(Config())) == free

@@ -11,7 +11,7 @@ from r2d_jax.data.text_map import MARKERS
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.apply import predict_file
 from r2d_jax.evaluation.export import export_model
-from r2d_jax.evaluation.export_readme import readme_text
+from r2d_jax.evaluation.model_card_text import readme_text
 from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
 from r2d_jax.model.parameters import T5Factory
 

@@ -18,14 +18,20 @@ import pytest
 import sklearn.metrics
 from cli_cases import r2d  # noqa: F401
 
+from r2d_jax.config import EvaluationConfig, TriageScoringConfig
 from r2d_jax.config_file import dump_config, load_config
+from r2d_jax.data.schema import Example
 from r2d_jax.data.splits import content_hash, load_splits
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import plots
+from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.html_report import write_report
 from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report_labels import calibration, matrix
 from r2d_jax.evaluation.run_record import read_run
+from r2d_jax.evaluation.scoring import Scores, score
 
 ROOT = pathlib.Path(__file__).parents[1]
 LABELS = ("immediate", "standard", "urgent")
@@ -357,6 +363,107 @@ def test_other_numbers_of_a_run_are_listed(run, undrawn):
     page = report(run)
     assert "checks.flip_sensitivity" in page.text
     assert "Secret label" not in page.source
+
+
+def grouped(run, **triage):
+    """Metrics of a run with triage, both rules and two subgroups, one of them with a small group."""
+    settings = EvaluationConfig(
+        resamples=50,
+        subgroup_least_rows=4,
+        triage=TriageScoringConfig(("immediate", "urgent", "standard"), "most_urgent", "linear_under_x3"),
+    )
+    gold, predicted = ([row[name] for row in run.predictions] for name in ("gold_label", "label"))
+    groups = [{"ward": f"<b>ward {number % 3 % 2}</b>", "age": "below 40"} for number in range(len(gold))]
+    examples = [
+        Example(str(number), "q", label, {}, subgroups=groups[number]) for number, label in enumerate(gold)
+    ]
+    probabilities = np.random.default_rng(3).dirichlet(np.ones(3), len(gold))
+    predictions = [Prediction(label, True, 0.9) for label in predicted]
+    metrics = score(examples, predictions, LABELS, None, settings, probabilities=probabilities).metrics
+    metrics["triage"] |= triage
+    return {name: metrics[name] for name in ("triage", "subgroups", "intervals")}
+
+
+def test_triage_and_subgroups(run):
+    run.predictions[0] |= {"label": "who knows", "label_valid": False}
+    found = grouped(run)
+    run.score(LABELS, **found)
+    page = report(run)
+    triage, ward = found["triage"], found["subgroups"]["by"]["ward"]
+    least = triage["rules"]["least_cost"]
+    assert [one["rows"] for one in ward["groups"]] == [8, 4]
+    for wanted in (
+        f"generated label {triage['under_fraction']:.3f}",
+        f"label of least expected cost {least['under_fraction']:.3f}",
+        f"{least['expected_cost']:.3f}",
+        f"{triage['quadratic_kappa']:.3f}",
+        "Costs (linear under x3) gold ↓ predicted → immediate urgent standard (no label) immediate 0 3 6 6",
+        "<b>ward 0</b> 8",
+        f"worst {ward['worst']['macro_f1']['value']:.3f}",
+        "Groups of under 4 rows are never named the worst",
+    ):
+        assert wanted in page.text, wanted
+    low, high = found["intervals"]["triage.expected_cost"]
+    assert f"{triage['expected_cost']:.3f} {low:.3f} to {high:.3f}" in page.text
+    assert "<b>ward" not in page.source
+    descriptions = [value for tag, name, value in page.attributes if (tag, name) == ("svg", "aria-label")]
+    (bars,) = [text for text in descriptions if text.startswith("Mistakes by gold level")]
+    rows = [row for row in run.predictions if row["gold_label"] == "urgent"]
+    over = sum(row["label"] == "immediate" for row in rows)
+    under = sum(row["label"] == "standard" for row in rows)
+    assert f"urgent: {over} over, {under} under of {len(rows)}" in bars
+    assert any(text.startswith("expected cost by ward: <b>ward 0</b> ") for text in descriptions)
+
+
+def with_probabilities(run, calibration):
+    """Sections of metrics.json for the run's rows, whose scores are drawn."""
+    scores = (
+        np.random.default_rng(0).normal(size=(len(run.predictions), len(LABELS))).astype(np.float32) * 2 - 9
+    )
+    gold, predicted = ([row[name] for row in run.predictions] for name in ("gold_label", "label"))
+    found = Probabilities.of(LABELS, scores, calibration, predicted).scores(gold)
+    return found.added_to(Scores({}, {}), 60).metrics
+
+
+@pytest.mark.parametrize("threshold", [0.5, None])
+def test_probabilities_and_abstention(run, threshold):
+    metrics = with_probabilities(run, Calibration(2.5, threshold, 0.2, 30, "0" * 64, 0.9))
+    run.score(LABELS, **metrics)
+    page = report(run)
+    for name, title in (("before", "before scaling"), ("after", "after scaling")):
+        figures = metrics["calibration"][name]
+        low, high = metrics["intervals"][f"calibration.{name}.ece"]
+        assert (
+            f"{title} {figures['ece']:.3f} {low:.3f} to {high:.3f} {figures['adaptive_ece']:.3f}" in page.text
+        )
+        assert f"{figures['nll']:.3f}" in page.text
+        assert f"Reliability {title}" in page.source
+    assert "Temperature 2.500, fitted to 30 validation rows" in page.text
+    wanted = "answered from probability 0.5000 on" if threshold else "no row is answered"
+    assert "at most 20 % wrong among the answered rows, with confidence 0.9" in page.text
+    assert wanted in page.text
+    assert f"{metrics['abstention']['aurc']:.3f}" in page.text
+    assert "Risk and coverage: " in page.source
+    damaged = metrics | {"abstention": metrics["abstention"] | {"curve": "Case text"}}
+    run.score(LABELS, **damaged)
+    with pytest.raises(UserError, match=r"damaged \(calibration\)") as told:
+        report(run)
+    assert "Case text" not in str(told.value)
+
+
+def test_probabilities_without_a_calibration(run, undrawn):
+    run.score(LABELS, **with_probabilities(run, None))
+    page = report(run)
+    assert "Not calibrated" in page.text
+    assert "No target_risk is set" in page.text
+    assert "after scaling" not in page.text
+
+
+def test_a_damaged_section_of_triage_is_told(run, undrawn):
+    run.score(LABELS, **grouped(run, by_gold=[{"gold": "Qestion"}]))
+    with pytest.raises(UserError, match=r"metrics\.json: is damaged \(triage\)") as caught:
+        report(run)
+    assert "Qestion" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bins", [1, 10])

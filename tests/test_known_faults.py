@@ -60,7 +60,7 @@ def test_float16_is_refused_everywhere(tmp_path):
     """B031: larger T5 models overflow in it."""
     with pytest.raises(UserError, match=r"compute_dtype.*float32"):
         load_config(None, ["data.source=triage", "model.compute_dtype=float16"])
-    with pytest.raises(UserError, match=r"float16.*Use float32 or bfloat16"):
+    with pytest.raises(UserError, match=r"float16.*Use float32, bfloat16 or int8"):
         export_folder(tmp_path, tmp_path / "out", dtype="float16", overwrite=False)
 
 
@@ -148,7 +148,7 @@ def run_loop(losses, told, *, stop_in_evaluation=False):
     stop, given = StopSignal(), iter(losses)
 
     def step_fn(state, batch):
-        after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None)
+        after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None, carried=())
         return after, {"loss": jnp.float32(next(given)), steps.STOP: jnp.int32(0)}
 
     def evaluate(params, step, check_stop):
@@ -159,7 +159,7 @@ def run_loop(losses, told, *, stop_in_evaluation=False):
     config = Stage2Config(
         max_steps=len(losses), batch_size=ROWS, eval_every_steps=2, save_every_steps=2, log_every_steps=1
     )
-    state = types.SimpleNamespace(step=0, params=None, opt_state=None)
+    state = types.SimpleNamespace(step=0, params=None, opt_state=None, carried=())
     train(
         config,
         step_fn=step_fn,

@@ -43,7 +43,8 @@ def test_b026_the_labels_of_an_input_file_go_through_the_map(model, rows, monkey
     assert [one.label for one in found.examples] == wanted
     seen = []
     monkeypatch.setattr(apply, "_open", lambda path, batch_size: (None, None))
-    monkeypatch.setattr(apply, "_predictor", lambda model, mesh, examples, source: (None, None))
+    monkeypatch.setattr(apply, "_predictor", lambda *_: (None, None))
+    monkeypatch.setattr(apply, "_calibration_of", lambda *_: None)
     monkeypatch.setattr(
         apply, "evaluate_rows", lambda model, predictor, examples, *rest, **more: seen.extend(examples)
     )

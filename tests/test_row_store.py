@@ -22,10 +22,9 @@ from r2d_jax.data.splits import content_hash, describe, label_set, load_splits
 
 # Every character there is, halves of pairs too, also side by side.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
+MAPS = st.dictionaries(TEXT, TEXT, max_size=3)
 ROWS = st.lists(
-    st.builds(
-        Example, TEXT, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=3), TEXT, st.lists(TEXT).map(tuple)
-    ),
+    st.builds(Example, TEXT, TEXT, TEXT, MAPS, TEXT, st.lists(TEXT).map(tuple), MAPS),
     max_size=8,
 )
 

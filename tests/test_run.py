@@ -36,6 +36,10 @@ class Without:
             return None
         return self.finder.find_spec(name, path, target)
 
+    def __getattr__(self, name):
+        # What importlib.metadata asks finders for.
+        return getattr(self.finder, name)
+
 sys.meta_path = [Without(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
 from r2d_jax.cli import main
 main()
@@ -156,6 +160,32 @@ def test_the_job_leaves_what_it_says(finished):
         assert word in output, word
 
 
+def test_the_run_is_calibrated_on_validation_rows(finished):
+    workdir = finished[0]
+    written = json.loads((workdir / "calibration.json").read_text())
+    assert json.loads((workdir / "export" / "calibration.json").read_text()) == written
+    metrics = json.loads((workdir / "evaluation/metrics.json").read_text())
+    assert metrics["calibration"]["temperature"] == written["temperature"]
+    assert (written["rows"], written["threshold"]) == (12, None)
+    assert metrics["calibration"]["fitted_rows"] == 12
+
+
+def test_the_model_card_of_the_export_is_of_this_run(finished):
+    """Written by a real run, read as the Hub does; made rows, so words of them may be looked for."""
+    import huggingface_hub
+
+    card = huggingface_hub.ModelCard.load(finished[0] / "export" / "README.md")
+    metrics = json.loads((finished[0] / "evaluation/metrics.json").read_text())
+    told = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert told["accuracy"] == pytest.approx(metrics["accuracy"], abs=1e-6)
+    assert told["f1"] == pytest.approx(metrics["macro_f1"], abs=1e-6)
+    low, high = metrics["intervals"]["accuracy"]
+    assert f"| accuracy | {metrics['accuracy']:.3f} | {low:.3f} to {high:.3f} |" in card.text
+    assert "| all | 40 | 12 | 50 |" in card.text
+    assert "Stage 1: 12 of 12 steps" in card.text
+    assert not {word for word in ("fever", "Patient", "decides", str(finished[0])) if word in card.content}
+
+
 def test_metrics_are_logged_by_step(finished):
     rows = [json.loads(line) for line in (finished[0] / "stage2" / "metrics.jsonl").open()]
     trained = [row for row in rows if "train/loss" in row]
@@ -218,12 +248,15 @@ def test_predict_gives_the_same_from_run_export_and_import(finished, tmp_path):
         r2d("predict", "--model", model, "--input", rows, "--output", output, "--batch-size", 7 * (index + 1))
         outputs.append(output.read_text())
     rows_of = [[json.loads(line) for line in output.splitlines()] for output in outputs]
-    confidences = [[row.pop("label_confidence") for row in rows] for rows in rows_of]
+    figures = [
+        [row.pop(name) for name in ("label_confidence", "label_probability") for row in rows]
+        for rows in rows_of
+    ]
     # Texts are the same at any batch size; a confidence may differ in its last digits.
     assert rows_of[1:] == rows_of[:1] * 3
     assert len(rows_of[0]) == 50
-    for other in confidences[1:]:
-        assert other == pytest.approx(confidences[0], abs=2e-6)
+    for other in figures[1:]:
+        assert other == pytest.approx(figures[0], abs=2e-6)
 
 
 def test_import_of_an_export_is_bitwise_equal(finished, tmp_path):

@@ -17,7 +17,7 @@ TOOLS = ["ruff", "mypy", "shellcheck", "r2d"]
 
 
 def call(script, *arguments, cwd=ROOT, **variables):
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VENV")}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "VENV", "CI")}
     return subprocess.run(
         [script, *arguments], cwd=cwd, env=environment | variables, capture_output=True, text=True, timeout=60
     )
@@ -212,6 +212,32 @@ def test_a_failed_check_stops_nothing_and_is_told(copy, script, name, code):
     assert calls[-1] == "python -m pytest"
     assert ("FAILED: " + name in result.stdout) == (name != "python")
     assert result.stdout.endswith("python was here\n")
+
+
+@pytest.mark.skipif(
+    not pathlib.Path("/etc/debian_version").is_file(), reason="chromium comes by apt-get on Debian"
+)
+@pytest.mark.parametrize(
+    ("ci", "user", "has", "installs"),
+    [("true", 0, "", True), ("", 0, "", False), ("true", 1000, "", False), ("true", 0, "chromium", False)],
+)
+def test_chromium_is_installed_for_ci_as_root(copy, ci, user, has, installs):
+    bin_folder = copy.folder / "programs"
+    bin_folder.mkdir()
+    browsers = ("chromium", "chromium-browser", "google-chrome", "chrome", "apt-get", "id")
+    for folder in os.environ["PATH"].split(":"):
+        for path in pathlib.Path(folder).glob("*"):
+            if path.name not in browsers and not (bin_folder / path.name).exists():
+                (bin_folder / path.name).symlink_to(path)
+    executable(bin_folder / "apt-get", f'echo "apt-get $*" >> "{copy.log}"')
+    executable(bin_folder / "id", f"echo {user}")
+    if has:
+        executable(bin_folder / has, "")
+    result, calls = copy.call("tests/run.sh", CI=ci, PATH=str(bin_folder), CHROMIUM="")
+    asked = [line for line in calls if line.startswith("apt-get")]
+    assert result.returncode == 0
+    assert bool(asked) == installs
+    assert not asked or ("update" in asked[0] and "chromium" in asked[1])
 
 
 def test_shellcheck_finds_nothing():

@@ -1,0 +1,187 @@
+"""The other forms of an export, int8 and ONNX: read back here and by transformers and onnxruntime alone."""
+
+import ast
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from t5_cases import (
+    SHAPES,
+    SMALL,
+    TOLERANCE,
+    our_logits,
+    random_weights,
+    strict_and_single_threaded,
+    torch_logits,
+    two_rows,
+)
+from test_export_card import QUESTIONS, card_of
+
+from r2d_jax.config import T5Config
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.apply import export_folder, predict_file
+from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.model_folder import LoadedModel
+from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
+from r2d_jax.model.hf_format_int8 import to_int8
+from r2d_jax.model.parameters import T5Factory, flatten
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _strict():
+    # Nearly all of the time goes into compiling.
+    jax.config.update("jax_disable_most_optimizations", True)
+    with strict_and_single_threaded():
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(params=list(SHAPES))
+def config(request):
+    return SHAPES[request.param]
+
+
+@pytest.fixture
+def int8(tmp_path, config):
+    write_hf_folder(tmp_path / "int8", config, random_weights(config), dtype="int8", generation={})
+    return tmp_path / "int8"
+
+
+def test_int8_by_hand():
+    weight = np.array([[1.27, -0.64, 0.006], [0, 0, 0], [-254, 3, 1]], np.float32)
+    stored, scale = to_int8(weight)
+    assert stored.tolist() == [[127, -64, 1], [0, 0, 0], [-127, 2, 0]]
+    assert scale.dtype == np.float32
+    np.testing.assert_allclose(scale, [[0.01], [1], [2]], rtol=1e-6)
+
+
+def test_int8_is_off_by_half_a_step_at_most_and_comes_back(int8, config):
+    stored = load_file(int8 / "model.safetensors")
+    assert stored["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype == np.int8
+    assert stored["shared.weight"].dtype == "bfloat16"
+    given, (_, read) = flatten(random_weights(config)), read_hf_folder(int8)
+    for name, back in flatten(read).items():
+        exact = given[name]
+        if "/kernel" in name:
+            # Stored transposed: a step belongs to an output, a column here.
+            step = np.abs(exact).max(axis=0, keepdims=True) / 127
+            assert (np.abs(back - exact) <= 0.5001 * step).all()
+            assert (back != exact).any()
+        elif name in ("embedding", "head"):
+            np.testing.assert_allclose(back, exact, rtol=2**-8)
+        else:
+            np.testing.assert_array_equal(back, exact)
+
+
+def test_transformers_loads_int8_and_computes_the_same(int8, config):
+    pytest.importorskip("compressed_tensors")
+    ids, decoder_ids = two_rows(config.vocab_size)
+    _, read = read_hf_folder(int8)
+    ours, theirs = our_logits(config, read, ids, decoder_ids), torch_logits(int8, ids, decoder_ids)
+    np.testing.assert_allclose(theirs, ours, atol=TOLERANCE * np.abs(ours).max())
+    # `generate` calls the encoder by itself, before the model's own forward.
+    write_hf_folder(int8.parent / "float32", config, read, generation={})
+    written = [generated(folder, ids) for folder in (int8, int8.parent / "float32")]
+    assert written[0] == written[1]
+    assert len({*written[0][0], *written[0][1]}) > 2
+
+
+def generated(folder, ids):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    # Without a cache: one shape has a decoder deeper than its encoder.
+    return model.generate(torch.tensor(ids), max_new_tokens=8, use_cache=False).tolist()
+
+
+def test_int8_without_its_scale_or_with_a_wrong_one(int8):
+    name = "decoder.block.0.layer.2.DenseReluDense.wo.weight"
+    tensors = load_file(int8 / "model.safetensors")
+    scale = tensors.pop(f"{name}_scale")
+    save_file(tensors, int8 / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name} has type I8"):
+        read_hf_folder(int8)
+    save_file(tensors | {f"{name}_scale": scale[1:]}, int8 / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name}_scale has shape \[15, 1\], not \[16, 1\]"):
+        read_hf_folder(int8)
+
+
+def test_generation_settings_as_transformers_reads_them(tmp_path, shared_data):
+    """`generate` without arguments is greedy, ends, and never writes an id without text."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model, folder = made_model(shared_data), tmp_path / "export"
+    export_model(model, folder)
+    settings = transformers.GenerationConfig.from_pretrained(folder)
+    assert (settings.pad_token_id, settings.eos_token_id, settings.decoder_start_token_id) == (0, 1, 0)
+    assert (settings.max_new_tokens, settings.num_beams, settings.do_sample) == (16, 1, False)
+    loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    written = loaded.generate(torch.arange(3, 23).reshape(2, 10))
+    assert written.shape[1] <= 17
+    assert written[:, 0].tolist() == [0, 0]
+    assert int(written.max()) < model.tokenizer.size < loaded.config.vocab_size
+
+
+def made_model(shared_data):
+    tokenizer = Tokenizer.load(shared_data / "t5_tokenizer")
+    shape = T5Config(**SMALL | {"vocab_size": tokenizer.size + 28, "num_layers": 1}, num_decoder_layers=1)
+    card = card_of(tokenizer, shape=shape, input_limit_tokens=64, rationale_tokens=16)
+    return LoadedModel(card, T5Factory(shape, "float32"), random_weights(shape), tokenizer, "made")
+
+
+def onnx_code(readme, decode):
+    """The README's code with its part for ONNX in place of what needs torch: what is done once, and for a question."""
+    usage, valid_label, graphs = (
+        ast.parse(block.split("```")[0]).body for block in readme.split("```python\n")[1:]
+    )
+    # In the constrained way, the lines up to its `label = ...` are done once too.
+    once, each = list(graphs), []
+    for node in usage:
+        name = getattr(node, "name", None) or getattr(getattr(node, "targets", [None])[0], "id", None)
+        if isinstance(node, ast.Import | ast.ImportFrom) or name in ("model", "tokenizer", "generate"):
+            continue
+        if name == "label" and decode == "constrained":
+            once, node = [*once, *valid_label[:-1]], valid_label[-1]
+        (each if name == "question" or each else once).append(node)
+    codes = [ast.unparse(ast.Module(lines, [])) for lines in (once, each)]
+    assert not any("torch" in code for code in codes)
+    return [code.replace("FOLDER", "folder").replace("'...'", "asked") for code in codes]
+
+
+def test_the_code_for_onnx_gives_what_predict_gives(tmp_path, shared_data):
+    for module in ("onnxscript", "onnxruntime", "torch"):
+        pytest.importorskip(module)
+    folder, rows = tmp_path / "export", tmp_path / "rows.jsonl"
+    export_model(made_model(shared_data), folder, onnx=True)
+    for graph in (folder / "onnx").iterdir():
+        # The exporter itself notes the files of this machine in every node.
+        assert not {part for part in (b"site-packages", b"r2d_jax", b".py") if part in graph.read_bytes()}
+    rows.write_text(
+        "".join(json.dumps({"id": str(n), "question": q}) + "\n" for n, q in enumerate(QUESTIONS))
+    )
+    for decode in ("free", "constrained"):
+        once, each = onnx_code((folder / "README.md").read_text(), decode)
+        told = []
+        names = {"folder": str(folder), "print": lambda *texts, told=told: told.append(texts)}
+        exec(once, names)
+        for question in QUESTIONS:
+            exec(each, names | {"asked": question})
+        predict_file(folder, rows, tmp_path / decode, columns={"id": "id"}, batch_size=8, label_decode=decode)
+        predicted = [json.loads(line) for line in (tmp_path / decode).read_text().splitlines()]
+        assert [tuple(text.strip(" ") for text in texts) for texts in told] == [
+            (row["label"], row["rationale"]) for row in predicted
+        ]
+        assert len(set(told)) > 2
+
+
+def test_onnx_that_cannot_be_made_leaves_nothing(tmp_path, shared_data, monkeypatch):
+    with pytest.raises(UserError, match="--format: ONNX graphs are float32 only"):
+        export_folder(tmp_path, tmp_path / "out", dtype="int8", overwrite=False, format="onnx")
+    with pytest.raises(UserError, match=r"--format: 'gguf' is not known. Use safetensors or onnx"):
+        export_folder(tmp_path, tmp_path / "out", dtype="float32", overwrite=False, format="gguf")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*r2d_jax\[onnx\]"):
+        export_model(made_model(shared_data), tmp_path / "out", onnx=True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,207 @@
+"""The model card of an exported folder: read as the Hub reads it, against the figures of the run; and no case text."""
+
+import dataclasses
+import json
+
+import huggingface_hub
+import pytest
+
+from r2d_jax.config import ColumnsConfig, T5Config
+from r2d_jax.config_file import dump_config, load_config
+from r2d_jax.data.row_counts import row_counts
+from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.card_metadata import CardOptions
+from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.evaluation.model_card_text import readme_text
+from r2d_jax.evaluation.model_folder import ModelCard
+from r2d_jax.evaluation.run_facts import read_facts
+
+SECRET = "Zyzzyva-Quokka 4711"
+LABELS = ("urgent", "a|b <i>", "not urgent")
+GOLD = ["urgent", "a|b <i>", "not urgent", "urgent", SECRET]
+PREDICTED = ["urgent", "a|b <i>", "urgent", "urgent", "urgent"]
+CHOSEN = "stage2/best/40"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(["predict: explain: given label: urgent, not urgent"], 300)
+
+
+@pytest.fixture
+def card(tokenizer):
+    return ModelCard(
+        shape=T5Config(
+            vocab_size=384, d_model=16, d_ff=32, d_kv=4, num_heads=2, num_layers=1, num_decoder_layers=1
+        ),
+        labels=LABELS,
+        label_tokens=8,
+        input_limit_tokens=64,
+        rationale_tokens=16,
+        compute_dtype="float32",
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        columns=ColumnsConfig(),
+    )
+
+
+def make_run(folder, *overrides):
+    """A finished run, as far as the card reads it."""
+    (folder / "evaluation").mkdir(parents=True)
+    steps = [f"stage2.{name}=60" for name in ("max_steps", "eval_every_steps", "save_every_steps")]
+    settings = load_config(None, [f"data.path=/clinics/{SECRET}/rows.jsonl", *steps, *overrides])
+    (folder / "config.yaml").write_text(dump_config(settings))
+    done = {"stage1_done": {"best_step": 20}, "stage2_done": {"best_step": 40}}
+    (folder / "run.json").write_text(json.dumps({"data_hash": "0123", **done}))
+    (folder / "r2d_model.json").write_text(json.dumps({"labels": LABELS}))
+    for stage, name in ((1, "rationale_loss"), (2, "macro_f1")):
+        (folder / f"stage{stage}").mkdir()
+        line = {"step": 20 * stage, f"eval/{name}": 0.25 * stage}
+        (folder / f"stage{stage}" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    metrics = label_metrics(GOLD, PREDICTED, LABELS) | {
+        "rows": 5,
+        "model": f"/elsewhere/{SECRET}/{CHOSEN}",
+        "bleu": {"corpus": 12.34, "mean_sentence": 11.0, "signature": "s", "empty_predictions": 0, "rows": 5},
+        "rouge_l": 0.4567,
+        "intervals": {"accuracy": [0.2, 1.0], "macro_f1": [0.25, 0.75], "bleu.corpus": [10.0, 15.0]},
+    }
+    (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+    row = {"id": "1", "label": "urgent", "gold_label": SECRET, "rationale": SECRET, "label_confidence": 0.5}
+    (folder / "evaluation" / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    examples = [
+        Example(str(n), f"{SECRET} {n}", label, {"default": SECRET}, SECRET) for n, label in enumerate(GOLD)
+    ]
+    splits = Splits(train=examples * 3, validation=examples[:2], test=examples[:4])
+    (folder / "rows.json").write_text(json.dumps(row_counts(splits)))
+    return folder
+
+
+def test_the_counts_are_those_of_the_rows_by_hand():
+    rows = [Example(str(n), "q", label, {}) for n, label in enumerate(["b", "a", "b"])]
+    long = [Example("9", "q", "x" * 41, {})]
+    assert row_counts(Splits(train=rows, validation=rows[1:], test=long)) == {
+        "rows": {"train": 3, "validation": 2, "test": 1},
+        # The label of 41 characters is counted and not named.
+        "labels": {
+            "distinct": 3,
+            "counts": {"b": {"train": 2, "validation": 1}, "a": {"train": 1, "validation": 1}},
+        },
+    }
+
+
+def test_the_hub_reads_the_figures_of_the_run(tmp_path, card, tokenizer):
+    facts = read_facts(make_run(tmp_path / "run"), str(tmp_path / CHOSEN))
+    options = CardOptions(
+        title="Triage: a test", license="cc-by-nc-4.0", language="en", data_name="made-up notes"
+    )
+    text = readme_text(card, tokenizer, facts=facts, options=options)
+    data = huggingface_hub.ModelCard(text).data
+    assert (data.license, data.language, data.library_name) == ("cc-by-nc-4.0", "en", "transformers")
+    assert (data.model_name, data.metrics) == ("Triage: a test", ["accuracy", "f1", "sacrebleu", "rouge"])
+    assert data.base_model is data.datasets is None
+    told = {result.metric_type: (result.metric_value, result.metric_name) for result in data.eval_results}
+    # By hand: 3 of 5 rows are right. F1: urgent 2/(2+2) with 2 false alarms -> 2*2/(4+2); "a|b <i>" 1; the others 0.
+    assert told == {
+        "accuracy": (0.6, "accuracy (95 % interval 0.200 to 1.000)"),
+        "f1": (pytest.approx((4 / 6 + 1 + 0 + 0) / 4, abs=1e-6), "macro-F1 (95 % interval 0.250 to 0.750)"),
+        "sacrebleu": (12.34, "BLEU of the corpus (95 % interval 10.0 to 15.0)"),
+        "rouge": (0.4567, "ROUGE-L"),
+    }
+    assert {result.dataset_name for result in data.eval_results} == {"made-up notes"}
+    assert {result.task_type for result in data.eval_results} == {"text-classification", "text-generation"}
+    for part in (
+        "| accuracy | 0.600 | 0.200 to 1.000 | 0.400 |",
+        "| urgent | 2 | 0.500 | 1.000 | 0.667 |",
+        # What a label spells is no markup.
+        "| a\\|b &lt;i&gt; | 1 | 1.000 | 1.000 | 1.000 |",
+        "| a\\|b &lt;i&gt; | 3 | 1 | 1 |",
+        "| all | 15 | 2 | 4 |",
+        "Stage 2: 40 of 60 steps, stopped early; chosen: step 40 (validation macro-F1 0.500).",
+        "| stage2.optimizer.learning_rate | 5e-05 |",
+        "4 of 4 labels have fewer than 30 test rows",
+        "1 gold labels are none of the model's",
+        "arXiv 2512.20074",
+        "cc-by-nc-4.0.",
+    ):
+        assert part in text, part
+
+
+def test_no_case_text_and_no_path_is_told(tmp_path, card, tokenizer):
+    """The secret is a gold label off the list, too; a data card's rule would name it, as a short label."""
+    run = make_run(tmp_path / SECRET.replace(" ", "_"))
+    counts = json.loads((run / "rows.json").read_text())
+    counts["labels"]["counts"].pop(SECRET)
+    (run / "rows.json").write_text(json.dumps(counts))
+    text = readme_text(card, tokenizer, facts=read_facts(run, CHOSEN))
+    assert "## Figures" in text
+    for word in ("Zyzzyva", "Quokka", "4711", "/clinics", "rows.jsonl", str(tmp_path), "elsewhere"):
+        assert word not in text, word
+
+
+def test_figures_of_another_checkpoint_or_of_other_weights_are_not_told_as_its_own(tmp_path, card, tokenizer):
+    run = make_run(tmp_path / "run")
+    for other in ("stage1/best/40", "stage2/latest/40", "stage2/best/4", "weights"):
+        text = readme_text(card, tokenizer, facts=read_facts(run, f"/x/{other}"))
+        assert "## Figures" not in text
+        assert huggingface_hub.ModelCard(text).data.eval_results is None
+        assert "| stage2.max_steps | 60 |" in text
+    facts = read_facts(run, CHOSEN)
+    for dtype in ("bfloat16", "int8"):
+        text = readme_text(card, tokenizer, facts=facts, dtype=dtype)
+        assert huggingface_hub.ModelCard(text).data.eval_results is None
+        assert (
+            f"This folder holds {dtype} weights. These are figures of the float32 weights on 5 test rows"
+            in text
+        )
+    assert "pip install torch transformers compressed-tensors" in text
+    assert read_facts(tmp_path, CHOSEN) is None
+    bare = readme_text(card, tokenizer)
+    assert "was not exported from the folder of its run" in bare
+    assert "None is stated" in bare
+    assert huggingface_hub.ModelCard(bare).data.license is None
+
+
+def test_only_what_came_from_the_hub_is_named_as_such(tmp_path, card, tokenizer, monkeypatch):
+    cache = tmp_path / "cache"
+    snapshot = cache / "models--google--t5-v1_1-small" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "google" / "t5-local").mkdir(parents=True)
+
+    def data_of(name, *overrides):
+        facts = read_facts(make_run(tmp_path / name, *overrides), CHOSEN)
+        return huggingface_hub.ModelCard(readme_text(card, tokenizer, facts=facts)).data
+
+    hub = data_of("a", "model.init=google/t5-v1_1-small", "data.path=hf:owner/rows:main:train")
+    assert (hub.base_model, hub.datasets) == ("google/t5-v1_1-small", ["owner/rows"])
+    assert {result.dataset_type for result in hub.eval_results} == {"owner/rows"}
+    for number, init in enumerate(("google/t5-local", "weights/imported", f"/clinics/{SECRET}/t5")):
+        assert data_of(f"b{number}", f"model.init={init}").base_model is None
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"license": "Apache 2.0"}, "--license: 'Apache 2.0' is not written"),
+        ({"language": "English"}, "--language: 'English' is no language code"),
+        ({"title": "two\nlines"}, "--title: is empty or has several lines"),
+        ({"data_name": " "}, "--data-name: is empty"),
+    ],
+)
+def test_options_that_the_hub_would_refuse(options, wanted):
+    with pytest.raises(UserError) as caught:
+        CardOptions(**options).check()
+    assert wanted in str(caught.value)
+    CardOptions(license="apache-2.0", language="en", title="A", data_name="b").check()
+
+
+def test_long_and_many_labels_are_not_named_in_the_card(card, tokenizer):
+    labels = (*(f"label {n}" for n in range(61)), SECRET + "x" * 60)
+    text = readme_text(dataclasses.replace(card, labels=labels), tokenizer)
+    assert '"label 59", and 2 more in r2d_model.json.' in text
+    assert SECRET not in text

@@ -1,0 +1,432 @@
+"""R2D-C: losses and tau against plain torch, what must not change them, and that a stop changes nothing."""
+
+import dataclasses
+import itertools
+import math
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import torch_oracle as oracle
+from r2dc_oracle import R2DCTrainer
+from test_steps import (
+    LABEL,
+    OPTIMIZER,
+    RATIONALE,
+    ROWS,
+    TOKENS,
+    assert_same_weights,
+    batch_of,
+    context_of,
+    factory_and_params,
+    one_device,
+    random_rows,
+    small,
+    weights_of,
+    with_dropout,
+)
+
+from r2d_jax.config import Config, DataConfig, MeshConfig, Stage2Config
+from r2d_jax.config_check import check_config
+from r2d_jax.data.prompts import END_ID, PromptBuilder
+from r2d_jax.errors import UserError
+from r2d_jax.model.parameters import flatten
+from r2d_jax.objective.confidence import first_threshold, renewed, use_probability
+from r2d_jax.objective.cycle import gumbel_noise, soft_predict, soft_tokens, word_count
+from r2d_jax.objective.schedules import cycle_weight, gumbel_temperature, warmup_end_step
+from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.mesh import make_mesh, place_batch, replicated
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training import objectives, stages, steps
+from r2d_jax.training.footprint import abstract_train_state
+from r2d_jax.training.loop import Progress, Selection, train
+from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.r2dc import r2dc_objective
+from r2d_jax.training.stages import Stage
+from r2d_jax.training.state import fresh_state
+
+__all__ = ["one_device", "small", "with_dropout"]
+
+# Warm-up of two steps, then pi rises by a sixth a step, and tau is renewed every second.
+CONFIG = Stage2Config(
+    max_steps=20,
+    batch_size=ROWS,
+    optimizer=OPTIMIZER,
+    warmup_fraction=0.1,
+    transition_fraction=0.3,
+    tau_window_steps=2,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_quickly():
+    """Nearly all of the time goes into compiling, and what is compared was compiled alike; torch, one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    torch.set_num_threads(threads)
+
+
+def keys_of(purpose, step=0, rows=ROWS):
+    """Of the seed of `context_of`."""
+    return objectives.row_keys(7, 2, jnp.int32(step), jnp.arange(rows, dtype=jnp.int32), purpose)
+
+
+@pytest.mark.parametrize(
+    ("step", "weight", "temperature"),
+    [(0, 0.0, 1.0), (1499, 0.0, 0.5 ** (1499 / 30000)), (1500, 0.1, 0.965936), (15000, 0.1, math.sqrt(0.5))],
+)
+def test_the_published_schedules(step, weight, temperature):
+    config = Stage2Config(max_steps=30000)
+    assert float(cycle_weight(jnp.int32(step), config)) == pytest.approx(weight)
+    assert float(gumbel_temperature(jnp.int32(step), config)) == pytest.approx(temperature, rel=1e-5)
+
+
+def test_warm_up_ends_at_the_first_step_that_is_not_in_it():
+    found = [
+        warmup_end_step(Stage2Config(max_steps=steps, warmup_fraction=share))
+        for steps, share in ((30000, 0.05), (100, 0.07), (12, 0.05), (10, 0.0), (10, 1.0))
+    ]
+    assert found == [1500, 7, 1, 0, 10]
+    assert float(gumbel_temperature(jnp.int32(10), Stage2Config(max_steps=10))) == pytest.approx(0.5)
+
+
+def test_a_label_as_sure_as_tau_is_used_with_half_of_pi():
+    confidence = jnp.array([0.3, 0.4, 0.2, 1.0], jnp.float32)
+    found = np.asarray(use_probability(jnp.float32(0.9), confidence, jnp.float32(0.3)))
+    by_hand = 0.9 * np.array([0.5, 0.7310586, 0.2689414, 1 / (1 + math.exp(-7))])
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)
+    assert not np.asarray(use_probability(jnp.float32(0.0), confidence, jnp.float32(0.3))).any()
+
+
+def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
+    config = Stage2Config(max_steps=20, warmup_fraction=0.15, tau_window_steps=4)
+    rng = np.random.default_rng(0)
+    confidences = [rng.random(rng.integers(1, 9)) for _ in range(13)]
+
+    def mean(first, stop):
+        return np.concatenate(confidences[first:stop]).mean()
+
+    expected = [mean(0, 1), mean(0, 2), *[mean(0, 3)] * 4, *[mean(3, 7)] * 4, *[mean(7, 11)] * 3]
+    update = jax.jit(lambda *of_step: renewed(*of_step, config))
+    threshold, found = first_threshold(), []
+    for step, values in enumerate(confidences):
+        sums = jnp.float32(values.sum()), jnp.int32(len(values))
+        threshold = update(threshold, *sums, jnp.int32(step))
+        found.append(float(threshold.tau))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # Steps 11 and 12 are in the window that is open.
+    assert int(threshold.window_rows) == len(confidences[11]) + len(confidences[12])
+    nothing = update(first_threshold(), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+    assert float(nothing.tau) == 0.0
+
+
+def test_noise_is_gumbel_and_belongs_to_its_row_and_place():
+    keys = keys_of(objectives.GUMBEL)
+    noise = np.asarray(gumbel_noise(keys, (50, 96)))
+    assert np.isfinite(noise).all()
+    assert scipy.stats.kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
+    np.testing.assert_array_equal(gumbel_noise(keys, (70, 96))[:, :50], noise)
+    np.testing.assert_array_equal(gumbel_noise(keys[3:5], (50, 96)), noise[3:5])
+    for other in (keys_of(objectives.GUMBEL, step=1), keys_of(objectives.COIN)):
+        elsewhere = np.asarray(gumbel_noise(other, (50, 96))).ravel()
+        assert abs(np.corrcoef(noise.ravel(), elsewhere)[0, 1]) < 5 / math.sqrt(noise.size)
+    # The largest of logit + noise is a token drawn by its probability.
+    logits = np.log([0.5, 0.3, 0.2]).astype(np.float32)
+    drawn = np.argmax(logits + np.asarray(gumbel_noise(keys, (4000, 3))), axis=-1).ravel()
+    counts = np.bincount(drawn, minlength=3)
+    assert scipy.stats.chisquare(counts, np.array([0.5, 0.3, 0.2]) * counts.sum()).pvalue > 1e-3
+
+
+def test_soft_tokens_leave_out_what_stands_in_no_text():
+    logits = jax.random.normal(jax.random.key(0), (ROWS, RATIONALE, 96)) * 3
+    keys = keys_of(objectives.GUMBEL)
+    shares = np.asarray(soft_tokens(logits, keys, jnp.float32(0.7), 90))
+    np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
+    assert not shares[..., [0, 1]].any()
+    assert not shares[..., 90:].any()
+    assert (shares[..., 2:90] > 0).mean() > 0.99
+    cold = np.asarray(soft_tokens(logits, keys, jnp.float32(1e-3), 90))
+    noisy = np.asarray(logits + gumbel_noise(keys, (RATIONALE, 96)))[..., 2:90]
+    np.testing.assert_array_equal(cold.argmax(-1), 2 + noisy.argmax(-1))
+
+
+def test_a_rationale_of_certain_tokens_is_the_input_of_its_text(small):
+    """Layout, end token and mask are those of any text, so the reader sees what prediction would show it."""
+    factory, params = small
+    model, prompts = factory.merge(params), PromptBuilder(TOKENS, LABEL)
+    rows = random_rows(4)
+    rows[2] = (*rows[2][:2], list(range(20, 20 + RATIONALE)))  # cut: no end token
+    batch = {name: jnp.asarray(value) for name, value in batch_of(rows).items()}
+    ids, length = batch["rationale_ids"], batch["rationale_length"]
+    words = word_count(ids, length)
+    assert words.tolist() == [len([token for token in row[2] if token != END_ID]) for row in rows]
+    expected, expected_mask = prompts.predict(ids, words)
+    found, mask = soft_predict(model, prompts, jax.nn.one_hot(ids, 96), words)
+    np.testing.assert_array_equal(mask, expected_mask)
+    wanted = model.embed(expected)
+    np.testing.assert_allclose(np.asarray(found)[mask > 0], np.asarray(wanted)[mask > 0], rtol=1e-6)
+
+
+def made(factory, config, mesh, **changes):
+    """The objective and its step."""
+    context = dataclasses.replace(context_of(factory), **changes)
+    objective = r2dc_objective(context, config)
+    return objective, steps.make_train_step(context, objective, config, mesh)
+
+
+def begun(params, config, mesh, objective, step=0):
+    optimizer = make_optimizer(config.optimizer, config.max_steps)
+    state = fresh_state(jax.tree.map(jnp.array, params), optimizer, mesh, objective.start)
+    return state._replace(step=jax.device_put(state.step + step, state.step.sharding))
+
+
+def test_eight_steps_equal_plain_torch(tmp_path, one_device):
+    """Losses, gradients, coins and tau over warm-up and three windows."""
+    model = oracle.random_t5(3)
+    factory, params = factory_and_params(tmp_path / "start", model)
+    trainer = R2DCTrainer(model, CONFIG, vocab_limit=90, label_tokens=LABEL)
+    objective, step_fn = made(factory, CONFIG, one_device, vocab_limit=90)
+    state, taus, all_sampled = begun(params, CONFIG, one_device, objective), [], []
+    for index in range(8):
+        rows = random_rows(index)
+        rows[1] = (*rows[1][:2], list(range(30, 30 + RATIONALE)))
+        uniform = jax.vmap(jax.random.uniform)(keys_of(objectives.COIN, index))
+        noise = gumbel_noise(keys_of(objectives.GUMBEL, index), (RATIONALE, 96))
+        state, metrics = step_fn(state, place_batch(batch_of(rows), one_device))
+        told = trainer.r2dc(rows, np.asarray(uniform), np.asarray(noise))
+        loss, norm, cycle, confidence, sampled = told
+        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
+        assert float(metrics["cycle_loss"]) == pytest.approx(cycle, rel=1e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+        assert float(metrics["confidence"]) == pytest.approx(confidence, rel=1e-5)
+        assert float(metrics["sampled_fraction"]) == sum(sampled) / ROWS
+        taus.append(float(metrics["tau"]))
+        all_sampled += sampled
+        if index + 1 in (2, 4, 6, 8):
+            assert taus[-1] == pytest.approx(trainer.tau(), rel=1e-5)
+    assert len(set(taus)) == 5
+    assert 4 <= sum(all_sampled) <= 30
+    assert_same_weights(state.params, weights_of(model, tmp_path / "end"), 1e-5)
+    assert step_fn._cache_size() == 1
+
+
+# pi is 0.83, and tau is renewed after the first of three steps.
+LATE = 7
+# One program for all that follows, with what a batch may hold beside the rows.
+ALL_ON = dataclasses.replace(CONFIG, label_decode_dropout=True)
+LABEL_WEIGHTS = np.linspace(0.5, 3, ROWS, dtype=np.float32)
+
+
+def full_batch(index, label_weight=LABEL_WEIGHTS):
+    return batch_of(random_rows(index)) | {
+        objectives.LABEL_WEIGHT: label_weight,
+        steps.STOP: np.zeros(ROWS, np.int32),
+    }
+
+
+@pytest.fixture(scope="module")
+def step_on_one(with_dropout, one_device):
+    """The objective and its compiled step."""
+    return made(with_dropout[0], ALL_ON, one_device)
+
+
+@pytest.fixture(scope="module")
+def reference(with_dropout, one_device, step_on_one):
+    """Three steps: the last state, and the metrics of each."""
+    objective, step_fn = step_on_one
+    state, history = begun(with_dropout[1], ALL_ON, one_device, objective, LATE), []
+    for index in range(3):
+        state, metrics = step_fn(state, place_batch(full_batch(index), one_device))
+        history.append({name: float(value) for name, value in metrics.items()})
+    return state, history
+
+
+def test_neither_devices_nor_micro_batches_matter(with_dropout, reference):
+    """Decodes, coins, noise and masks belong to rows of the global batch; one mean over all of it."""
+    factory, params = with_dropout
+    mesh, config = make_mesh(MeshConfig(2, 2, 2)), dataclasses.replace(ALL_ON, micro_batches=2)
+    objective, step_fn = made(factory, config, mesh)
+    state = begun(params, config, mesh, objective, LATE)
+    for index, expected in enumerate(reference[1]):
+        state, metrics = step_fn(state, place_batch(full_batch(index), mesh))
+        assert float(metrics["sampled_fraction"]) == expected["sampled_fraction"]
+        for name in ("loss", "cycle_loss", "confidence", "tau", "gumbel_temperature"):
+            assert float(metrics[name]) == pytest.approx(expected[name], rel=1e-5), name
+    assert 0 < sum(row["sampled_fraction"] for row in reference[1]) < 3
+    assert len({row["tau"] for row in reference[1]}) > 1
+    assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
+
+
+class Log:
+    """Stands for a reporter: keeps what was reported of each step."""
+
+    stage = "stage 2"
+
+    def __init__(self):
+        self.rows = {}
+
+    def scalars(self, step, values):
+        timed = ("perf/examples_per_sec", "perf/peak_memory_bytes")
+        self.rows.setdefault(step, {}).update(
+            {name: value for name, value in values.items() if name not in timed}
+        )
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_tau(tmp_path, with_dropout, one_device, step_on_one):
+    """Through the real loop and the real restore, bit for bit; the checkpoint lies within a window."""
+    factory, params = with_dropout
+    objective, step_fn = step_on_one
+    config = dataclasses.replace(
+        ALL_ON, max_steps=10, eval_every_steps=10, save_every_steps=9, log_every_steps=1
+    )
+    stage = Stage(2, config, objective, lambda *_: {"score": 0.5}, Selection("score", True))
+    prepared = types.SimpleNamespace(factory=factory, mesh=one_device)
+    workdir = types.SimpleNamespace(stage=lambda number: tmp_path)
+    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.max_steps)
+
+    def go_on(state, progress):
+        log, store = Log(), StageCheckpoints(tmp_path, "hash")
+        end, _ = train(
+            config,
+            step_fn=step_fn,
+            batches=lambda step: (full_batch(number) for number in itertools.count(step)),
+            evaluate=stage.evaluate,
+            selection=stage.selection,
+            state=state,
+            progress=progress,
+            checkpoints=store,
+            reporter=log,
+            mesh=one_device,
+            stop=StopSignal(),
+        )
+        store.close()
+        return jax.device_get(end), log.rows
+
+    whole, told = go_on(begun(params, CONFIG, one_device, objective, LATE), Progress())
+    assert sorted(told) == [8, 9, 10]
+    assert told[8]["train/tau"] == told[9]["train/tau"] != told[10]["train/tau"]
+    shutil.rmtree(tmp_path / "latest" / "10")
+    store = StageCheckpoints(tmp_path, "hash")
+    state, progress, _ = stages._starting_point(prepared, workdir, stage, optimizer, store)
+    store.close()
+    assert (int(state.step), int(state.carried.window_rows)) == (9, ROWS)
+    again, told_again = go_on(state, progress)
+    assert told_again == {10: told[10]}
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def reason2decide(with_dropout, one_device):
+    """Its objective and step, with the same settings."""
+    context = context_of(with_dropout[0])
+    plain = objectives.stage2_objective(context, ALL_ON)
+    return plain, steps.make_train_step(context, plain, ALL_ON, one_device)
+
+
+def one_step(made_step, params, mesh, step, batch, tau=None):
+    objective, step_fn = made_step
+    state = begun(params, ALL_ON, mesh, objective, step)
+    if tau is not None:
+        tau = jax.device_put(jnp.float32(tau), replicated(mesh))
+        state = state._replace(carried=state.carried._replace(tau=tau))
+    return step_fn(state, place_batch(batch, mesh))
+
+
+def test_in_warm_up_it_is_reason2decide_bit_for_bit(with_dropout, one_device, step_on_one, reason2decide):
+    """pi and the weight of the cycle loss are 0; confidences are measured all the same."""
+    both = step_on_one, reason2decide
+    (ours, metrics), (theirs, _) = (
+        one_step(one, with_dropout[1], one_device, 0, full_batch(0)) for one in both
+    )
+    assert 0 < float(metrics["tau"]) == float(metrics["confidence"]) < 1
+    assert float(metrics["cycle_loss"]) > 0 == float(metrics["cycle_weight"])
+    assert (int(ours.carried.window_rows), theirs.carried) == (ROWS, ())
+    for name, value in flatten(jax.device_get(ours.params)).items():
+        np.testing.assert_array_equal(value, flatten(jax.device_get(theirs.params))[name], err_msg=name)
+
+
+def test_class_weights_and_dropout_in_the_label_decode_are_those_of_reason2decide(
+    with_dropout, one_device, step_on_one, reason2decide
+):
+    """Far above tau every predicted label is used with pi itself."""
+    params, even = with_dropout[1], np.ones(ROWS, np.float32)
+    _, ours = one_step(step_on_one, params, one_device, LATE, full_batch(1), tau=-100)
+    _, theirs = one_step(reason2decide, params, one_device, LATE, full_batch(1))
+    assert 0 < float(ours["sampled_fraction"]) == float(theirs["sampled_fraction"]) < 1
+    for name in ("label_loss", "rationale_loss"):
+        assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-6), name
+    # Labels weigh as told; in the cycle loss all rows weigh alike.
+    _, unweighted = one_step(step_on_one, params, one_device, LATE, full_batch(1, even), tau=-100)
+    assert float(unweighted["label_loss"]) != pytest.approx(float(ours["label_loss"]), rel=1e-4)
+    assert float(unweighted["cycle_loss"]) == float(ours["cycle_loss"])
+
+
+def test_without_both_parts_it_is_reason2decide(small):
+    context = context_of(small[0])
+    config = dataclasses.replace(CONFIG, cycle_weight=0.0, adaptive_sampling=False)
+    for changed in (config, dataclasses.replace(CONFIG, cycle_weight=0.0, max_sampling_probability=0.0)):
+        objective = r2dc_objective(context, changed)
+        plain = objectives.stage2_objective(context, changed)
+        assert objective.terms.__code__ is plain.terms.__code__
+        assert (objective.carry, objective.start()) == (None, ())
+    # One part alone: only tau is carried, and the cycle needs the labels drawn before.
+    cycle_only = r2dc_objective(context, dataclasses.replace(CONFIG, adaptive_sampling=False))
+    assert cycle_only.start() == ()
+    assert cycle_only.draw is not None
+    assert len(r2dc_objective(context, dataclasses.replace(CONFIG, cycle_weight=0.0)).start()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "logged"),
+    [
+        ({}, {"tau", "confidence", "cycle_loss", "cycle_weight", "gumbel_temperature"}),
+        ({"cycle_weight": 0.0}, {"tau", "confidence"}),
+        ({"adaptive_sampling": False}, {"cycle_loss", "cycle_weight", "gumbel_temperature"}),
+        ({"max_sampling_probability": 0.0}, {"cycle_loss", "cycle_weight", "gumbel_temperature"}),
+    ],
+)
+def test_what_is_switched_off_is_neither_computed_nor_logged(small, one_device, changes, logged):
+    """Traced, not compiled: both parts, each alone, and the cycle on gold labels."""
+    factory, _ = small
+    config = dataclasses.replace(CONFIG, **changes)
+    objective, step_fn = made(factory, config, one_device)
+    optimizer = make_optimizer(config.optimizer, config.max_steps)
+    state = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.start)
+    after, metrics = jax.eval_shape(step_fn, state, batch_of(random_rows(0)))
+    known = {"tau", "confidence", "cycle_loss", "cycle_weight", "gumbel_temperature"}
+    assert metrics.keys() & known == logged
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+def test_the_state_is_counted_and_keeps_its_shape(small, one_device):
+    """What `r2d compile` and the memory line of a run compile is the state that is trained."""
+    factory, _ = small
+    objective, step_fn = made(factory, CONFIG, one_device)
+    optimizer = make_optimizer(CONFIG.optimizer, CONFIG.max_steps)
+    abstract = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.start)
+    assert [leaf.dtype.name for leaf in abstract.carried] == ["float32", "float32", "int32"]
+    after, _ = jax.eval_shape(step_fn, abstract, batch_of(random_rows(0)))
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) for state in (after, abstract)]
+    assert shapes[0] == shapes[1]
+
+
+def test_no_warm_up_leaves_tau_without_a_value():
+    def config(**changes):
+        stage = Stage2Config(warmup_fraction=0.0, select_before_transition=True, **changes)
+        return Config(method="r2dc", data=DataConfig(source="triage"), stage2=stage)
+
+    with pytest.raises(UserError, match=r"stage2.warmup_fraction: .*tau"):
+        check_config(config())
+    check_config(config(adaptive_sampling=False))
