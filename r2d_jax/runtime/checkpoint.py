@@ -15,7 +15,7 @@ from r2d_jax.runtime.distributed import fetch
 
 LATEST, BEST = "latest", "best"
 _SYSTEM_FAULT = re.compile(r"([\w -]+) \[os_error_code='\d+'\]|\[Errno \d+\] ([\w -]+)|PERMISSION_DENIED")
-WEIGHTS, OPTIMIZER = "params", "opt_state"
+WEIGHTS, OPTIMIZER, CARRIED = "params", "opt_state", "carried"
 _HASH = "config_hash"
 
 
@@ -66,7 +66,8 @@ class StageCheckpoints:
     """Two stores of one stage: `latest` to go on from (weights, optimiser, progress), `best` (weights).
 
     Checkpoint N holds the state after N updates. Weights, optimiser and progress are separate items,
-    so weights are read without the optimiser.
+    so weights are read without the optimiser; what an objective carries from step to step is one more, there only
+    where it carries something.
     """
 
     def __init__(self, folder: pathlib.Path, config_hash: str):
@@ -83,7 +84,9 @@ class StageCheckpoints:
         self._best = _open(folder / BEST, keep=1)
         self._last_saved = self.latest_step()
 
-    def save_latest(self, step: int, params: Any, opt_state: Any, progress: dict[str, Any]) -> None:
+    def save_latest(
+        self, step: int, params: Any, opt_state: Any, progress: dict[str, Any], carried: Any = ()
+    ) -> None:
         """Start writing the state after `step` updates; returns before it is on disk."""
         if step == self._last_saved:
             return
@@ -92,7 +95,7 @@ class StageCheckpoints:
             self._latest.wait()
             self._latest.save_checkpointables_async(
                 step,
-                {WEIGHTS: params, OPTIMIZER: opt_state},
+                {WEIGHTS: params, OPTIMIZER: opt_state} | _item(carried),
                 force=True,
                 overwrite=True,
                 custom_metadata=progress | {_HASH: self.config_hash},
@@ -117,9 +120,9 @@ class StageCheckpoints:
         return steps[-1] if steps else None
 
     def restore_latest(
-        self, abstract_params: Any, abstract_opt_state: Any
-    ) -> tuple[int, Any, Any, dict[str, Any]]:
-        """The newest complete (step, params, opt_state, progress), in the layout of the abstract trees.
+        self, abstract_params: Any, abstract_opt_state: Any, abstract_carried: Any = ()
+    ) -> tuple[int, Any, Any, dict[str, Any], Any]:
+        """The newest complete (step, params, opt_state, progress, carried), in the layout of the abstract trees.
 
         Raises:
             UserError: it was written by a run of another config, or its weights have other names or shapes.
@@ -137,8 +140,9 @@ class StageCheckpoints:
                 "Use that config, or a new --workdir; nothing was changed.",
             )
         _compare(folder, _shapes(metadata.metadata[WEIGHTS]), _shapes(abstract_params))
-        loaded = ocp.load_checkpointables(folder, {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state})
-        return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress
+        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_carried)
+        loaded = ocp.load_checkpointables(folder, wanted)
+        return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, loaded.get(CARRIED, abstract_carried)
 
     def wait(self) -> None:
         """Block until everything is on disk; a background save that failed raises here.
@@ -155,6 +159,10 @@ class StageCheckpoints:
         with _writing(self.folder):
             self._latest.close()
             self._best.close()
+
+
+def _item(carried: Any) -> dict[str, Any]:
+    return {CARRIED: carried} if jax.tree.leaves(carried) else {}
 
 
 def best_step(folder: pathlib.Path) -> int | None:

@@ -18,6 +18,7 @@ _EXTRAS = {
     "eval": ("bert-score", "torch"),
     "hub": ("datasets", "tensorflow-datasets", "transformers"),
     "llm": ("openai",),
+    "onnx": ("onnxscript", "onnxruntime"),
     "parquet": ("pyarrow",),
     "remote": ("gcsfs",),
     "report": ("matplotlib", "jinja2"),

@@ -97,6 +97,8 @@ _SHOWN = {
     "train/label_weight": "α",
     "train/sampling_probability": "π",
     "train/sampled_fraction": "sampled",
+    "train/tau": "τ",
+    "train/cycle_loss": "cycle",
     "perf/examples_per_sec": "examples/s",
 }
 
