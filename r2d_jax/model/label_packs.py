@@ -15,7 +15,7 @@ from r2d_jax.model.t5 import MASKED, T5, DecodeCache
 
 # Numbers of the largest array that is made for one pack, on one device; 256 MiB as float32.
 _MOST_NUMBERS = 2**26
-# The attention among places grows with their square. On CPU 512 take three times as long as 128, and fewer gain nothing.
+# The attention among places grows with their square. On CPU 512 take three times as long as 128; fewer gain nothing.
 _MOST_PLACES = 128
 
 
