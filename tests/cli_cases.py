@@ -101,7 +101,7 @@ def in_a_process(*arguments, cwd, cache, devices=1):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=800)
     return Ended(process.returncode, process.stdout, process.stderr)
 
 
