@@ -94,6 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--batch-size", type=_positive, default=64)
     parser.add_argument("--repeats", type=_positive, default=12)
+    parser.add_argument("--generation-repeats", type=_positive, default=3)
+    parser.add_argument("--length-buckets", type=_positive, default=10, help="each is compiled anew")
+    parser.add_argument("--xla-flags", default="", metavar="FLAGS", help="XLA_FLAGS of r2d_jax")
+    parser.add_argument("--cache", type=pathlib.Path, help="keep compiled programs here (default: nowhere)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
     parser.add_argument("--scan-layers", action="store_true", help="compiles deep models faster")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmark_gpu"))
@@ -109,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(
         batch_size=options.batch_size,
         repeats=options.repeats,
+        generation_repeats=options.generation_repeats,
+        length_buckets=options.length_buckets,
+        xla_flags=options.xla_flags,
         dtype="bfloat16",
         device="gpu",
         remat=options.remat,
@@ -123,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pubmedqa=options.pubmedqa,
             t5_tokenizer=options.t5_tokenizer,
             matmul_size=MATMUL_SIZE,
+            cache=options.cache and options.cache.resolve(),
         )
         add_utilisation(result, name)
         table = f"{utilisation_table(result)}\n{markdown(result)}"

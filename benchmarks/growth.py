@@ -24,7 +24,7 @@ from benchmarks.growth_fit import judged
 from benchmarks.growth_plan import QUICK, Plan
 from benchmarks.growth_tables import AXES, markdown
 from benchmarks.run import _names, _positive, say
-from benchmarks.sides import _NOT_INHERITED, SideFailed
+from benchmarks.sides import _NOT_INHERITED, SOON_COMPILED, SideFailed
 from benchmarks.tables import write_docs
 from benchmarks.workload import Workload
 from r2d_jax.errors import UserError
@@ -63,8 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _environment(plan: Plan, cache: pathlib.Path) -> dict[str, str]:
-    # What the compiler leaves out is soon compiled.
-    soon = {} if plan.alone else {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    soon = {} if plan.alone else {"XLA_FLAGS": SOON_COMPILED}
     kept = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     # Compiling is not measured, so what a user's cache holds is welcome.
     fixed = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}

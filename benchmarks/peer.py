@@ -230,7 +230,7 @@ class Peer:
     def matmul_gflops(self, size: int, repeats: int) -> dict[str, float]:
         """Best rate of a product of two square matrices in the compute dtype."""
         dtype = torch.float32 if self.settings.dtype == "float32" else torch.bfloat16
-        left = torch.full((size, size), 1 / size, dtype=dtype, device=self.device)
+        left = torch.randn((size, size), dtype=dtype, device=self.device)
         best = float("inf")
         for _ in range(repeats + 1):
             self._wait()

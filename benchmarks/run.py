@@ -20,7 +20,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import machine, tables
 from benchmarks.measure import PARTS, Case
-from benchmarks.sides import Side, SideFailed, side
+from benchmarks.sides import SOON_COMPILED, Side, SideFailed, side
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
 
@@ -185,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             long_label_tokens=6,
             # Small work over several threads waits for them where other processes want the cores.
             peer_threads=1,
+            xla_flags=SOON_COMPILED,
         )
         limits = {"rows": 64, "matmul_size": 128}
     try:

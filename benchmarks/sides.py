@@ -17,6 +17,8 @@ from benchmarks.workload import Settings
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What would make a side run with other threads or devices than a user's process has.
 _NOT_INHERITED = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
+SOON_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+"""XLA_FLAGS of a run whose figures mean nothing: a third of the time to compile."""
 
 
 class SideFailed(Exception):
@@ -38,6 +40,8 @@ class Side:
             environment["JAX_PLATFORMS"] = "cpu"
         else:
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        if settings.xla_flags:
+            environment["XLA_FLAGS"] = settings.xla_flags
         self.name = name
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.started_at = self.answered_at = time.time()

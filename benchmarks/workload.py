@@ -44,6 +44,8 @@ class Settings:
         device: "cpu" or "gpu".
         remat: as model.remat.
         scan_layers: as model.scan_layers.
+        length_buckets: as data.length_buckets, of ours; each is a program to compile.
+        xla_flags: XLA_FLAGS of ours; empty: the compiler's defaults.
         peer_threads: of torch on CPU; None: all cores. (XLA takes all cores.)
     """
 
@@ -58,6 +60,8 @@ class Settings:
     device: str = "cpu"
     remat: str = "none"
     scan_layers: bool = False
+    length_buckets: int = 10
+    xla_flags: str = ""
     peer_threads: int | None = None
 
 

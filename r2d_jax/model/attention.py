@@ -8,6 +8,7 @@ from flax import nnx
 
 from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.half_precision import dropped_softmax, wide_product
 from r2d_jax.model.layers import linear, precision_of
 
 
@@ -86,9 +87,13 @@ class Attention(nnx.Module):
 
 
 def _weights(scores: jax.Array, bias: AttentionBias) -> jax.Array:
+    return jax.nn.softmax(_biased(scores, bias), axis=-1)
+
+
+def _biased(scores: jax.Array, bias: AttentionBias) -> jax.Array:
     for part in bias:
         scores = scores if part is None else scores + part
-    return jax.nn.softmax(scores, axis=-1)
+    return scores
 
 
 def mix(
@@ -100,8 +105,9 @@ def mix(
     precision: jax.lax.Precision | None,
 ) -> jax.Array:
     """softmax(queries·keys + bias)·values: [B, H, T, K] of queries [B, H, T, K], keys and values [B, H, S, K]."""
-    scores = jnp.einsum(
-        "bhtk,bhsk->bhts", queries, keys, precision=precision, preferred_element_type=jnp.float32
-    )
-    weights = _weights(scores, bias).astype(values.dtype)
-    return jnp.einsum("bhts,bhsk->bhtk", dropout(weights), values, precision=precision)
+    if values.dtype != jnp.float32:
+        scores = wide_product("bhtk,bhsk->bhts", queries, keys)
+        weights = dropped_softmax(_biased(scores, bias), *dropout.kept(scores.shape[1:]), values.dtype)
+        return jnp.einsum("bhts,bhsk->bhtk", weights, values)
+    scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys, precision=precision)
+    return jnp.einsum("bhts,bhsk->bhtk", dropout(_weights(scores, bias)), values, precision=precision)

@@ -62,11 +62,16 @@ class RowDropout:
         first, second = (self.words[:, word].reshape(-1, *[1] * len(shape)) for word in range(2))
         return _mixed(counter[None] * _STEP + first, second)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Drop elements of x [B, ...] and scale the others up; same shape and dtype."""
+    def kept(self, shape: tuple[int, ...]) -> tuple[jax.Array | None, float]:
+        """What is not dropped, bool [B, *shape], and the factor that scales it up; (None, 1.0): dropout is off."""
         threshold = min(round(self.rate * 2**32), 2**32 - 1)
         if self.words is None or threshold == 0:
+            return None, 1.0
+        return self.bits(shape) >= np.uint32(threshold), 2**32 / (2**32 - threshold)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Drop elements of x [B, ...] and scale the others up; same shape and dtype."""
+        kept, scale = self.kept(x.shape[1:])
+        if kept is None:
             return x
-        keep = self.bits(x.shape[1:]) >= np.uint32(threshold)
-        scale = np.float32(2**32 / (2**32 - threshold)).astype(x.dtype)
-        return jnp.where(keep, x * scale, jnp.zeros_like(x))
+        return jnp.where(kept, x * np.float32(scale).astype(x.dtype), jnp.zeros_like(x))

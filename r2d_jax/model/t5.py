@@ -14,6 +14,7 @@ from r2d_jax.model.attention import Attention, AttentionBias
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.flat_state import Skeleton, weights_of
+from r2d_jax.model.half_precision import wide_product
 from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
 from r2d_jax.runtime.mesh import (
     cache_sharded,
@@ -327,7 +328,8 @@ class T5(nnx.Module):
     def logits(self, x: jax.Array) -> jax.Array:
         """Float32 logits [B, T, V] of x [B, T, D]; only a tied head is scaled by d_model**-0.5."""
         x, table = self._head(x)
-        return logits_sharded(self._product("btd,vd->btv", x, table))
+        product = self._product if self.dtype == jnp.float32 else wide_product
+        return logits_sharded(product("btd,vd->btv", x, table))
 
     def _logits_of_position(self, x: jax.Array) -> jax.Array:
         if not on_one_cpu():

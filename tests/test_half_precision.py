@@ -1,0 +1,98 @@
+"""16-bit products and softmax; in: random operands, out: values and gradients against float32 autodiff and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from r2d_jax.model.attention import AttentionBias, mix
+from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.half_precision import dropped_softmax, wide_product
+
+B, H, T, S, K = 2, 3, 5, 7, 8
+
+
+def _drawn(*shape: int, seed: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_in_float32_the_gradients_are_those_of_autodiff() -> None:
+    """The rule itself, without rounding."""
+    left, right, weight = _drawn(B, T, K, seed=0), _drawn(S, K, seed=1), _drawn(B, T, S, seed=2)
+
+    def loss(product, left, right):
+        return jnp.sum(weight * jnp.tanh(product("btd,vd->btv", left, right)))
+
+    found = jax.grad(lambda *x: loss(wide_product, *x), argnums=(0, 1))(left, right)
+    expected = jax.grad(lambda *x: loss(jnp.einsum, *x), argnums=(0, 1))(left, right)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+    scores, factors = _drawn(B, T, S, seed=3), _drawn(B, T, S, seed=4)
+    keep = jax.random.bernoulli(jax.random.key(5), 0.7, scores.shape)
+
+    def plain(scores):
+        weights = jax.nn.softmax(scores, axis=-1)
+        return jnp.sum(factors * jnp.where(keep, weights / 0.7, 0.0) ** 2)
+
+    def ours_of(scores):
+        return jnp.sum(factors * dropped_softmax(scores, keep, 1 / 0.7, jnp.dtype("float32")) ** 2)
+
+    np.testing.assert_allclose(ours_of(scores), plain(scores), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(ours_of)(scores), jax.grad(plain)(scores), rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_products_have_half_precision_gradients() -> None:
+    """No float32 operand reaches a product, forwards or backwards, of the head and of attention."""
+    half = jnp.bfloat16
+    queries, keys, values = (_drawn(B, H, n, K, seed=n).astype(half) for n in (T, S, S + 1))
+    values = values[:, :, :S]
+    words = jax.random.key_data(jax.random.split(jax.random.key(9), B))
+    bias = AttentionBias(_drawn(1, H, T, S, seed=6), None)
+
+    def loss(queries, keys, values, position):
+        bias = AttentionBias(position, None)
+        return jnp.sum(mix(queries, keys, values, bias, RowDropout(words, 0.1), None).astype(jnp.float32))
+
+    def head(x, table):
+        return jnp.sum(wide_product("btd,vd->btv", x, table) ** 2)
+
+    attention = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2, 3)))(queries, keys, values, bias.position)
+    of_head = jax.make_jaxpr(jax.grad(head, argnums=(0, 1)))(queries[:, 0], keys[0, 0])
+    products = _products(attention.jaxpr) + _products(of_head.jaxpr)
+    assert len(products) == 6 + 3
+    assert {dtype for operands in products for dtype in operands} == {"bfloat16"}
+
+
+def _products(jaxpr) -> list[tuple[str, ...]]:
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(tuple(str(operand.aval.dtype) for operand in equation.invars))
+        for inner in jaxprs_in_params(equation.params):
+            found += _products(inner)
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_half_precision_attention_is_near_float32(rate: float) -> None:
+    """Values and gradients, dropout included: 2**-8 is the step of bfloat16."""
+    arrays = [_drawn(B, H, n, K, seed=n).astype(jnp.bfloat16) for n in (T, S, S + 2)]
+    arrays[2] = arrays[2][:, :, :S]
+    position, cotangent = _drawn(1, H, T, S, seed=6), _drawn(B, H, T, K, seed=7)
+    keys_bias = jnp.where(jnp.arange(S)[None] < jnp.array([[S], [4]]), 0.0, -1e30)[:, None, None, :]
+    dropout = RowDropout(jax.random.key_data(jax.random.split(jax.random.key(9), B)), rate)
+
+    def loss(queries, keys, values, position):
+        mixed = mix(queries, keys, values, AttentionBias(position, keys_bias), dropout, None)
+        return jnp.sum(mixed.astype(jnp.float32) * cotangent), mixed
+
+    def of(dtype):
+        gradient = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
+        gradients, mixed = gradient(*(x.astype(dtype) for x in arrays), position)
+        return [np.asarray(x, np.float64) for x in (mixed, *gradients)]
+
+    for half, full in zip(of(jnp.bfloat16), of(jnp.float32), strict=True):
+        assert np.abs(half - full).max() < 3 * 2**-8 * np.abs(full).max()
+    assert not np.asarray(of(jnp.bfloat16)[2])[1, :, 4:].any()
