@@ -9,6 +9,7 @@ from r2d_jax.evaluation.decision import decisions, expected_costs, least_cost
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import score
+from r2d_jax.evaluation.triage_scoring import least_cost_labels
 
 ORDER = ("high", "middle", "low")
 SETTINGS = TriageScoringConfig(ORDER, "most_urgent", "linear_under_x3")
@@ -60,6 +61,12 @@ def test_columns_are_matched_to_levels_by_name():
         found = decisions(scale, labels, columns)
         assert found["argmax"].tolist() == [2, 1]
         assert found["least_cost"].tolist() == [0, 1]
+
+
+def test_the_label_of_least_cost_is_told_as_the_model_spells_it():
+    labels = [" low ", "high", "middle"]
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
+    assert least_cost_labels(SETTINGS, labels, probabilities) == ["high", "middle", " low "]
 
 
 def test_the_rules_stand_beside_the_generated_label():

@@ -1,6 +1,8 @@
 """Places that a run writes to, and the devices it finds: faults are told before anything costly."""
 
 import pathlib
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -80,3 +82,23 @@ def test_the_doctor_tells_versions_and_devices_and_no_secret(monkeypatch, tmp_pa
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
+
+
+def test_a_second_run_takes_every_program_from_the_cache(tmp_path, monkeypatch):
+    """B052: the cache stayed empty, because of thresholds or because it was set after the first array."""
+    program = (
+        "import jax, jax.numpy as jnp\n"
+        "from r2d_jax.runtime.compilation import CompileCounter\n"
+        "from r2d_jax.runtime.devices import enable_compile_cache\n"
+        "enable_compile_cache()\n"
+        "with CompileCounter() as compiled:\n"
+        "    jax.jit(lambda x: jnp.tanh(x @ x))(jnp.ones((3, 3))).block_until_ready()\n"
+        "print(sum(compiled.programs.values()), compiled.cache_hits, compiled.cache_misses)\n"
+    )
+    monkeypatch.setenv("R2D_COMPILE_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    told = [subprocess.check_output([sys.executable, "-c", program], text=True).split() for _ in range(2)]
+    (programs, *first), second = told
+    assert int(programs) >= 2
+    assert first == ["0", programs]
+    assert second == [programs, programs, "0"]

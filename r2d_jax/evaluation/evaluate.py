@@ -20,6 +20,7 @@ from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, Scores, score
+from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer
 
 
@@ -102,10 +103,11 @@ def evaluate_rows(
             labels, log_probs, calibration, [prediction.label for prediction in predictions]
         )
         if is_writer():
-            write_predictions(
-                folder / "predictions.jsonl",
-                (line | more for line, more in zip(lines, probabilities.lines(), strict=True)),
-            )
+            lines = [line | more for line, more in zip(lines, probabilities.lines(), strict=True)]
+            if settings.triage is not None:
+                chosen = least_cost_labels(settings.triage, labels, probabilities.table)
+                lines = [line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)]
+            write_predictions(folder / "predictions.jsonl", lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
     source = rationale_source if predictor.explains else None

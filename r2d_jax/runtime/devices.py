@@ -44,8 +44,8 @@ def enable_compile_cache() -> pathlib.Path | None:
         )
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # The default threshold would leave out the small programs of which a start-up is made.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # A start-up is made of small programs, which the default thresholds leave out.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
 
