@@ -17,7 +17,10 @@ from benchmarks.workload import Settings
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What would make a side run with other threads or devices than a user's process has.
 _NOT_INHERITED = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
-SOON_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+SOON_COMPILED = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 """XLA_FLAGS of a run whose figures mean nothing: a third of the time to compile."""
 
 

@@ -106,7 +106,9 @@ def evaluate_rows(
             lines = [line | more for line, more in zip(lines, probabilities.lines(), strict=True)]
             if settings.triage is not None:
                 chosen = least_cost_labels(settings.triage, labels, probabilities.table)
-                lines = [line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)]
+                lines = [
+                    line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
+                ]
             write_predictions(folder / "predictions.jsonl", lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
