@@ -41,7 +41,7 @@ install_browser() {
   fi
   echo "== apt-get install chromium"
   if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    chromium fonts-dejavu-core; } >/dev/null; then
+    chromium curl fonts-dejavu-core; } >/dev/null; then
     echo "NO CHROMIUM: it could not be installed, so no page is opened in a browser"
   fi
 }

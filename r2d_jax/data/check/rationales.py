@@ -3,6 +3,7 @@
 import re
 from array import array
 from collections import Counter, defaultdict
+from collections.abc import MutableSequence
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Rationales:
         self._first: dict[tuple[str, str], str] = {}
         self._gold_named: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
-        self._rationales: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("Q"))
+        self._rationales: dict[tuple[str, str], MutableSequence[int]] = defaultdict(lambda: array("Q"))
         self._concluding: Counter[tuple[str, str]] = Counter()
 
     def see(self, row: SeenRow, sources: tuple[str, ...]) -> None:

@@ -4,16 +4,13 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from r2d_jax.data.reading.cells import Number, Row, Typed, shown
 from r2d_jax.data.reading.files import brief
 from r2d_jax.errors import UserError
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 _INFO = "dataset_info.json"
 _BATCH_ROWS = 1000
@@ -70,8 +67,11 @@ def _prepared_folder(address: str, folder: pathlib.Path) -> pathlib.Path:
     )
 
 
-def open_tfds(address: str) -> "Mapping[str, tfds.core.data_sources.ArrayRecordDataSource]":
+def open_tfds(address: str) -> Mapping[str, Any]:
     """The split of an address, or all of them, by name; reads only local files and makes no network call.
+
+    Returns:
+        An ArrayRecordDataSource of TFDS for each split.
 
     Raises:
         UserError: no prepared folder, another file format than ArrayRecord, or no such split.
@@ -100,10 +100,8 @@ def open_tfds(address: str) -> "Mapping[str, tfds.core.data_sources.ArrayRecordD
         ) from error
 
 
-def tfds_rows(
-    address: str, split: str, source: "tfds.core.data_sources.ArrayRecordDataSource"
-) -> Iterator[Row]:
-    """Rows of one split in the order of its records; a place is "train row N", from 1."""
+def tfds_rows(address: str, split: str, source: Any) -> Iterator[Row]:
+    """Rows of one split of open_tfds in the order of its records; a place is "train row N", from 1."""
     features = source.dataset_info.features
     try:
         for start in range(0, len(source), _BATCH_ROWS):
