@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r2d_jax.config import T5Config
-from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.dropout import RowDropout, before_dropout
 from r2d_jax.model.half_precision import dropped_softmax, wide_product
 from r2d_jax.model.layers import linear, precision_of
 
@@ -110,4 +110,6 @@ def mix(
         weights = dropped_softmax(_biased(scores, bias), *dropout.kept(scores.shape[1:]), values.dtype)
         return jnp.einsum("bhts,bhsk->bhtk", weights, values)
     scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys, precision=precision)
-    return jnp.einsum("bhts,bhsk->bhtk", dropout(_weights(scores, bias)), values, precision=precision)
+    weights = _weights(scores, bias)
+    weights = weights if dropout.words is None else dropout(before_dropout(weights))
+    return jnp.einsum("bhts,bhsk->bhtk", weights, values, precision=precision)

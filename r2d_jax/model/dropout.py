@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from r2d_jax.runtime.mesh import unfused_on_tpu
+
 # 2**32 / golden ratio, and odd factors that spread every bit over the word (the triple-round hash of Wellons,
 # "Prospecting for hash functions", 2018).
 _STEP = np.uint32(0x9E3779B9)
@@ -19,6 +21,16 @@ def _mixed(x: jax.Array, inner: jax.Array) -> jax.Array:
     x = (x ^ (x >> 15) ^ inner) * _FACTORS[1]
     x = (x ^ (x >> 15)) * _FACTORS[2]
     return x ^ (x >> 14)
+
+
+def before_dropout(weights: jax.Array) -> jax.Array:
+    """Attention weights [B, H, T, S] that are about to be dropped; the same.
+
+    The TPU compiler would else fuse products, softmax, mask and products into one. It then holds the constants of
+    the mask's hash in memory, each of the size of the weights, and its estimate of the cost of what is fused so
+    deep overflows the stack of its threads (libtpu 0.0.42.1: a segmentation fault).
+    """
+    return unfused_on_tpu(weights)
 
 
 @dataclasses.dataclass(frozen=True)

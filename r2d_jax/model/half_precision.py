@@ -9,6 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from r2d_jax.model.dropout import before_dropout
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def wide_product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
@@ -61,9 +63,12 @@ def dropped_softmax(scores: jax.Array, keep: jax.Array | None, scale: float, dty
 
 
 def _signed(scores: jax.Array, keep: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
-    # A weight is never negative: its sign tells that it was dropped.
     weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
-    return weights if keep is None else jnp.where(keep, weights, -weights)
+    if keep is None:
+        return weights
+    weights = before_dropout(weights)
+    # A weight is never negative: its sign tells that it was dropped.
+    return jnp.where(keep, weights, -weights)
 
 
 def _dropped(signed: jax.Array, scale: float) -> jax.Array:

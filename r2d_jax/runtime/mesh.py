@@ -112,6 +112,19 @@ def on_one_cpu() -> bool:
     return mesh.size == 1 and device is not None and device.device_kind == "cpu"
 
 
+def _on_tpu() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend() == "tpu"
+    device = mesh.abstract_device
+    return device is not None and device.platform == "tpu"
+
+
+def unfused_on_tpu(x: jax.Array) -> jax.Array:
+    """x; a TPU computes it to the end before what uses it, and the compiler fuses nothing across it."""
+    return jax.lax.optimization_barrier(x) if _on_tpu() else x
+
+
 def rows_sharded(x: jax.Array) -> jax.Array:
     """Keep activations [B, ...] spread over rows, whole in all other dimensions.
 
