@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # The browser reads commands from descriptor 3 and answers on 4; the shells' own redirections stop at 9.
 START = """
@@ -126,3 +128,16 @@ class Browser:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """One for all tests of a file; they are skipped, loudly, where there is none."""
+    program = find()
+    if program is None:
+        pytest.skip(
+            "NO CHROMIUM: the page was opened in no browser on this machine (apt-get install chromium)"
+        )
+    started = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield started
+    started.close()

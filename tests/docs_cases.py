@@ -33,16 +33,13 @@ def name_of(page):
 
 
 def blocks(page):
-    found = list(_FENCE.finditer(page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    found = list(_FENCE.finditer(text))
     for one, following in itertools.zip_longest(found, found[1:]):
         if one[1] == "bash":
             # An output stands right below its block.
-            near = following and following[1] == "text" and not _between(page, one, following).strip()
-            yield Block(one[2], following[2] if near else None)
-
-
-def _between(page, one, following):
-    return page.read_text(encoding="utf-8")[one.end() : following.start()]
+            shows = following and following[1] == "text" and not text[one.end() : following.start()].strip()
+            yield Block(one[2], following[2] if shows else None)
 
 
 def commands(code):
@@ -56,6 +53,11 @@ def commands(code):
             yield gathered.strip()
         gathered = ""
     assert not gathered, gathered
+
+
+def commands_of(page):
+    """The commands of all blocks of a page, in their order."""
+    return [command for block in blocks(page) for command in commands(block.code)]
 
 
 @functools.cache

@@ -66,20 +66,20 @@ def dry_run(command, environment, folder):
     program = next(word for word in words(command) if word.startswith("launch/"))
     # An action comes first, then options.
     with_option = re.sub(rf"({re.escape(program)}(?: [a-z]+(?=\s|$))?)", r"\1 --dry-run", command)
-    ended = subprocess.run(
-        ["bash", "-c", with_option], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
+    ended = _ended(["bash", "-c", with_option], environment)
     assert (ended.returncode, ended.stderr) == (0, ""), with_option + ended.stdout + ended.stderr
     assert ended.stdout.strip()
 
 
 def told(line, environment):
     """A script explains itself and does nothing."""
-    ended = subprocess.run(
-        [line[0], "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
-    )
+    ended = _ended([line[0], "--help"], environment)
     assert ended.returncode == 0, ended.stderr
     assert "Usage" in ended.stdout
+
+
+def _ended(line, environment):
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
 class _ParsedError(Exception):

@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 
-import chromium
 import pytest
 from docs_cases import ROOT
 
 pytest.importorskip("pdoc")
+pytest_plugins = ["chromium"]
 MODULES = sorted((ROOT / "r2d_jax").rglob("*.py"))
 # Leaves a trace of what was loaded.
 BUILD = """
@@ -73,16 +73,9 @@ def test_settings_are_explained(built):
     assert plain("Stop after this many evaluations in a row without a better score.") in page
 
 
-def test_the_page_in_a_browser(built, tmp_path):
-    program = chromium.find()
-    if program is None:
-        pytest.skip("NO CHROMIUM: the reference is opened in no browser")
-    browser = chromium.Browser(program, tmp_path)
-    try:
-        browser.open(built / "r2d_jax" / "config.html")
-        assert browser.value("document.querySelector('#Config .docstring').innerText").startswith("One run")
-        assert browser.value("document.body.scrollWidth <= window.innerWidth")
-        assert not browser.messages
-        assert not [one for one in browser.requests if not one.startswith(("file:", "data:"))]
-    finally:
-        browser.close()
+def test_the_page_in_a_browser(built, browser):
+    browser.open(built / "r2d_jax" / "config.html")
+    assert browser.value("document.querySelector('#Config .docstring').innerText").startswith("One run")
+    assert browser.value("document.body.scrollWidth <= window.innerWidth")
+    assert not browser.messages
+    assert not [one for one in browser.requests if not one.startswith(("file:", "data:"))]

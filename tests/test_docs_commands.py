@@ -14,6 +14,7 @@ from docs_cases import (
     ROOT,
     blocks,
     commands,
+    commands_of,
     free_port,
     missing_lines,
     name_of,
@@ -229,7 +230,7 @@ WITH_COMMANDS = [page for page in PAGES if page != TUTORIAL and list(blocks(page
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
 def test_commands_of_a_page(page, request, environment, monkeypatch, tmp_path):
     """In their order; an `export` holds from there on."""
-    found = [command for block in blocks(page) for command in commands(block.code)]
+    found = commands_of(page)
     cases = [case_of(name_of(page), command)[0] for command in found]
     # A page with nothing to run needs no trained model.
     folder = request.getfixturevalue("prepared") if "run" in cases else tmp_path
@@ -294,12 +295,7 @@ def ask(requests, address, folder):
 
 
 def test_every_case_is_used():
-    pages = [
-        (name_of(page), command)
-        for page in WITH_COMMANDS
-        for b in blocks(page)
-        for command in commands(b.code)
-    ]
+    pages = [(name_of(page), command) for page in WITH_COMMANDS for command in commands_of(page)]
     used = {next(i for i, case in enumerate(CASES) if fits(case, page, command)) for page, command in pages}
     assert used == set(range(len(CASES))), [CASES[i] for i in set(range(len(CASES))) - used]
 

@@ -17,6 +17,10 @@ def _drawn(*shape: int, seed: int) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def _queries_keys_values() -> list[jax.Array]:
+    return [_drawn(B, H, n, K, seed=seed).astype(jnp.bfloat16) for seed, n in enumerate((T, S, S))]
+
+
 def test_in_float32_the_gradients_are_those_of_autodiff() -> None:
     """The rule itself, without rounding."""
     left, right, weight = _drawn(B, T, K, seed=0), _drawn(S, K, seed=1), _drawn(B, T, S, seed=2)
@@ -45,11 +49,9 @@ def test_in_float32_the_gradients_are_those_of_autodiff() -> None:
 
 def test_half_precision_products_have_half_precision_gradients() -> None:
     """No float32 operand reaches a product, forwards or backwards, of the head and of attention."""
-    half = jnp.bfloat16
-    queries, keys, values = (_drawn(B, H, n, K, seed=n).astype(half) for n in (T, S, S + 1))
-    values = values[:, :, :S]
+    queries, keys, values = _queries_keys_values()
     words = jax.random.key_data(jax.random.split(jax.random.key(9), B))
-    bias = AttentionBias(_drawn(1, H, T, S, seed=6), None)
+    position = _drawn(1, H, T, S, seed=6)
 
     def loss(queries, keys, values, position):
         bias = AttentionBias(position, None)
@@ -58,7 +60,7 @@ def test_half_precision_products_have_half_precision_gradients() -> None:
     def head(x, table):
         return jnp.sum(wide_product("btd,vd->btv", x, table) ** 2)
 
-    attention = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2, 3)))(queries, keys, values, bias.position)
+    attention = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2, 3)))(queries, keys, values, position)
     of_head = jax.make_jaxpr(jax.grad(head, argnums=(0, 1)))(queries[:, 0], keys[0, 0])
     products = _products(attention.jaxpr) + _products(of_head.jaxpr)
     assert len(products) == 6 + 3
@@ -78,8 +80,7 @@ def _products(jaxpr) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 def test_half_precision_attention_is_near_float32(rate: float) -> None:
     """Values and gradients, dropout included: 2**-8 is the step of bfloat16."""
-    arrays = [_drawn(B, H, n, K, seed=n).astype(jnp.bfloat16) for n in (T, S, S + 2)]
-    arrays[2] = arrays[2][:, :, :S]
+    arrays = _queries_keys_values()
     position, cotangent = _drawn(1, H, T, S, seed=6), _drawn(B, H, T, K, seed=7)
     keys_bias = jnp.where(jnp.arange(S)[None] < jnp.array([[S], [4]]), 0.0, -1e30)[:, None, None, :]
     dropout = RowDropout(jax.random.key_data(jax.random.split(jax.random.key(9), B)), rate)

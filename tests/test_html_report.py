@@ -12,7 +12,6 @@ import sys
 import time
 import types
 
-import chromium
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -33,6 +32,7 @@ from r2d_jax.evaluation.report_labels import calibration, matrix
 from r2d_jax.evaluation.run_record import read_run
 from r2d_jax.evaluation.scoring import Scores, score
 
+pytest_plugins = ["chromium"]
 ROOT = pathlib.Path(__file__).parents[1]
 LABELS = ("immediate", "standard", "urgent")
 HOSTILE = (
@@ -717,18 +717,6 @@ def test_the_page_files_are_package_data():
 
 
 # A real browser
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = chromium.find()
-    if program is None:
-        pytest.skip(
-            "NO CHROMIUM: the page was opened in no browser on this machine (apt-get install chromium)"
-        )
-    started = chromium.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+pytest_plugins = ["chromium"]
 pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
-import chromium
 import numpy as np
 from serve_cases import FakeModel, running
 
@@ -39,18 +39,6 @@ class TalkingModel(FakeModel):
             )
             for item, outcome in zip(items, outcomes, strict=True)
         ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    program = chromium.find()
-    if program is None:
-        pytest.skip(
-            "NO CHROMIUM: the page was opened in no browser on this machine (apt-get install chromium)"
-        )
-    started = chromium.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")

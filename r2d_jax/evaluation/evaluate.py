@@ -95,17 +95,18 @@ def evaluate_rows(
     if is_writer():
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / "predictions.jsonl", lines)
-    scorer, probabilities = None, None
+    scorer, probabilities, table = None, None, None
     if unscored is None:
         scorer = scorer_of(predictor, labels)
         log_probs = score_rows(scorer, model.params, features, batch_size, check_stop)
         probabilities = Probabilities.of(
             labels, log_probs, calibration, [prediction.label for prediction in predictions]
         )
+        table = probabilities.table
         if is_writer():
             lines = [line | more for line, more in zip(lines, probabilities.lines(), strict=True)]
             if settings.triage is not None:
-                chosen = least_cost_labels(settings.triage, labels, probabilities.table)
+                chosen = least_cost_labels(settings.triage, labels, table)
                 lines = [
                     line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
                 ]
@@ -117,7 +118,6 @@ def evaluate_rows(
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)
         readings = _read_back(checks, examples, predictions, labels, source, settings)
-    table = None if probabilities is None else probabilities.table
     scores = score(examples, predictions, labels, source, settings, readings, probabilities=table)
     if probabilities is not None:
         found = probabilities.scores([example.label for example in examples])

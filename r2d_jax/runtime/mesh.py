@@ -103,26 +103,23 @@ def _constrained(x: jax.Array, spec: PartitionSpec) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def _platform() -> str | None:
+    """Where the function that is being traced will run; None: its mesh does not say."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend()
+    return mesh.abstract_device.platform if mesh.abstract_device is not None else None
+
+
 def on_one_cpu() -> bool:
     """Whether the function that is being traced will run on a single CPU device."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.default_backend() == "cpu"
-    device = mesh.abstract_device
-    return mesh.size == 1 and device is not None and device.device_kind == "cpu"
-
-
-def _on_tpu() -> bool:
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return jax.default_backend() == "tpu"
-    device = mesh.abstract_device
-    return device is not None and device.platform == "tpu"
+    return _platform() == "cpu" and (mesh.empty or mesh.size == 1)
 
 
 def unfused_on_tpu(x: jax.Array) -> jax.Array:
     """x; a TPU computes it to the end before what uses it, and the compiler fuses nothing across it."""
-    return jax.lax.optimization_barrier(x) if _on_tpu() else x
+    return jax.lax.optimization_barrier(x) if _platform() == "tpu" else x
 
 
 def rows_sharded(x: jax.Array) -> jax.Array:
