@@ -102,6 +102,8 @@ def test_triage_and_subgroups_of_a_file_by_settings_of_the_command(run, compile_
     cost = {"urgent": 3, "not urgent": 1}
     costs = [0 if one["label"] == one["gold_label"] else cost[one["gold_label"]] for one in predictions]
     assert metrics["triage"]["expected_cost"] == pytest.approx(np.mean(costs))
+    chosen = [cost[one["gold_label"]] * (one["least_cost_label"] != one["gold_label"]) for one in predictions]
+    assert metrics["triage"]["rules"]["least_cost"]["expected_cost"] == pytest.approx(np.mean(chosen))
     groups = metrics["subgroups"]["by"]["ward"]["groups"]
     assert [(one["group"], one["rows"]) for one in groups] == [("Ward0", 3), ("Ward1", 3)]
     for number, one in enumerate(groups):
