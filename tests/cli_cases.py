@@ -10,13 +10,14 @@ import subprocess
 import sys
 
 import pytest
+import quick_compiler
 from ruamel.yaml import YAML
 
 from r2d_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
 # No piece of a vocabulary spans blanks or signs, so one trained here can hold a word but never all of it.
-SECRET, SECRET_WORDS = "Zyzzyva-Quokka 4711", ("Zyzzyva", "Quokka")
+SECRET, SECRET_WORDS = "Zyzzyva-Quokka No-4711", ("Zyzzyva", "Quokka")
 LABELS = ("urgent", "not urgent")
 
 
@@ -92,17 +93,20 @@ class Ended:
 
 
 def in_a_process(*arguments, cwd, cache, devices=1):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-        "R2D_COMPILE_CACHE": str(cache),
-        "COLUMNS": "100",
-        # Halves the time to compile; what is computed does not matter here.
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    own = {"PYTHONPATH": str(ROOT), "R2D_COMPILE_CACHE": str(cache), "COLUMNS": "100"}
+    environment = os.environ | quick_compiler.variables(devices) | own
     command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=800)
     return Ended(process.returncode, process.stdout, process.stderr)
+
+
+def nearly(value, rel, abs):
+    """As given, but floats within `rel` or `abs`: last digits move with the shape of the batch and the devices."""
+    if isinstance(value, dict):
+        return {name: nearly(part, rel, abs) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [nearly(part, rel, abs) for part in value]
+    return pytest.approx(value, rel=rel, abs=abs) if isinstance(value, float) else value
 
 
 def snapshot(folder):

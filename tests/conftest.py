@@ -2,15 +2,40 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# For torch: so small work takes five times as long on two threads, and each core has a worker of pytest.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jax
 import pytest
+import quick_compiler
+
+if os.environ.get("R2D_COMPILE_CACHE"):
+    # Before the first program: jax asks once whether there is a cache, and which.
+    jax.config.update("jax_compilation_cache_dir", os.environ["R2D_COMPILE_CACHE"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+# Longest first (pyproject.toml keeps this order), so that in the end no worker is left alone with one of them.
+LONGEST = """
+    two_processes topology docs_commands kills run_texts steps_torch compare steps run r2dc evaluation footprint
+    t5_parity benchmarks cli_errors features many_rows disk_full half_precision html_report baselines tokenizer
+    triage export_formats serve_model export_card launch_pod checkpoint label_trie data_check api_reference growth
+    hf_format abstention llm fidelity dropout
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files, and within a file leave tests as they are."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST.split())}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +45,13 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"REAL DATA ABSENT: {folder} is not there; this test checks nothing on this machine")
     return folder
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For `pytestmark = pytest.mark.usefixtures("compiled_quickly")`: a whole file, its fixtures as well."""
+    # What another file has compiled would be taken again.
+    jax.clear_caches()
+    with quick_compiler.quickly():
+        yield
+    jax.clear_caches()

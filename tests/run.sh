@@ -24,6 +24,8 @@ CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/environment.sh
 
 venv=${VENV:-.venv-test}
+# Most of what is installed is never imported; Python compiles the rest when it is.
+export PIP_NO_COMPILE=1
 make_environment "$venv" requirements-test.txt
 bin=$venv/bin
 export R2D_COMPILE_CACHE=${R2D_COMPILE_CACHE:-$PWD/.pytest_cache/compiled}
@@ -45,7 +47,9 @@ install_browser() {
     echo "NO CHROMIUM: it could not be installed, so no page is opened in a browser"
   fi
 }
-install_browser
+# Beside the checks, each of which keeps one core busy.
+install_browser &
+browser=$!
 
 failed=()
 check() {
@@ -59,6 +63,7 @@ check ruff check .
 check ruff format --check .
 check mypy r2d_jax
 check shellcheck --external-sources launch/*.sh launch/*.sbatch tests/*.sh .ci/run
+wait "$browser" || true
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 
-import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -124,14 +123,16 @@ def test_risk_and_coverage_by_hand():
     assert (len(many), many[0], many[-1]) == (100, [0.001, 0.0], [1.0, 0.0])
 
 
+# Nearly all of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
 @pytest.fixture(autouse=True, scope="module")
-def compiled_quickly(tmp_path_factory):
-    """Nearly all of the time goes into compiling, and every command compiles the same programs."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def one_cache(tmp_path_factory):
+    """Every command compiles the same programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("R2D_COMPILE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make_model(folder, decode="constrained"):

@@ -20,6 +20,9 @@ from r2d_jax.runtime.mesh import make_mesh, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import abstract_state, fresh_state
 
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPE = T5Config(vocab_size=64, d_model=16, d_ff=24, d_kv=8, num_heads=2, num_layers=1, num_decoder_layers=2)
 FACTORY = T5Factory(SHAPE)
 HASH = "0123abcd"

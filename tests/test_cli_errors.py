@@ -26,6 +26,9 @@ from ruamel.yaml import YAML
 
 from r2d_jax.evaluation.metrics import label_metrics
 
+# Nearly all of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, compile_cache):

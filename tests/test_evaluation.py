@@ -8,7 +8,7 @@ import pytest
 pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
-from cli_cases import as_lines, in_a_process, make_rows, settings
+from cli_cases import as_lines, in_a_process, make_rows, nearly, settings
 from ruamel.yaml import YAML
 
 from r2d_jax.config import EvaluationConfig
@@ -33,15 +33,6 @@ def run(tmp_path_factory, compile_cache):
     return home
 
 
-def rounded(value):
-    """Last digits of a float32 may move with the shape of the batch."""
-    if isinstance(value, dict):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(part) for part in value]
-    return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
-
-
 def evaluate(run, cache, name, *options, devices=1):
     in_a_process(
         "eval", "--model", "run", "--output", name, *options, cwd=run, cache=cache, devices=devices
@@ -59,22 +50,28 @@ def test_batch_size_and_devices_change_no_figure(run, compile_cache):
     assert len({row["label_confidence"] for row in whole[1]}) > 1
     for name, size, devices in (("five", "5", 1), ("one", "1", 1), ("eight", "8", 8)):
         found = evaluate(run, compile_cache, name, "--batch-size", size, devices=devices)
-        assert list(found) == rounded(whole)
+        assert list(found) == nearly(whole, rel=1e-4, abs=1e-5)
 
 
-def test_order_of_rows_changes_no_figure(run, compile_cache):
-    metrics, predictions, _ = evaluate(run, compile_cache, "forward")
+@pytest.fixture(scope="module")
+def forward(run, compile_cache):
+    """Of the rows in their order; the folder has this name too."""
+    return evaluate(run, compile_cache, "forward")
+
+
+def test_order_of_rows_changes_no_figure(run, forward, compile_cache):
+    metrics, predictions, _ = forward
     other, backward, _ = evaluate(run, compile_cache, "backward", "--input", "reversed.jsonl")
-    assert backward == rounded(predictions[::-1])
+    assert backward == nearly(predictions[::-1], rel=1e-4, abs=1e-5)
     for name in ("accuracy", "macro_f1", "rouge_l", "consistency_fraction"):
         assert other[name] == pytest.approx(metrics[name])
     for name in ("confusion", "per_class"):
         assert other[name] == metrics[name]
 
 
-def test_row_scores_add_up_to_the_figures(run, compile_cache):
-    metrics, predictions, _ = evaluate(run, compile_cache, "sums")
-    rows = [json.loads(line) for line in (run / "sums" / "row_scores.jsonl").open()]
+def test_row_scores_add_up_to_the_figures(run, forward):
+    metrics, predictions, _ = forward
+    rows = [json.loads(line) for line in (run / "forward" / "row_scores.jsonl").open()]
     assert [row["id"] for row in rows] == [row["id"] for row in predictions]
     for name in ("accuracy", "invalid_fraction", "rouge_l", "consistency_fraction", "sufficiency_fraction"):
         assert np.mean([row[name] for row in rows]) == pytest.approx(metrics[name])

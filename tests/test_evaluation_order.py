@@ -30,12 +30,8 @@ LABELS = ("urgent", "standard", "none")
 WORDS = ["fever", "pain", "cough", "rash", "since", "two", "days", "because", "no"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Nearly all of the time goes into compiling, and what is compared was compiled alike."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def features_of_sizes(question, rationale):

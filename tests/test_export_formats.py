@@ -4,7 +4,6 @@ import ast
 import json
 import sys
 
-import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -30,14 +29,14 @@ from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.hf_format_int8 import to_int8
 from r2d_jax.model.parameters import T5Factory, flatten
 
+# Nearly all of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _strict():
-    # Nearly all of the time goes into compiling.
-    jax.config.update("jax_disable_most_optimizations", True)
     with strict_and_single_threaded():
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(params=list(SHAPES))

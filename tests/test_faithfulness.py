@@ -34,12 +34,8 @@ LABELS = ("urgent", "standard")
 WORDS = ["fever", "pain", "cough", "rash", "since", "two", "days", "because", "no", "bleed", "stable", "gait"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Nearly all of the time goes into compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Nearly all of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,9 @@ from r2d_jax.training.objectives import stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.steps import make_train_step
 
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 __all__ = ["one_device"]
 
 SHAPE = T5Config(
@@ -73,14 +76,18 @@ def plan_of(factory, mesh):
     return program_memory(lowered(context_of(factory), mesh).compile())
 
 
-def test_the_plan_counts_state_and_batch(one_device):
+@pytest.fixture(scope="module")
+def plan(one_device):
+    return plan_of(T5Factory(SHAPE), one_device)
+
+
+def test_the_plan_counts_state_and_batch(plan):
     """Weights and two moments in float32, and the batch; the state is written over, so it is no output."""
-    memory = plan_of(T5Factory(SHAPE), one_device)
     count = sum(leaf.size for leaf in jax.tree.leaves(T5Factory(SHAPE).abstract_params))
     batch = ROWS * (32 + LABEL + 32 + 5) * 4
-    assert memory.arguments == pytest.approx(3 * 4 * count + batch, rel=0.01)
-    assert memory.outputs < 10_000
-    assert memory.peak > memory.arguments
+    assert plan.arguments == pytest.approx(3 * 4 * count + batch, rel=0.01)
+    assert plan.outputs < 10_000
+    assert plan.peak > plan.arguments
 
 
 def kept_bytes(loss, params):
@@ -125,10 +132,9 @@ def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_grad
             )
 
 
-def test_fully_sharded_state_takes_an_eighth(one_device):
-    whole = plan_of(T5Factory(SHAPE), one_device)
+def test_fully_sharded_state_takes_an_eighth(plan):
     parts = plan_of(dataclasses.replace(T5Factory(SHAPE)), make_mesh(MeshConfig(1, 8, 1)))
-    assert parts.arguments < 0.2 * whole.arguments
+    assert parts.arguments < 0.2 * plan.arguments
 
 
 @pytest.mark.parametrize("donate", [True, False])

@@ -29,6 +29,9 @@ from r2d_jax.training.loop import Progress, Selection, train
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import abstract_state, fresh_state
 
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = T5Config(**SMALL, num_decoder_layers=1)
 ROWS, WIDTH = 8, 6

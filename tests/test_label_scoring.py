@@ -19,13 +19,8 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import make_mesh
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Nearly all of the time goes into compiling, and what is compared was compiled alike."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

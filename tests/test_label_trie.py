@@ -37,12 +37,8 @@ from r2d_jax.training.workdir import Workdir
 END, LIMIT, ROWS = 1, 8, 48
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Nearly all of the time goes into compiling."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Nearly all of the time goes into compiling.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 # The tree itself

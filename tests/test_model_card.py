@@ -18,7 +18,7 @@ from r2d_jax.evaluation.model_card_text import readme_text
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.run_facts import read_facts
 
-SECRET = "Zyzzyva-Quokka 4711"
+SECRET = "Zyzzyva-Quokka No-4711"
 LABELS = ("urgent", "a|b <i>", "not urgent")
 GOLD = ["urgent", "a|b <i>", "not urgent", "urgent", SECRET]
 PREDICTED = ["urgent", "a|b <i>", "urgent", "urgent", "urgent"]
@@ -135,7 +135,7 @@ def test_no_case_text_and_no_path_is_told(tmp_path, card, tokenizer):
     (run / "rows.json").write_text(json.dumps(counts))
     text = readme_text(card, tokenizer, facts=read_facts(run, CHOSEN))
     assert "## Figures" in text
-    for word in ("Zyzzyva", "Quokka", "4711", "/clinics", "rows.jsonl", str(tmp_path), "elsewhere"):
+    for word in ("Zyzzyva", "Quokka", "No-4711", "/clinics", "rows.jsonl", str(tmp_path), "elsewhere"):
         assert word not in text, word
 
 

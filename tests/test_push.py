@@ -17,7 +17,7 @@ from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
 from r2d_jax.evaluation.push import ALLOWED
 from r2d_jax.model.parameters import T5Factory
 
-SECRET = "Zyzzyva-Quokka 4711"
+SECRET = "Zyzzyva-Quokka No-4711"
 TOKEN = "hf_notarealtokenatall"
 
 

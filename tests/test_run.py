@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import quick_compiler
 from ruamel.yaml import YAML
 
 from r2d_jax.errors import EXIT_PREEMPTED
@@ -95,9 +96,11 @@ def write_config(folder, **changes):
     return path
 
 
-def r2d(*arguments, blocked=False, wait=True):
+def r2d(*arguments, blocked=False, wait=True, quickly=True):
+    """A process of one device; not `quickly`: compiled as users compile."""
     command = [sys.executable, "-c", WITHOUT_TORCH] if blocked else [sys.executable, "-m", "r2d_jax.cli"]
-    environment = os.environ | {"XLA_FLAGS": "", "COLUMNS": "100"}
+    compiler = quick_compiler.variables() if quickly else {"XLA_FLAGS": ""}
+    environment = os.environ | compiler | {"COLUMNS": "100"}
     process = subprocess.Popen(
         [*command, *map(str, arguments)],
         stdout=subprocess.PIPE,

@@ -27,9 +27,9 @@ def longer(steps):
 
 @pytest.fixture(scope="module")
 def trained_longer(tmp_path_factory, config):
-    """A run long enough that its texts differ between rows."""
+    """A run long enough that its texts differ between rows; the one whole run that is compiled as users compile."""
     workdir = tmp_path_factory.mktemp("runs") / "longer"
-    r2d("run", "--config", config, "--workdir", workdir, *longer(150))
+    r2d("run", "--config", config, "--workdir", workdir, *longer(150), quickly=False)
     return workdir
 
 
@@ -109,9 +109,17 @@ def test_transformers_alone_reads_the_same_labels_back(trained_longer):
 
 def test_dss_explains_without_a_label(config, tmp_path):
     workdir = tmp_path / "dss"
-    r2d(
-        "run", "--config", config, "--workdir", workdir, "method=dss", "stage2.label_weight=0.5", *longer(100)
+    settings = (
+        "--config",
+        config,
+        "--workdir",
+        workdir,
+        "method=dss",
+        "stage2.label_weight=0.5",
+        *longer(100),
     )
+    r2d("train", "--stage", "2", *settings)
+    r2d("run", *settings, quickly=False)
     generate = generator(workdir / "export")
     card, rows, predictions, _ = evaluated(workdir)
     for row in predictions[:20]:

@@ -14,7 +14,6 @@ import threading
 import time
 import urllib.request
 
-import jax
 import numpy as np
 import pytest
 
@@ -29,13 +28,8 @@ from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.serve.limits import Refused
 from r2d_jax.serve.served_model import Group, ServedModel
 
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Nearly all of the time goes into compiling, and what is compared was compiled alike."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Nearly all of the time goes into compiling, and what is compared was compiled alike.
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")

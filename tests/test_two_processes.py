@@ -11,6 +11,8 @@ import time
 
 import numpy as np
 import pytest
+import quick_compiler
+from cli_cases import nearly
 from safetensors.numpy import load_file
 from test_run import STAGE, write_config
 
@@ -30,10 +32,7 @@ def free_port():
 
 
 def begin(*arguments, devices, address=None):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = os.environ | quick_compiler.variables(devices) | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
     if address:
         command += ["--distributed", address]
@@ -75,15 +74,6 @@ def alone(tmp_path_factory, config):
     return workdir
 
 
-def nearly(value):
-    """Figures of texts are the same; those of probabilities may differ in their last digits."""
-    if isinstance(value, dict):
-        return {name: nearly(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return list(map(nearly, value))
-    return pytest.approx(value, rel=LIMIT, abs=LIMIT) if isinstance(value, float) else value
-
-
 def assert_same_run(one, other):
     for stage in ("stage1", "stage2"):
         curves = [
@@ -109,7 +99,8 @@ def assert_same_run(one, other):
     metrics = [json.loads((run / "evaluation" / "metrics.json").read_text()) for run in (one, other)]
     for found in metrics:
         found.pop("model")
-    assert metrics[0] == nearly(metrics[1])
+    # Figures of texts are the same; those of probabilities may differ in their last digits.
+    assert metrics[0] == nearly(metrics[1], rel=LIMIT, abs=LIMIT)
 
 
 def test_two_processes_of_two_devices_give_the_numbers_of_one_device(alone, config, tmp_path):
