@@ -18,6 +18,7 @@ GENERATION = {
     "label_generation": "label",
     "long_label_generation": "long_label",
     "rationale_generation": "rationale",
+    "ended_rationale_generation": "ended_rationale",
 }
 OTHERS = ("start", "memory", "pipeline")
 PARTS = (*TRAINING, *GENERATION, *OTHERS)
@@ -178,6 +179,8 @@ class Case:
             rows = self.settings.generation_batch_size
             result["parts"][part] = found | {
                 "examples_per_sec": {name: rows / found[name]["median"] for name in SIDES},
+                "mean_tokens": statistics.fmean(answer["mean_tokens"] for answer in counted["ours"]),
+                "longest_tokens": [answer["longest_tokens"] for answer in counted["ours"]],
             }
 
     def _fresh(self, name: str, part: str, cache: pathlib.Path) -> dict[str, Any]:
@@ -232,8 +235,12 @@ def _with_ratio(memory: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _equal_tokens(ours: list[list[int]], peer: list[list[int]]) -> float:
+    # Both sides fill up with pad, ours to the limit.
     pairs = [
-        (a, b) for left, right in zip(ours, peer, strict=True) for a, b in zip(left, right, strict=False)
+        (a, b)
+        for left, right in zip(ours, peer, strict=True)
+        for a, b in zip(left, right, strict=False)
+        if a or b
     ]
     return statistics.fmean(a == b for a, b in pairs)
 
@@ -246,4 +253,5 @@ def _expected(result: dict[str, Any]) -> dict[str, int]:
         "train_step": sum(result["step_widths"].values()),
         "_labels": sum(widths.get(part, 0) for part in ("label_generation", "long_label_generation")),
         "_rationales": widths.get("rationale_generation", 0),
+        "ended_rationales": widths.get("ended_rationale_generation", 0),
     }

@@ -1,6 +1,7 @@
 """The side of r2d_jax; in: a workload and settings, out: seconds of training steps, generations and batches."""
 
 import dataclasses
+import functools
 import itertools
 import time
 import types
@@ -23,7 +24,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.mesh import make_mesh, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, place_batch, replicated
 from r2d_jax.training.objectives import StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
@@ -71,6 +72,22 @@ def host_batch(rows: list[Row], question: int, label: int, rationale: int) -> Ho
         batch[f"{name}_ids"] = pad(values, width)
         batch[f"{name}_length"] = np.array(list(map(len, values)), np.int32)
     return batch
+
+
+class EndsAfter(NamedTuple):
+    """In the place of a label tree: any token, and the end token after int32 `tokens` [B]."""
+
+    tokens: jax.Array
+    depth: int = 0
+
+    def start(self, rows: int) -> jax.Array:
+        """Tokens to come, int32 [B]."""
+        return self.tokens
+
+    def best(self, logits: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next token of each row, its logit, and tokens to come after it."""
+        chosen = jnp.where(left <= 0, END_ID, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        return chosen, jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0], left - 1
 
 
 class Ours:
@@ -216,8 +233,27 @@ class Ours:
         params = self.state.params
         return jax.block_until_ready(params | {"embedding": params["embedding"].at[END_ID].set(0.0)})
 
+    @functools.cached_property
+    def _decode_ended(self) -> Any:
+        predictor = self._predictor(self.workload.label_tokens)
+
+        def ended_rationales(params: Any, batch: Any, ids: Any, length: Any, tokens: Any) -> Any:
+            question = (batch["question_ids"], batch["question_length"])
+            prompt = self.prompts.explain_given_label(*question, ids, length)
+            ends = cast(Any, EndsAfter(tokens))
+            return predictor._decode(params, prompt, self.settings.rationale_tokens, ends)
+
+        rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
+        return jax.jit(
+            on_mesh(ended_rationales, self.mesh),
+            in_shardings=(None, rows, whole, whole, whole),
+            out_shardings=whole,
+        )
+
     def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
-        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early.
+        """Greedy labels ("label", "long_label") or rationales given the gold label.
+
+        No row ends early, but for those of an "ended_rationale", which are as long as their gold rationales.
 
         Of a batch of all rows sorted by length, as `Predictor` decodes them; of the first rows of the file where
         both sides must have the `same`.
@@ -231,15 +267,21 @@ class Ours:
         host = host_batch(rows, self._width_of(rows), self.workload.label_tokens, self.full.rationale)
         clock = Clock()
         batch = place_batch(host, self.mesh)
-        if kind == "rationale":
+        if kind.endswith("rationale"):
             given = (host["label_ids"], host["label_length"] - 1)
             labels = (jax.device_put(array, replicated(self.mesh)) for array in given)
-            decoded = predictor.decode_rationales(params, batch, *labels)
+            if kind == "rationale":
+                decoded = predictor.decode_rationales(params, batch, *labels)
+            else:
+                tokens = np.array([len(row.rationale) - 1 for row in rows], np.int32)
+                decoded = self._decode_ended(params, batch, *labels, tokens)
         else:
             decoded = predictor.decode_labels(params, batch)
         ids = np.asarray(decoded.token_ids)
         taken = clock.read()
-        return {**taken, "tokens": int(ids.shape[1]), "ids": ids.tolist()}
+        lengths = np.asarray(decoded.lengths)
+        told = {"longest_tokens": int(lengths.max()), "mean_tokens": float(lengths.mean())}
+        return {**taken, **told, "ids": ids.tolist()}
 
     def _width_of(self, rows: list[Row]) -> int:
         longest = max(len(row.question) for row in rows)

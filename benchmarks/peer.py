@@ -22,6 +22,21 @@ SAMPLING = {"stage1": 0.0, "stage2_gold": 0.0, "stage2_sampled": 0.9}
 STREAM_BATCHES = 320
 
 
+class _EndsAfter:
+    """A logits processor: the end token after so many tokens."""
+
+    def __init__(self, tokens: Sequence[int]):
+        self.left = torch.tensor(tokens)
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ending = torch.nonzero(self.left == 0).flatten()
+        self.left -= 1
+        if len(ending):
+            scores[ending] = -torch.inf
+            scores[ending, END_ID] = 0.0
+        return scores
+
+
 class Peer:
     """T5ForConditionalGeneration with the weights of the workload."""
 
@@ -93,11 +108,18 @@ class Peer:
             return self.model(**self._inputs(prompts), labels=self._padded(targets, IGNORED)).loss
 
     @torch.no_grad()
-    def _generated(self, prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    def _generated(
+        self, prompts: Sequence[list[int]], tokens: int, ends: Sequence[int] | None = None
+    ) -> list[list[int]]:
         self.model.eval()
+        processors = [] if ends is None else [_EndsAfter(ends)]
         with self._autocast():
             ids = self.model.generate(
-                **self._inputs(prompts), max_new_tokens=tokens, num_beams=1, do_sample=False
+                **self._inputs(prompts),
+                max_new_tokens=tokens,
+                num_beams=1,
+                do_sample=False,
+                logits_processor=transformers.LogitsProcessorList(processors),
             )
         self.model.train()
         return ids[:, 1:].tolist()
@@ -146,7 +168,9 @@ class Peer:
         return {"widths": len({_padded_tokens(rows) for rows in self.batches})}
 
     def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
-        """Greedy labels ("label", "long_label") or rationales given the gold label, no row ending early.
+        """Greedy labels ("label", "long_label") or rationales given the gold label.
+
+        No row ends early, but for those of an "ended_rationale", which are as long as their gold rationales.
 
         Of a batch of all rows in the order of the file; of the first rows where both sides must have the `same`.
         """
@@ -158,15 +182,16 @@ class Peer:
         clock = Clock()
         if same:
             rows = self.workload.rows[: settings.generation_batch_size]
-        if kind == "rationale":
+        if kind.endswith("rationale"):
             prompts = self._given_label(rows, [row.label[:-1] for row in rows])
-            ids = self._generated(prompts, settings.rationale_tokens)
+            ends = [len(row.rationale) - 1 for row in rows] if kind == "ended_rationale" else None
+            ids = self._generated(prompts, settings.rationale_tokens, ends)
         else:
             limit = settings.long_label_tokens if kind == "long_label" else self.workload.label_tokens
             ids = self._generated(self._prompt("predict", rows), limit)
         taken = clock.read()
         table.data[END_ID] = end
-        return {**taken, "tokens": len(ids[0]), "ids": ids}
+        return {**taken, "ids": ids}
 
     def warm_generation(self, kind: str) -> dict[str, int]:
         """Run a kind once, on the largest batch."""

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             generation_batch_size=4,
             repeats=1,
             generation_repeats=1,
-            rationale_tokens=6,
+            rationale_tokens=48,
             long_label_tokens=6,
             # Small work over several threads waits for them where other processes want the cores.
             peer_threads=1,

@@ -13,6 +13,7 @@ NAMES = {
     "label_generation": "labels, to the longest label",
     "long_label_generation": "labels, to {long} tokens",
     "rationale_generation": "rationales, {rationale} tokens",
+    "ended_rationale_generation": "rationales as long as the gold ones",
 }
 # Least peer / ours that is aimed at, and for tiny and small alike from "all".
 AIMS = {
@@ -117,6 +118,13 @@ def _case(case: dict[str, Any], settings: dict[str, Any]) -> list[str]:
             "",
             f"Matrix products of r2d_jax, and share of the largest rate: {told}. Padding: r2d_jax "
             f"{100 * sides['ours']['padding_fraction']:.0f} %, peer {100 * sides['peer']['padding_fraction']:.0f} %.",
+        ]
+    if ended := parts.get("ended_rationale_generation"):
+        longest = ended["longest_tokens"]
+        lines += [
+            "",
+            f"As long as the gold ones: {ended['mean_tokens']:.0f} tokens on average, the longest of each batch "
+            f"{min(longest)} to {max(longest)}.",
         ]
     return lines
 

@@ -189,6 +189,14 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every label, too.")
     ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="What mistakes cost, evaluation.triage={...}: writes the label of least expected cost, too. "
+            "Default: as in training.",
+        ),
+    ] = None,
 ) -> None:
     """Predict a label and a rationale for each row of a file."""
     from r2d_jax.evaluation.apply import predict_file
@@ -202,6 +210,7 @@ def predict(
         batch_size=batch_size,
         label_decode=label_decode,
         probabilities=probabilities,
+        overrides=overrides or (),
     )
     print(f"{rows} predictions written to {output}")
 
@@ -218,7 +227,7 @@ def import_(
     ] = None,
 ) -> None:
     """Turn a T5 of another format into weights for `model.init`."""
-    from r2d_jax.evaluation.apply import import_model
+    from r2d_jax.evaluation.convert import import_model
 
     print(f"{import_model(source, output, tokenizer)} written to {output}")
 

@@ -51,8 +51,8 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a Hugging Face folder (safetensors) that transformers loads, with a model card."""
-    from r2d_jax.evaluation.apply import export_folder
     from r2d_jax.evaluation.card_metadata import CardOptions
+    from r2d_jax.evaluation.convert import export_folder
 
     options = CardOptions(title=title, license=license, language=language, data_name=data_name)
     source = export_folder(model, output, dtype=dtype, overwrite=overwrite, format=format, options=options)

@@ -19,10 +19,11 @@ from r2d_jax.evaluation.abstention import (
     risk_coverage,
     upper_risk,
 )
-from r2d_jax.evaluation.apply import evaluate_model, export_folder, import_model, predict_file
+from r2d_jax.evaluation.apply import evaluate_model, predict_file
 from r2d_jax.evaluation.calibrate import left_out, told
 from r2d_jax.evaluation.calibrate_model import calibrate_model
 from r2d_jax.evaluation.calibration import load_calibration
+from r2d_jax.evaluation.convert import export_folder, import_model
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.runtime.checkpoint import save_weights
 
@@ -230,6 +231,42 @@ def test_probabilities_of_predictions(used):
         powers = {label: share ** (1 / temperature) for label, share in shares.items()}
         for label, share in scaled["probabilities"].items():
             assert share == pytest.approx(powers[label] / sum(powers.values()), abs=2e-4)
+
+
+def test_the_label_of_least_cost_is_predicted(used, tmp_path):
+    """By the costs given, else by those of the run; small integers by hand from the probabilities that are told."""
+    order = ", ".join(f'"{label}"' for label in LABELS)
+    costs = [[abs(i - j) * (9 if j > i else 1) for j in range(len(LABELS))] for i in range(len(LABELS))]
+    table = {gold: dict(zip(LABELS, row, strict=True)) for gold, row in zip(LABELS, costs, strict=True)}
+    given = f"evaluation.triage={{order: [{order}], first: most_urgent, costs: {json.dumps(table)}}}"
+    questions = [*lines_of(used.path / "questions.jsonl"), {"id": "none", "question": " "}]
+    path = write_rows(tmp_path / "questions.jsonl", questions)
+    *rows, empty = predicted(used.model, path, "costs.jsonl", probabilities=True, overrides=[given])
+    for row in rows:
+        shares = [row["probabilities"][label] for label in LABELS]
+        expected = [sum(p * costs[i][j] for i, p in enumerate(shares)) for j in range(len(LABELS))]
+        assert expected[LABELS.index(row["least_cost_label"])] == pytest.approx(min(expected), abs=1e-4)
+    assert any(row["least_cost_label"] != row["label"] for row in rows)
+    assert (empty["least_cost_label"], empty["label"]) == ("", "")
+    assert not any("least_cost_label" in row for row in used.after)
+    (used.model / "config.yaml").write_text(
+        f"data: {{source: triage}}\nevaluation: {{triage: {given.partition('=')[2]}}}"
+    )
+    try:
+        of_the_run = predicted(used.model, path, "run.jsonl")
+    finally:
+        (used.model / "config.yaml").unlink()
+    assert [row["least_cost_label"] for row in of_the_run[:-1]] == [row["least_cost_label"] for row in rows]
+
+
+def test_costs_of_other_labels_are_refused(used):
+    for override, where in (
+        ("evaluation.triage={order: [a, b]}", "evaluation.triage"),
+        ("evaluation.resamples=3", "evaluation.resamples"),
+    ):
+        with pytest.raises(UserError, match=where):
+            predicted(used.model, used.path / "questions.jsonl", "never.jsonl", overrides=[override])
+    assert not (used.path / "never.jsonl").exists()
 
 
 def test_rows_below_the_threshold_are_marked(used):

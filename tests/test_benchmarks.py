@@ -15,7 +15,14 @@ from benchmarks import gpu, sides, tables, workload
 from r2d_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-TIMED = ("stage1", "stage2_gold", "stage2_sampled", "label_generation", "rationale_generation")
+TIMED = (
+    "stage1",
+    "stage2_gold",
+    "stage2_sampled",
+    "label_generation",
+    "rationale_generation",
+    "ended_rationale_generation",
+)
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
@@ -74,7 +81,8 @@ def test_both_sides_have_the_same_losses_and_write_the_same_tokens(quick):
         assert 1.0 < value < 2 * math.log(512)
     for name, tokens in (
         ("label_generation", case["rows"]["longest_label_tokens"]),
-        ("rationale_generation", 6),
+        ("rationale_generation", 48),
+        ("ended_rationale_generation", 48),
     ):
         written = case["same"]["written"][name]
         assert written["tokens"] == {"ours": tokens, "peer": tokens}
@@ -83,11 +91,23 @@ def test_both_sides_have_the_same_losses_and_write_the_same_tokens(quick):
         assert written["equal_token_fraction"] > 0.9
 
 
+def test_rows_end_where_they_may(quick):
+    parts = quick[0]["cases"][0]["parts"]
+    assert parts["rationale_generation"]["mean_tokens"] == 48
+    assert 1 < parts["ended_rationale_generation"]["mean_tokens"] < 48, "all rows went to the limit"
+
+
 def test_each_program_is_compiled_once_and_none_while_the_clock_runs(quick):
     (case,) = quick[0]["cases"]
     assert case["compiled_while_timing"] == 0
     # One width of training batches, three kinds of step; the decoded rows are the longest and the first.
-    assert case["expected_programs"] == {"loss_sums": 2, "train_step": 3, "_labels": 2, "_rationales": 2}
+    assert case["expected_programs"] == {
+        "loss_sums": 2,
+        "train_step": 3,
+        "_labels": 2,
+        "_rationales": 2,
+        "ended_rationales": 2,
+    }
     assert {name: case["compiled"][name] for name in case["expected_programs"]} == case["expected_programs"]
 
 
@@ -100,7 +120,7 @@ def test_the_sampled_step_has_the_work_of_the_decode(quick):
 def test_the_table_says_what_was_measured_and_goes_between_the_markers(quick, tmp_path):
     result, table = quick
     assert "these figures mean nothing" in table
-    for word in ("stage-1 step", "rationales, 6 tokens", "rows/s"):
+    for word in ("stage-1 step", "rationales, 48 tokens", "rows/s"):
         assert word in table
     page = tmp_path / "page.md"
     page.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")

@@ -22,7 +22,8 @@ from test_export_card import QUESTIONS, card_of
 from r2d_jax.config import T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.apply import export_folder, predict_file
+from r2d_jax.evaluation.apply import predict_file
+from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder

@@ -17,7 +17,7 @@ from r2d_jax.data.features import FeatureEncoder
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import Preempted, UserError
-from r2d_jax.evaluation.apply import export_folder
+from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory

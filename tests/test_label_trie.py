@@ -32,6 +32,7 @@ from r2d_jax.model.t5 import shift_right
 from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, place_batch
 from r2d_jax.training.objectives import GIVEN_IDS, GIVEN_LENGTH, SAMPLED, StepContext, stage2_objective
 from r2d_jax.training.prepare import prepare
+from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.workdir import Workdir
 
 END, LIMIT, ROWS = 1, 8, 48
@@ -306,18 +307,21 @@ def test_devices_give_the_same_labels(made, predicted):
         assert one.label_confidence == pytest.approx(other.label_confidence, rel=1e-4)
 
 
-def test_labels_sampled_in_training_are_of_the_set(made, predicted):
+@pytest.mark.parametrize("make_objective", [stage2_objective, r2dc_objective])
+def test_labels_sampled_in_training_are_of_the_set(made, predicted, make_objective):
     """The decode of a stage-2 step on eight devices, when each row takes the predicted label."""
     model, encoder, examples = made
     shapes = encoder.shapes(rows := encoder.encode(examples, None))
     config = Stage2Config(max_steps=20, transition_fraction=0.05, max_sampling_probability=1.0)
     prompts, trie = shapes.prompt_builder(encoder.tokens), label_trie(LABELS, model.tokenizer)
     context = StepContext(model.factory, prompts, model.tokenizer.size, 0, label_trie=trie)
-    objective, mesh = stage2_objective(context, config), make_mesh(MeshConfig())
+    objective, mesh = make_objective(context, config), make_mesh(MeshConfig())
+    # Far above tau a label is used whatever its confidence.
+    carried = objective.start()._replace(tau=jnp.float32(-100)) if objective.carry else ()
     batch = encoder.features(rows, shapes).batch(np.arange(16)) | {"row": np.arange(16, dtype=np.int32)}
 
     def draw(params, batch):
-        return objective.draw(model.factory.merge(params), batch, jnp.int32(10), objective.start())
+        return objective.draw(model.factory.merge(params), batch, jnp.int32(10), carried)
 
     drawn = jax.jit(on_mesh(draw, mesh), in_shardings=(None, batch_sharding(mesh)))(
         model.params, place_batch(batch, mesh)

@@ -22,9 +22,9 @@ TOKEN = "hf_notarealtokenatall"
 
 
 @pytest.fixture(scope="module")
-def compile_cache():
-    """Nothing is compiled here; the fixture `r2d` asks for it."""
-    return "unused"
+def compile_cache(tmp_path_factory):
+    """Nothing is compiled here, but what other files compile in this process may go there."""
+    return tmp_path_factory.mktemp("unused")
 
 
 @pytest.fixture

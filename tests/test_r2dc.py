@@ -318,6 +318,24 @@ def test_the_state_is_counted_and_keeps_its_shape(small, one_device):
     assert shapes[0] == shapes[1]
 
 
+def test_in_bfloat16_losses_and_tau_are_near_those_of_float32(small, one_device):
+    """2**-8 is the step of bfloat16; coins of rows near their probability may fall otherwise, hence warm-up."""
+    factory, params = small
+    told = []
+    for compute_dtype in ("float32", "bfloat16"):
+        half = dataclasses.replace(factory, compute_dtype=compute_dtype)
+        objective, step_fn = made(half, CONFIG, one_device)
+        state = begun(params, CONFIG, one_device, objective)
+        with quick_compiler.quickly():
+            state, metrics = step_fn(state, place_batch(batch_of(random_rows(0)), one_device))
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+        told.append({name: float(value) for name, value in metrics.items()})
+    full, half = told
+    for name in ("loss", "label_loss", "rationale_loss", "cycle_loss", "confidence", "tau", "grad_norm"):
+        assert half[name] == pytest.approx(full[name], rel=2e-2), name
+    assert half["cycle_loss"] != full["cycle_loss"]
+
+
 def test_no_warm_up_leaves_tau_without_a_value():
     def config(**changes):
         stage = Stage2Config(warmup_fraction=0.0, select_before_transition=True, **changes)

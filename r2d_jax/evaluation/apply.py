@@ -1,4 +1,4 @@
-"""Using a trained model; in: a model folder and a file of rows, out: predictions, scores, or another format."""
+"""Using a trained model; in: a model folder and a file of rows, out: predictions or scores."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig, T5Config
+from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig, TriageScoringConfig
 from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
@@ -17,17 +17,11 @@ from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import load_splits
 from r2d_jax.data.subgroups import MISSING
-from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out, scorer_of
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, load_calibration
-from r2d_jax.evaluation.card_metadata import CardOptions
+from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
-from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import (
-    CARD_FILE,
-    TOKENIZER_FOLDER,
-    WEIGHTS_FOLDER,
     LoadedModel,
     ModelCard,
     find_model_folder,
@@ -38,17 +32,13 @@ from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
-from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
+from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
-from r2d_jax.model.t5x_format import read_t5x_checkpoint
-from r2d_jax.runtime.checkpoint import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 
-# A label limit for models that come without a label set (the published target length).
-_IMPORTED_LABEL_TOKENS = 50
 _SUBGROUPS = "data.columns.subgroup"
+_TRIAGE = "evaluation.triage"
 
 
 def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
@@ -119,6 +109,7 @@ def predict_file(
     batch_size: int,
     label_decode: str | None = None,
     probabilities: bool = False,
+    overrides: Sequence[str] = (),
 ) -> int:
     """Predict every row of a file, in order; a row without a question stays in place, marked.
 
@@ -130,12 +121,14 @@ def predict_file(
         batch_size: rows decoded at once.
         label_decode: "free" or "constrained"; None: that of the model.
         probabilities: write those of all labels, however many there are.
+        overrides: "evaluation.triage={...}": what mistakes cost, in another way than the run's config has it. Where
+            it is known, the label of least expected cost is written, too.
 
     Returns:
         The number of rows.
 
     Raises:
-        UserError: a fault of the file or folder.
+        UserError: a fault of the file, folder or costs.
     """
     if not output_file.absolute().parent.is_dir():
         raise UserError(
@@ -143,7 +136,10 @@ def predict_file(
         )
     _require_free(output_file, input_file)
     # The rows before the weights: a wrong path is told at once.
-    card = read_card(find_model_folder(model_path))
+    home = find_model_folder(model_path)
+    card, triage = read_card(home), _costs(home, overrides)
+    if triage is not None:
+        scale_of(triage, card.labels)
     decode = _label_decode(card, label_decode)
     named = dataclasses.replace(card.columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
@@ -152,7 +148,8 @@ def predict_file(
     model, mesh = _open(model_path, batch_size)
     predictor, features = _predictor(model, mesh, examples, None, decode)
     calibration = _calibration_of(model, model_path, decode)
-    scores = _label_scores(model, predictor, features, batch_size, calibration, asked=probabilities)
+    asked = probabilities or bool(overrides)
+    scores = _label_scores(model, predictor, features, batch_size, calibration, asked=asked)
 
     def rows() -> Iterator[dict[str, Any]]:
         predictions = itertools.chain.from_iterable(predictor.predict(model.params, features, batch_size))
@@ -162,12 +159,28 @@ def predict_file(
             if scored is not None:
                 known = Probabilities.of(card.labels, scored[None], calibration, [label])
                 row |= known.lines(every_label=probabilities)[0]
+                if triage is not None:
+                    row |= {"least_cost_label": least_cost_labels(triage, card.labels, known.table)[0]}
             if not example.question.strip():
                 row |= {"label": "", "label_valid": False, "rationale": "", "error": "empty question"}
+                row |= {"least_cost_label": ""} if "least_cost_label" in row else {}
             yield row
 
     write_predictions(output_file, rows())
     return len(examples)
+
+
+def _costs(home: pathlib.Path, overrides: Sequence[str]) -> TriageScoringConfig | None:
+    """What mistakes cost, by the settings given, else by those of the run; None: neither says it."""
+    for override in overrides:
+        if not override.startswith(_TRIAGE):
+            raise UserError(
+                f"override {override.partition('=')[0]}",
+                "is no setting of predictions",
+                f"Change {_TRIAGE} only; all else has an option.",
+            )
+    config = _run_config(home, overrides) or load_config(None, ["data.source=triage", *overrides])
+    return config.evaluation.triage
 
 
 def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Calibration | None:
@@ -297,87 +310,3 @@ def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config |
             )
     path = folder / "config.yaml"
     return load_config(path, overrides) if path.is_file() else None
-
-
-def export_folder(
-    model_path: pathlib.Path,
-    folder: pathlib.Path,
-    *,
-    dtype: str,
-    overwrite: bool,
-    format: str = "safetensors",
-    options: CardOptions | None = None,
-) -> str:
-    """Export a model to a Hugging Face folder; returns which checkpoint it was.
-
-    Args:
-        model_path: run, exported or imported folder.
-        folder: target.
-        dtype: of the stored weights: "float32", "bfloat16" or "int8".
-        overwrite: replace a folder that is there.
-        format: "safetensors", or "onnx" for ONNX graphs beside these.
-        options: what only the user can say in the model card.
-
-    Raises:
-        UserError: no model there, an unknown dtype or format, or the target exists.
-    """
-    if dtype not in STORED_TYPES:
-        raise UserError(
-            "--dtype", f"{dtype!r} is not known", f"Use {', '.join(STORED_TYPES[:-1])} or {STORED_TYPES[-1]}."
-        )
-    if format not in ("safetensors", "onnx"):
-        raise UserError("--format", f"{format!r} is not known", "Use safetensors or onnx.")
-    if format == "onnx" and dtype != "float32":
-        raise UserError("--format", "ONNX graphs are float32 only", "Leave --dtype out.")
-    if options is not None:
-        options.check()
-    enable_compile_cache()
-    model = load_model(model_path, make_mesh(MeshConfig()))
-    home = find_model_folder(model_path)
-    export_model(
-        model, folder, dtype=dtype, onnx=format == "onnx", overwrite=overwrite, home=home, options=options
-    )
-    return model.source
-
-
-def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None) -> str:
-    """Convert a Hugging Face folder, hub name or T5X checkpoint file into `folder`; returns a description.
-
-    Raises:
-        UserError: nothing readable there, no tokenizer, or the target is not empty.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
-    path = locate(source)
-    is_file = path.is_file()
-    shape, params = read_t5x_checkpoint(path) if is_file else read_hf_folder(path)
-    if tokenizer_source is None and is_file:
-        raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
-    tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
-    card = _imported_card(path, shape, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / WEIGHTS_FOLDER, params)
-    tokenizer.save(folder / TOKENIZER_FOLDER)
-    write_text(folder / CARD_FILE, card.to_json())
-    if card.labels and (calibration := load_calibration(path, str(path))) is not None:
-        write_text(folder / CALIBRATION_FILE, calibration.to_json())
-    return (
-        f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
-    )
-
-
-def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer) -> ModelCard:
-    if (path / CARD_FILE).is_file():
-        # Our own export: labels and limits come along.
-        return dataclasses.replace(read_card(path), tokenizer_fingerprint=tokenizer.fingerprint)
-    defaults = DataConfig()
-    return ModelCard(
-        shape=shape,
-        labels=(),
-        label_tokens=_IMPORTED_LABEL_TOKENS,
-        input_limit_tokens=defaults.input_limit_tokens,
-        rationale_tokens=defaults.rationale_limit_tokens,
-        compute_dtype="float32",
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        columns=defaults.columns,
-    )

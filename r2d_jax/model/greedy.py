@@ -1,5 +1,6 @@
 """Greedy decode compiled as one loop; in: encodings and a token limit, out: ids with their end and confidence."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,12 @@ import jax.numpy as jnp
 from r2d_jax.data.prompts import END_ID, PAD_ID
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.t5 import T5, DecodeCache
+from r2d_jax.runtime.mesh import on_one_cpu
+
+# Of the rows of a batch: how many still run when the others are left behind. Each part is compiled once more.
+_PARTS = (2, 4, 8)
+# Copying the keys and values of the rows that go on takes as long as a few steps.
+_FROM_TOKENS = 32
 
 
 class Decoded(NamedTuple):
@@ -28,6 +35,8 @@ class Decoded(NamedTuple):
 
 
 class _Loop(NamedTuple):
+    """Where a decode stands; all but the position by row."""
+
     position: jax.Array
     token_ids: jax.Array
     finished: jax.Array
@@ -35,6 +44,24 @@ class _Loop(NamedTuple):
     steps: jax.Array
     cache: DecodeCache
     nodes: jax.Array | None
+
+    @property
+    def output(self) -> tuple[jax.Array, ...]:
+        """What is told of the rows."""
+        return self.token_ids, self.finished, self.log_prob_sum, self.steps
+
+    def of_rows(self, rows: jax.Array) -> "_Loop":
+        """The same place in the decode, of int32 rows [N] alone."""
+        token_ids, finished, log_prob_sum, steps = (leaf[rows] for leaf in self.output)
+        return _Loop(
+            self.position,
+            token_ids,
+            finished,
+            log_prob_sum,
+            steps,
+            self.cache.of_rows(rows),
+            None if self.nodes is None else self.nodes[rows],
+        )
 
 
 def greedy_decode(
@@ -96,25 +123,36 @@ def greedy_decode(
             nodes=nodes,
         )
 
-    def going(loop: _Loop) -> jax.Array:
-        return (loop.position < max_tokens) & ~jnp.all(loop.finished)
+    def run(loop: _Loop, fewer: Sequence[int]) -> tuple[jax.Array, ...]:
+        """Until every row has ended; of a half, a quarter and so on of the rows once no more than these run."""
+        least = fewer[0] if fewer else 0
 
-    end = jax.lax.while_loop(
-        going,
-        body,
-        _Loop(
-            position=jnp.int32(0),
-            token_ids=jnp.full((batch, max_tokens), PAD_ID, jnp.int32),
-            finished=jnp.zeros((batch,), bool),
-            log_prob_sum=jnp.zeros((batch,), jnp.float32),
-            steps=jnp.zeros((batch,), jnp.int32),
-            cache=model.start_cache(encoded, input_mask, max_tokens),
-            nodes=None if trie is None else trie.start(batch),
-        ),
+        def going(loop: _Loop) -> jax.Array:
+            return (loop.position < max_tokens) & (jnp.sum(~loop.finished) > least)
+
+        end = jax.lax.while_loop(going, body, loop)
+        if not fewer:
+            return end.output
+        rows = jnp.argsort(end.finished, stable=True)[:least]
+        rest = run(end.of_rows(rows), fewer[1:])
+        return jax.tree.map(lambda whole, part: whole.at[rows].set(part), end.output, rest)
+
+    start = _Loop(
+        position=jnp.int32(0),
+        token_ids=jnp.full((batch, max_tokens), PAD_ID, jnp.int32),
+        finished=jnp.zeros((batch,), bool),
+        log_prob_sum=jnp.zeros((batch,), jnp.float32),
+        steps=jnp.zeros((batch,), jnp.int32),
+        cache=model.start_cache(encoded, input_mask, max_tokens),
+        nodes=None if trie is None else trie.start(batch),
     )
+    # Elsewhere rows lie on several devices, or a step costs much the same however few they are.
+    leaves = on_one_cpu() and row_keys is None and max_tokens >= _FROM_TOKENS
+    counts = [batch // part for part in _PARTS if leaves and batch >= 2 * part]
+    token_ids, finished, log_prob_sum, steps = run(start, counts)
     return Decoded(
-        token_ids=end.token_ids,
-        lengths=end.steps - end.finished.astype(jnp.int32),
-        finished=end.finished,
-        mean_log_prob=end.log_prob_sum / jnp.maximum(end.steps, 1).astype(jnp.float32),
+        token_ids=token_ids,
+        lengths=steps - finished.astype(jnp.int32),
+        finished=finished,
+        mean_log_prob=log_prob_sum / jnp.maximum(steps, 1).astype(jnp.float32),
     )

@@ -88,6 +88,11 @@ class DecodeCache(NamedTuple):
     self_bias: jax.Array
     cross_bias: AttentionBias
 
+    def of_rows(self, rows: jax.Array) -> "DecodeCache":
+        """That of int32 rows [N] alone; biases of positions are those of all rows."""
+        layers, keys = jax.tree.map(lambda leaf: leaf[rows], (self.layers, self.cross_bias.keys))
+        return self._replace(layers=layers, cross_bias=self.cross_bias._replace(keys=keys))
+
 
 def _key_bias(mask: jax.Array) -> jax.Array:
     return jnp.where(mask[:, None, None, :] > 0, 0.0, MASKED).astype(jnp.float32)

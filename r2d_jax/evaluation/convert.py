@@ -1,0 +1,113 @@
+"""A model in another format; in: a model folder, a Hugging Face folder or a T5X checkpoint, out: such a folder."""
+
+import dataclasses
+import pathlib
+
+from r2d_jax.config import DataConfig, MeshConfig, T5Config
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
+from r2d_jax.evaluation.card_metadata import CardOptions
+from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.model_folder import (
+    CARD_FILE,
+    TOKENIZER_FOLDER,
+    WEIGHTS_FOLDER,
+    ModelCard,
+    find_model_folder,
+    load_model,
+    read_card,
+)
+from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
+from r2d_jax.model.t5x_format import read_t5x_checkpoint
+from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.devices import enable_compile_cache
+from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.mesh import make_mesh
+
+# A label limit for models that come without a label set (the published target length).
+_IMPORTED_LABEL_TOKENS = 50
+
+
+def export_folder(
+    model_path: pathlib.Path,
+    folder: pathlib.Path,
+    *,
+    dtype: str,
+    overwrite: bool,
+    format: str = "safetensors",
+    options: CardOptions | None = None,
+) -> str:
+    """Export a model to a Hugging Face folder; returns which checkpoint it was.
+
+    Args:
+        model_path: run, exported or imported folder.
+        folder: target.
+        dtype: of the stored weights: "float32", "bfloat16" or "int8".
+        overwrite: replace a folder that is there.
+        format: "safetensors", or "onnx" for ONNX graphs beside these.
+        options: what only the user can say in the model card.
+
+    Raises:
+        UserError: no model there, an unknown dtype or format, or the target exists.
+    """
+    if dtype not in STORED_TYPES:
+        raise UserError(
+            "--dtype", f"{dtype!r} is not known", f"Use {', '.join(STORED_TYPES[:-1])} or {STORED_TYPES[-1]}."
+        )
+    if format not in ("safetensors", "onnx"):
+        raise UserError("--format", f"{format!r} is not known", "Use safetensors or onnx.")
+    if format == "onnx" and dtype != "float32":
+        raise UserError("--format", "ONNX graphs are float32 only", "Leave --dtype out.")
+    if options is not None:
+        options.check()
+    enable_compile_cache()
+    model = load_model(model_path, make_mesh(MeshConfig()))
+    home = find_model_folder(model_path)
+    export_model(
+        model, folder, dtype=dtype, onnx=format == "onnx", overwrite=overwrite, home=home, options=options
+    )
+    return model.source
+
+
+def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None) -> str:
+    """Convert a Hugging Face folder, hub name or T5X checkpoint file into `folder`; returns a description.
+
+    Raises:
+        UserError: nothing readable there, no tokenizer, or the target is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
+    path = locate(source)
+    is_file = path.is_file()
+    shape, params = read_t5x_checkpoint(path) if is_file else read_hf_folder(path)
+    if tokenizer_source is None and is_file:
+        raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
+    tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
+    card = _imported_card(path, shape, tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS_FOLDER, params)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_text(folder / CARD_FILE, card.to_json())
+    if card.labels and (calibration := load_calibration(path, str(path))) is not None:
+        write_text(folder / CALIBRATION_FILE, calibration.to_json())
+    return (
+        f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
+    )
+
+
+def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer) -> ModelCard:
+    if (path / CARD_FILE).is_file():
+        # Our own export: labels and limits come along.
+        return dataclasses.replace(read_card(path), tokenizer_fingerprint=tokenizer.fingerprint)
+    defaults = DataConfig()
+    return ModelCard(
+        shape=shape,
+        labels=(),
+        label_tokens=_IMPORTED_LABEL_TOKENS,
+        input_limit_tokens=defaults.input_limit_tokens,
+        rationale_tokens=defaults.rationale_limit_tokens,
+        compute_dtype="float32",
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        columns=defaults.columns,
+    )
