@@ -11,8 +11,9 @@ from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.t5 import T5, DecodeCache
 from r2d_jax.runtime.mesh import on_one_cpu
 
-# Of the rows of a batch: how many still run when the others are left behind. Each part is compiled once more.
-_PARTS = (2, 4, 8)
+# At most one of so many rows of a batch still runs when the others are left behind. Each is one more loop to compile:
+# with rows as long as PubMedQA's rationales these two save most of what any number of them would.
+_PARTS = (2, 8)
 # Copying the keys and values of the rows that go on takes as long as a few steps.
 _FROM_TOKENS = 32
 
@@ -124,7 +125,7 @@ def greedy_decode(
         )
 
     def run(loop: _Loop, fewer: Sequence[int]) -> tuple[jax.Array, ...]:
-        """Until every row has ended; of a half, a quarter and so on of the rows once no more than these run."""
+        """Until every row has ended; with the rows that still run alone, once they are no more than `fewer`."""
         least = fewer[0] if fewer else 0
 
         def going(loop: _Loop) -> jax.Array:
