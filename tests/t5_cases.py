@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from r2d_jax.config import T5Config
+from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
 
 TOLERANCE = 1e-4
@@ -39,6 +40,34 @@ def strict_and_single_threaded() -> Iterator[None]:
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strict() -> Iterator[None]:
+    """For every test of a file that imports it."""
+    with strict_and_single_threaded():
+        yield
+
+
+@pytest.fixture(params=list(SHAPES))
+def config(request: pytest.FixtureRequest) -> T5Config:
+    """Each of SHAPES."""
+    return SHAPES[request.param]
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, config: T5Config) -> pathlib.Path:
+    """A Hugging Face folder of each shape."""
+    write_hf_folder(tmp_path / "model", config, random_weights(config), generation={})
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def tied(tmp_path: pathlib.Path) -> pathlib.Path:
+    """One of the shape whose head is the embedding."""
+    shape = SHAPES["tied_relu"]
+    write_hf_folder(tmp_path / "tied", shape, random_weights(shape), generation={})
+    return tmp_path / "tied"
 
 
 def random_weights(config: T5Config, seed: int = 0) -> Params:

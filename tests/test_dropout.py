@@ -1,23 +1,17 @@
 """Dropout masks; in: keys of rows, out: masks that depend on the row alone, with the statistics of fair draws."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from t5_cases import strict_and_single_threaded
+from t5_cases import strict
 
 from r2d_jax.model.dropout import RowDropout
 
+__all__ = ["strict"]
+
 WORD = 2**32
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
 
 
 def _dropout(count: int, rate: float, seed: int = 9) -> RowDropout:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from t5_cases import (
-    SHAPES,
     SMALL,
     TOLERANCE,
+    config,
     our_logits,
     random_weights,
-    strict_and_single_threaded,
+    strict,
     torch_logits,
     two_rows,
 )
@@ -30,19 +30,10 @@ from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.hf_format_int8 import to_int8
 from r2d_jax.model.parameters import T5Factory, flatten
 
+__all__ = ["config", "strict"]
+
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict():
-    with strict_and_single_threaded():
-        yield
-
-
-@pytest.fixture(params=list(SHAPES))
-def config(request):
-    return SHAPES[request.param]
 
 
 @pytest.fixture

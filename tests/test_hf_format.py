@@ -4,7 +4,6 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import jax
 import ml_dtypes
@@ -16,9 +15,12 @@ from t5_cases import (
     SMALL,
     TOLERANCE,
     bitwise_equal,
+    config,
+    folder,
     our_logits,
     random_weights,
-    strict_and_single_threaded,
+    strict,
+    tied,
     torch_logits,
     two_rows,
 )
@@ -28,30 +30,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_config, read_hf_folder, write_hf_folder
 from r2d_jax.model.parameters import flatten, unflatten
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
-
-
-@pytest.fixture(params=list(SHAPES))
-def config(request: pytest.FixtureRequest) -> T5Config:
-    return SHAPES[request.param]
-
-
-@pytest.fixture
-def folder(tmp_path: pathlib.Path, config: T5Config) -> pathlib.Path:
-    write_hf_folder(tmp_path / "model", config, random_weights(config), generation={})
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def tied(tmp_path: pathlib.Path) -> pathlib.Path:
-    write_hf_folder(
-        tmp_path / "tied", SHAPES["tied_relu"], random_weights(SHAPES["tied_relu"]), generation={}
-    )
-    return tmp_path / "tied"
+__all__ = ["config", "folder", "strict", "tied"]
 
 
 def test_export_and_import_are_bitwise_inverse(folder: pathlib.Path, config: T5Config) -> None:

@@ -4,7 +4,7 @@ import fnmatch
 import json
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -13,38 +13,18 @@ from safetensors.numpy import load_file, save_file
 from t5_cases import (
     SHAPES,
     bitwise_equal,
+    config,
+    folder,
     random_weights,
-    strict_and_single_threaded,
+    strict,
+    tied,
 )
 
 from r2d_jax.config import T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder, write_hf_folder
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
-
-
-@pytest.fixture(params=list(SHAPES))
-def config(request: pytest.FixtureRequest) -> T5Config:
-    return SHAPES[request.param]
-
-
-@pytest.fixture
-def folder(tmp_path: pathlib.Path, config: T5Config) -> pathlib.Path:
-    write_hf_folder(tmp_path / "model", config, random_weights(config), generation={})
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def tied(tmp_path: pathlib.Path) -> pathlib.Path:
-    write_hf_folder(
-        tmp_path / "tied", SHAPES["tied_relu"], random_weights(SHAPES["tied_relu"]), generation={}
-    )
-    return tmp_path / "tied"
+__all__ = ["config", "folder", "strict", "tied"]
 
 
 def _rewrite(folder: pathlib.Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:

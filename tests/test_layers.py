@@ -1,13 +1,11 @@
 """Parts of the T5; in: distances, queries, keys, rows, out: torch's buckets, attention by hand, rows in parts."""
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from t5_cases import SMALL, strict_and_single_threaded
+from t5_cases import SMALL, strict
 
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.attention import Attention, AttentionBias, mix
@@ -16,11 +14,7 @@ from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
+__all__ = ["strict"]
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

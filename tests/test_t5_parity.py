@@ -3,14 +3,13 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from t5_cases import TOLERANCE, strict_and_single_threaded
+from t5_cases import TOLERANCE, strict
 
 from r2d_jax.config import T5Config
 from r2d_jax.model import greedy
@@ -18,6 +17,8 @@ from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.model.t5 import shift_right
+
+__all__ = ["strict"]
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -34,12 +35,6 @@ VARIANTS = {
 }
 # Longer than the other rows of the head, the end token's wins in a share of the rows.
 END_SCALE = {"t5_1_0": 4.0, "t5_1_1": 3.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
 
 
 def _lively(config: T5Config, seed: int, end_scale: float) -> dict:

@@ -1,7 +1,6 @@
 """T5X files; in: the real tiny checkpoint and each layout, out: equal weights, torch's logits or an error."""
 
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,9 +11,10 @@ from t5_cases import (
     SMALL,
     TOLERANCE,
     bitwise_equal,
+    config,
     our_logits,
     random_weights,
-    strict_and_single_threaded,
+    strict,
     torch_logits,
     two_rows,
 )
@@ -25,16 +25,7 @@ from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.parameters import Params, flatten
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _strict() -> Iterator[None]:
-    with strict_and_single_threaded():
-        yield
-
-
-@pytest.fixture(params=list(SHAPES))
-def config(request: pytest.FixtureRequest) -> T5Config:
-    return SHAPES[request.param]
+__all__ = ["config", "strict"]
 
 
 def _as_t5x(config: T5Config, params: Params) -> dict:
