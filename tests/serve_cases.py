@@ -30,7 +30,6 @@ from r2d_jax.serve.served_model import Group, Outcome, Prepared
 from r2d_jax.serve.server import Listening, bind, hosts_of, make_server
 from r2d_jax.serve.service import Service
 
-SECRET = "Zyzzyva-Quokka No-4711"
 LABELS = ("urgent", "not urgent")
 WORDS = ["fever", "pain", "cough", "rash", "since", "two", "days", "because", "no", "38.5"]
 

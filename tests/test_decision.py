@@ -66,7 +66,7 @@ def test_columns_are_matched_to_levels_by_name():
 def test_the_label_of_least_cost_is_told_as_the_model_spells_it():
     labels = [" low ", "high", "middle"]
     probabilities = np.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
-    assert least_cost_labels(SETTINGS, labels, probabilities) == ["high", "middle", " low "]
+    assert least_cost_labels(scale_of(SETTINGS, labels), labels, probabilities) == ["high", "middle", " low "]
 
 
 def test_the_rules_stand_beside_the_generated_label():

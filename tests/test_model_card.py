@@ -5,6 +5,7 @@ import json
 
 import huggingface_hub
 import pytest
+from cli_cases import SECRET
 
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.config_file import dump_config, load_config
@@ -18,7 +19,6 @@ from r2d_jax.evaluation.model_card_text import readme_text
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.run_facts import read_facts
 
-SECRET = "Zyzzyva-Quokka No-4711"
 LABELS = ("urgent", "a|b <i>", "not urgent")
 GOLD = ["urgent", "a|b <i>", "not urgent", "urgent", SECRET]
 PREDICTED = ["urgent", "a|b <i>", "urgent", "urgent", "urgent"]

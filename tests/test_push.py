@@ -7,7 +7,7 @@ import threading
 
 import huggingface_hub
 import pytest
-from cli_cases import r2d  # noqa: F401
+from cli_cases import SECRET, r2d  # noqa: F401
 from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, T5Config
@@ -17,7 +17,6 @@ from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
 from r2d_jax.evaluation.push import ALLOWED
 from r2d_jax.model.parameters import T5Factory
 
-SECRET = "Zyzzyva-Quokka No-4711"
 TOKEN = "hf_notarealtokenatall"
 
 

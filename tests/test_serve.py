@@ -17,7 +17,8 @@ import pytest
 pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
-from serve_cases import LABELS, SECRET, FakeModel, Running, mark_of, notes, running
+from cli_cases import SECRET
+from serve_cases import LABELS, FakeModel, Running, mark_of, notes, running
 
 from benchmarks.serve_load import Load, run_clients, summary
 from r2d_jax import cli

@@ -20,7 +20,8 @@ import pytest
 pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
-from serve_cases import LABELS, SECRET, WORDS, make_model, notes, running
+from cli_cases import SECRET
+from serve_cases import LABELS, WORDS, make_model, notes, running
 
 from r2d_jax.evaluation.apply import predict_file
 from r2d_jax.evaluation.calibration import Calibration, labels_digest

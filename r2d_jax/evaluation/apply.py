@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from jax.sharding import Mesh
 
-from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig, TriageScoringConfig
+from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig
 from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
@@ -28,7 +28,7 @@ from r2d_jax.evaluation.model_folder import (
     load_model,
     read_card,
 )
-from r2d_jax.evaluation.ordinal import scale_of
+from r2d_jax.evaluation.ordinal import TriageScale, scale_of
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
@@ -137,9 +137,8 @@ def predict_file(
     _require_free(output_file, input_file)
     # The rows before the weights: a wrong path is told at once.
     home = find_model_folder(model_path)
-    card, triage = read_card(home), _costs(home, overrides)
-    if triage is not None:
-        scale_of(triage, card.labels)
+    card = read_card(home)
+    scale = _scale(home, card.labels, overrides)
     decode = _label_decode(card, label_decode)
     named = dataclasses.replace(card.columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
@@ -159,8 +158,8 @@ def predict_file(
             if scored is not None:
                 known = Probabilities.of(card.labels, scored[None], calibration, [label])
                 row |= known.lines(every_label=probabilities)[0]
-                if triage is not None:
-                    row |= {"least_cost_label": least_cost_labels(triage, card.labels, known.table)[0]}
+                if scale is not None:
+                    row |= {"least_cost_label": least_cost_labels(scale, card.labels, known.table)[0]}
             if not example.question.strip():
                 row |= {"label": "", "label_valid": False, "rationale": "", "error": "empty question"}
                 row |= {"least_cost_label": ""} if "least_cost_label" in row else {}
@@ -170,7 +169,7 @@ def predict_file(
     return len(examples)
 
 
-def _costs(home: pathlib.Path, overrides: Sequence[str]) -> TriageScoringConfig | None:
+def _scale(home: pathlib.Path, labels: Sequence[str], overrides: Sequence[str]) -> TriageScale | None:
     """What mistakes cost, by the settings given, else by those of the run; None: neither says it."""
     for override in overrides:
         if not override.startswith(_TRIAGE):
@@ -179,8 +178,8 @@ def _costs(home: pathlib.Path, overrides: Sequence[str]) -> TriageScoringConfig 
                 "is no setting of predictions",
                 f"Change {_TRIAGE} only; all else has an option.",
             )
-    config = _run_config(home, overrides) or load_config(None, ["data.source=triage", *overrides])
-    return config.evaluation.triage
+    triage = _or_default(_run_config(home, overrides), overrides).evaluation.triage
+    return None if triage is None else scale_of(triage, labels)
 
 
 def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Calibration | None:
@@ -248,7 +247,7 @@ def evaluate_model(
     _require_free(folder / "predictions.jsonl", input_file)
     home = find_model_folder(model_path)
     card, config = read_card(home), _run_config(home, overrides)
-    asked = config or load_config(None, ["data.source=triage", *overrides])
+    asked = _or_default(config, overrides)
     decode = _label_decode(card, label_decode)
     if asked.evaluation.triage is not None:
         scale_of(asked.evaluation.triage, card.labels)
@@ -292,6 +291,11 @@ def evaluate_model(
         folder=folder,
         calibration=_calibration_of(model, model_path, decode),
     )
+
+
+def _or_default(config: Config | None, overrides: Sequence[str]) -> Config:
+    """Settings of an evaluation where a model comes without those of its run."""
+    return config or load_config(None, ["data.source=triage", *overrides])
 
 
 def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config | None:

@@ -15,6 +15,7 @@ from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.faithfulness import check_faithfulness
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
+from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
@@ -106,7 +107,7 @@ def evaluate_rows(
         if is_writer():
             lines = [line | more for line, more in zip(lines, probabilities.lines(), strict=True)]
             if settings.triage is not None:
-                chosen = least_cost_labels(settings.triage, labels, table)
+                chosen = least_cost_labels(scale_of(settings.triage, labels), labels, table)
                 lines = [
                     line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
                 ]

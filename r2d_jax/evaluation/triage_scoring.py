@@ -10,7 +10,7 @@ from r2d_jax.config import TriageScoringConfig
 from r2d_jax.evaluation.decision import decisions
 from r2d_jax.evaluation.intervals import Statistic, mean_of
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.ordinal import TriageScores, level_counts, scale_of, triage_scores
+from r2d_jax.evaluation.ordinal import TriageScale, TriageScores, level_counts, scale_of, triage_scores
 
 PREFIX = "triage."
 RULES = f"{PREFIX}rules."
@@ -86,15 +86,8 @@ def evaluate_triage(
     return TriageEvaluation(section, rows, statistics)
 
 
-def least_cost_labels(
-    settings: TriageScoringConfig, labels: Sequence[str], probabilities: np.ndarray
-) -> list[str]:
-    """For each row the label of least expected cost, as the model spells it, of probabilities [N, K] of K labels.
-
-    Raises:
-        UserError: from `scale_of`.
-    """
-    scale = scale_of(settings, labels)
+def least_cost_labels(scale: TriageScale, labels: Sequence[str], probabilities: np.ndarray) -> list[str]:
+    """For each row the label of least expected cost, as the model spells it, of probabilities [N, K] of K labels."""
     spelled = {normalise_label(label): label for label in reversed(labels)}
     levels = decisions(scale, labels, probabilities)["least_cost"]
     return [spelled[scale.labels[level]] for level in levels]
