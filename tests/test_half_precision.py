@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from r2d_jax.model.attention import AttentionBias, mix
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.half_precision import dropped_softmax, wide_product
+from r2d_jax.model.mixing import AttentionBias, mix
 
 B, H, T, S, K = 2, 3, 5, 7, 8
 

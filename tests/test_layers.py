@@ -1,5 +1,7 @@
 """Parts of the T5; in: distances, queries, keys, rows, out: torch's buckets, attention by hand, rows in parts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,12 @@ from flax import nnx
 from t5_cases import SMALL, strict
 
 from r2d_jax.config import MeshConfig, T5Config
-from r2d_jax.model.attention import Attention, AttentionBias, mix
+from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows, split_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
+from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
+from r2d_jax.model.t5 import T5
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
 
 __all__ = ["strict"]
@@ -77,13 +81,72 @@ def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool) -> None:
     masked = made_bias("keys").keys
     dropout = RowDropout.of(jax.random.split(jax.random.key(9), BATCH), 0.3) if dropped else OFF
     bias = AttentionBias(None, masked)
-    found = attention.attend_cached(x, *attention.cached_keys_values(source), bias, dropout)
-    expected = attention(x, *attention.keys_values(source), bias, dropout)
+    found = attention(x, KeysValues.of(*attention.keys_values(source)), bias, dropout)
+    expected = attention(x, attention.keys_values(source), bias, dropout)
     # A mask of the dropout that differed would show at once, for it doubles or drops whole weights.
     np.testing.assert_allclose(found, expected, atol=2e-6)
     assert dropped == (
-        float(jnp.abs(found - attention(x, *attention.keys_values(source), bias, OFF)).max()) > 1e-3
+        float(jnp.abs(found - attention(x, attention.keys_values(source), bias, OFF)).max()) > 1e-3
     )
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: int) -> None:
+    """One CPU keeps values the other way round, and adds them up in parts where the positions divide."""
+    draw = np.random.default_rng(3)
+    heads, size = 2, 4
+
+    def mixed(positions: int, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+        whole = KeysValues.of(keys, values)
+        cache = whole.empty(positions)
+        for position in range(positions):
+            of_one = KeysValues.of(*(x[:, :, position : position + 1] for x in (keys, values)))
+            cache = cache.written(jnp.int32(position), of_one)
+        bias = AttentionBias(None, None)
+        return jnp.stack(
+            [kept.mixed(queries, bias, OFF, jax.lax.Precision.HIGHEST) for kept in (whole, cache)]
+        )
+
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
+    for positions in (1, 7, 8):
+        shape = (2, heads, positions, size)
+        queries, keys, values = (
+            jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2, heads, 1, size), shape, shape)
+        )
+        found = jax.jit(on_mesh(functools.partial(mixed, positions), mesh))(queries, keys, values)
+        expected = mix(queries, keys, values, AttentionBias(None, None), OFF, jax.lax.Precision.HIGHEST)
+        np.testing.assert_allclose(found, np.stack([expected, expected]), atol=2e-6)
+
+
+def test_a_projection_that_is_turned_round_gives_the_same() -> None:
+    config = T5Config(**SMALL)
+    attention = Attention(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(4).normal(size=(BATCH, 3, config.d_model)), jnp.float32)
+    straight = attention.q(x)
+    assert attention.q.kernel.shape[0] == config.d_model
+    attention.q.turn()
+    assert attention.q.kernel.shape[1] == config.d_model
+    np.testing.assert_allclose(attention.q(x), straight, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype", "steps", "turned"),
+    [(1, "float32", 8, True), (1, "float32", 7, False), (1, "bfloat16", 8, False), (2, "float32", 8, False)],
+)
+def test_matrices_are_turned_round_for_long_float32_decodes_on_one_cpu(
+    devices: int, dtype: str, steps: int, turned: bool
+) -> None:
+    found: list[int] = []
+
+    def traced() -> None:
+        model = T5(T5Config(**SMALL), rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype)).for_decoding(steps)
+        found.extend(block.feed_forward.wi.kernel.shape[0] for block in model.decoder.blocks)
+        found.extend(block.feed_forward.wi.kernel.shape[0] for block in model.encoder.blocks)
+
+    jax.eval_shape(on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices])))
+    config = T5Config(**SMALL)
+    of_decoder = config.d_ff if turned else config.d_model
+    assert found == [of_decoder] * config.num_decoder_layers + [config.d_model] * config.num_layers
 
 
 def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:

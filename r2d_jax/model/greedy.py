@@ -92,7 +92,7 @@ def greedy_decode(
     """
     if trie is not None and trie.depth > max_tokens:
         raise ValueError(f"a label of {trie.depth} tokens does not fit into {max_tokens}")
-    model = model.for_decoding()
+    model = model.for_decoding(max_tokens)
     batch = encoded.shape[0]
     allowed = jnp.arange(model.config.vocab_size) < vocab_limit
 

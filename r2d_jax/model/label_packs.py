@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2d_jax.data.prompts import END_ID, PAD_ID
-from r2d_jax.model.attention import AttentionBias
 from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.mixing import AttentionBias
 from r2d_jax.model.t5 import MASKED, T5, DecodeCache
 
 # Numbers of the largest array that is made for one pack, on one device; 256 MiB as float32.
@@ -157,9 +157,8 @@ def _decoded(
     x = model.embed(jnp.broadcast_to(input_ids[None, :], (rows, input_ids.shape[0])))
     off = RowDropout.of(None, 0.0)
     for block, layer in zip(model.decoder.blocks, cache.layers, strict=True):
-        own = block.self_attention.cached_keys_values(block.self_norm(x))
-        crossed = (layer.cross_keys, layer.cross_values)
-        x = block(x, own, bias, crossed, cache.cross_bias, off, cached=True)
+        own = block.self_attention.keys_values(block.self_norm(x))
+        x = block(x, own, bias, layer.crossed, cache.cross_bias, off)
     return model.decoder.final_norm(x)
 
 

@@ -1,6 +1,7 @@
 """The parts of a T5 block in Flax NNX; in: activations [B, T, D], out: activations of the same shape."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,41 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-def linear(in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Linear:
+class Projection(nnx.Linear):
+    """x·kernel without bias; the kernel is [in, out], and [out, in] once it is turned round."""
+
+    turned = False
+
+    def turn(self) -> None:
+        """Store the kernel the other way, for inputs of a few rows each on a CPU (`table_times_rows`)."""
+        # Behind the barrier it is written once, and not read across by every product.
+        self.kernel = nnx.Param(jax.lax.optimization_barrier(self.kernel[...].T))
+        self.turned = True
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """[..., in] to [..., out]."""
+        if not self.turned:
+            return super().__call__(inputs, out_sharding)
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        product = table_times_rows(self.kernel[...], rows, precision_of(inputs.dtype))
+        return product.reshape(*inputs.shape[:-1], -1)
+
+
+def table_times_rows(table: jax.Array, rows: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
+    """float32 [N, V] of rows [N, D] and a table [V, D], with the table to the left in the product.
+
+    So a CPU multiplies four to a hundred rows up to three times as fast: it reads the table as it lies, where it
+    otherwise writes it anew in its own order for every product.
+    """
+    product = jnp.einsum("vd,nd->vn", table, rows, precision=precision, preferred_element_type=jnp.float32)
+    # Without the barrier the compiler turns the product round again.
+    return jax.lax.optimization_barrier(product).T
+
+
+def linear(in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> Projection:
     """A bias-free projection with float32 weights [in_size, out_size] ~ N(0, std²)."""
     init = nnx.initializers.normal(std)
-    return nnx.Linear(
+    return Projection(
         in_size,
         out_size,
         use_bias=False,
@@ -56,6 +88,10 @@ class FeedForward(nnx.Module):
         if self.gated:
             self.wi_gate = linear(d_model, d_ff, d_model**-0.5, dtype=dtype, rngs=rngs)
         self.wo = linear(d_ff, d_model, d_ff**-0.5, dtype=dtype, rngs=rngs)
+
+    def projections(self) -> list[Projection]:
+        """All of them."""
+        return [self.wi, self.wo, *([self.wi_gate] if self.gated else [])]
 
     def __call__(self, x: jax.Array, dropout: RowDropout) -> jax.Array:
         """[B, T, D] to [B, T, D]; dropout acts on the hidden layer."""

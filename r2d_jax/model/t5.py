@@ -10,14 +10,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from r2d_jax.config import T5Config
-from r2d_jax.model.attention import Attention, AttentionBias
+from r2d_jax.data.prompts import round_up
+from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.half_precision import wide_product
-from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
+from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of, table_times_rows
+from r2d_jax.model.mixing import AttentionBias, KeysValues
 from r2d_jax.runtime.mesh import (
-    cache_sharded,
     logits_sharded,
     on_one_cpu,
     rows_sharded,
@@ -27,6 +28,9 @@ from r2d_jax.runtime.mesh import (
 
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
 MASKED = jnp.finfo(jnp.float32).min / 2
+
+# Turning a matrix round takes as long as a few steps gain.
+_TURNED_FROM = 8
 
 
 BlockFn = Callable[[Any, RowDropout, jax.Array], jax.Array]
@@ -73,12 +77,10 @@ class LayerLoop:
 
 
 class LayerCache(NamedTuple):
-    """One decoder layer's keys and values while decoding: self [B, H, K, T], cross [B, H, K, S]."""
+    """One decoder layer's keys and values while decoding: of the T positions of the target, of the S of the input."""
 
-    self_keys: jax.Array
-    self_values: jax.Array
-    cross_keys: jax.Array
-    cross_values: jax.Array
+    own: KeysValues
+    crossed: KeysValues
 
 
 class DecodeCache(NamedTuple):
@@ -110,8 +112,7 @@ class EncoderBlock(nnx.Module):
     def __call__(self, x: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
         """[B, S, D] to [B, S, D]."""
         normed = self.attention_norm(x)
-        keys, values = self.attention.keys_values(normed)
-        x = x + dropout.at(0)(self.attention(normed, keys, values, bias, dropout.at(1)))
+        x = x + dropout.at(0)(self.attention(normed, self.attention.keys_values(normed), bias, dropout.at(1)))
         return x + dropout.at(2)(self.feed_forward(self.feed_forward_norm(x), dropout.at(3)))
 
 
@@ -126,29 +127,27 @@ class DecoderBlock(nnx.Module):
         self.feed_forward_norm = RMSNorm(config, dtype=dtype)
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
 
+    def turn(self) -> None:
+        """Turn round the matrices that a decode step multiplies with."""
+        attended, crossed, hidden = self.self_attention, self.cross_attention, self.feed_forward
+        for projection in (attended.q, attended.k, attended.v, attended.o, crossed.q, crossed.o):
+            projection.turn()
+        for projection in hidden.projections():
+            projection.turn()
+
     def __call__(
         self,
         x: jax.Array,
-        self_keys_values: tuple[jax.Array, jax.Array],
+        own: tuple[jax.Array, jax.Array] | KeysValues,
         self_bias: AttentionBias,
-        cross_keys_values: tuple[jax.Array, jax.Array],
+        crossed: tuple[jax.Array, jax.Array] | KeysValues,
         cross_bias: AttentionBias,
         dropout: RowDropout,
-        *,
-        cached: bool = False,
     ) -> jax.Array:
-        """[B, T, D] to [B, T, D]; the keys and values of both attentions are given.
-
-        They are [B, H, S, K], or `cached`, for one position x [B, 1, D], [B, H, K, S].
-        """
-        to_self: Callable[..., jax.Array] = self.self_attention
-        to_input: Callable[..., jax.Array] = self.cross_attention
-        if cached:
-            to_self, to_input = self.self_attention.attend_cached, self.cross_attention.attend_cached
-        attended = to_self(self.self_norm(x), *self_keys_values, self_bias, dropout.at(1))
+        """[B, T, D] to [B, T, D]; keys and values of the target (`own`) and of the input (`crossed`) are given."""
+        attended = self.self_attention(self.self_norm(x), own, self_bias, dropout.at(1))
         x = x + dropout.at(0)(attended)
-        crossed = to_input(self.cross_norm(x), *cross_keys_values, cross_bias, dropout.at(3))
-        x = x + dropout.at(2)(crossed)
+        x = x + dropout.at(2)(self.cross_attention(self.cross_norm(x), crossed, cross_bias, dropout.at(3)))
         return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
 
 
@@ -211,13 +210,12 @@ class Decoder(nnx.Module):
 
     def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
         """Empty self-attention cache for max_tokens, and the cross keys and values, computed once."""
-        layers = []
+        positions, layers = round_up(max_tokens), []
         for block in self.blocks:
-            cross_keys, cross_values = block.cross_attention.cached_keys_values(encoded)
-            empty = jnp.zeros((*cross_keys.shape[:3], max_tokens), cross_keys.dtype)
-            layers.append(LayerCache(*map(cache_sharded, (empty, empty, cross_keys, cross_values))))
+            crossed = KeysValues.of(*block.cross_attention.keys_values(encoded)).sharded()
+            layers.append(LayerCache(crossed.empty(positions), crossed))
         cross_bias = AttentionBias(None, _key_bias(input_mask))
-        return DecodeCache(tuple(layers), self.causal_bias(max_tokens), cross_bias)
+        return DecodeCache(tuple(layers), self.causal_bias(positions), cross_bias)
 
     def step(
         self, embedded: jax.Array, position: jax.Array, cache: DecodeCache, dropout: RowDropout
@@ -226,14 +224,11 @@ class Decoder(nnx.Module):
         of_position = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
         self_bias = AttentionBias(of_position, None)
         x, layers = dropout.at(0)(embedded), []
-        for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            new_key, new_value = block.self_attention.cached_keys_values(block.self_norm(x))
-            keys = jax.lax.dynamic_update_slice_in_dim(layer.self_keys, new_key, position, axis=3)
-            values = jax.lax.dynamic_update_slice_in_dim(layer.self_values, new_value, position, axis=3)
-            cross = (layer.cross_keys, layer.cross_values)
-            inner = dropout.at(index + 2)
-            x = block(x, (keys, values), self_bias, cross, cache.cross_bias, inner, cached=True)
-            layers.append(LayerCache(keys, values, *cross))
+        for index, (block, (own, crossed)) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            new = KeysValues.of(*block.self_attention.keys_values(block.self_norm(x)))
+            own = own.written(position, new)
+            x = block(x, own, self_bias, crossed, cache.cross_bias, dropout.at(index + 2))
+            layers.append(LayerCache(own, crossed))
         return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
 
 
@@ -259,14 +254,21 @@ class T5(nnx.Module):
         self.config = config
         self.dtype = dtype
 
-    def for_decoding(self) -> "T5":
-        """The same model, its matrices cast and gathered over the devices once, before a loop of decode steps."""
+    def for_decoding(self, steps: int = 1) -> "T5":
+        """The same model, its matrices cast and gathered over the devices once, before a loop of decode steps.
+
+        On a single CPU those that each step multiplies with are turned round as well, where `steps` repay it.
+        """
         matrices = ("kernel", "embedding", "head")
         weights = {
             name: weight.astype(self.dtype) if name.endswith(matrices) else weight
             for name, weight in weights_of(self).items()
         }
-        return Skeleton.of(self).filled(weights_gathered(weights))
+        model = Skeleton.of(self).filled(weights_gathered(weights))
+        if on_one_cpu() and self.dtype == jnp.float32 and steps >= _TURNED_FROM:
+            for block in model.decoder.blocks:
+                block.turn()
+        return model
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""
@@ -340,9 +342,7 @@ class T5(nnx.Module):
         if not on_one_cpu():
             return self.logits(x[:, None])[:, 0]
         x, table = self._head(x)
-        # A few rows against a large table: a CPU is a quarter faster with the table to the left, and without the
-        # barrier the compiler turns the product round again.
-        return jax.lax.optimization_barrier(self._product("vd,bd->vb", table, x)).T
+        return table_times_rows(table, x, precision_of(self.dtype))
 
     def _head(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         tied = self.config.tie_word_embeddings
