@@ -13,10 +13,11 @@ from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
+from r2d_jax.model.cpu_products import table_times_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.half_precision import wide_product
-from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of, table_times_rows
+from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
 from r2d_jax.model.mixing import AttentionBias, KeysValues
 from r2d_jax.runtime.mesh import (
     logits_sharded,
@@ -342,7 +343,7 @@ class T5(nnx.Module):
         if not on_one_cpu():
             return self.logits(x[:, None])[:, 0]
         x, table = self._head(x)
-        return table_times_rows(table, x, precision_of(self.dtype))
+        return table_times_rows(table, x)
 
     def _head(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         tied = self.config.tie_word_embeddings
