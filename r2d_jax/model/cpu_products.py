@@ -5,6 +5,10 @@ The compiler leaves it to a library that is quick only where a matrix is read as
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+KEPT = "rows_times_matrix"
+"""Name of its results for policies of what a backward pass keeps: they do not see the product inside."""
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -23,14 +27,18 @@ def table_times_rows(table: jax.Array, rows: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(_product("vd,nd->vn", table, rows)).T
 
 
-@jax.custom_vjp
 def rows_times_matrix(rows: jax.Array, matrix: jax.Array) -> jax.Array:
     """float32 [N, F] of float32 rows [N, D] and a matrix [D, F], with gradients in an order that suits a CPU."""
+    return checkpoint_name(_rows_times_matrix(rows, matrix), KEPT)
+
+
+@jax.custom_vjp
+def _rows_times_matrix(rows: jax.Array, matrix: jax.Array) -> jax.Array:
     return _product("nd,df->nf", rows, matrix)
 
 
 def _forward(rows: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return rows_times_matrix(rows, matrix), (rows, matrix)
+    return _rows_times_matrix(rows, matrix), (rows, matrix)
 
 
 def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -44,4 +52,4 @@ def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[
     return of_rows, _product("fn,nd->fd", jax.lax.optimization_barrier(cotangent.T), rows).T
 
 
-rows_times_matrix.defvjp(_forward, _backward)
+_rows_times_matrix.defvjp(_forward, _backward)

@@ -13,7 +13,7 @@ from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
-from r2d_jax.model.cpu_products import table_times_rows
+from r2d_jax.model.cpu_products import KEPT, table_times_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.half_precision import wide_product
@@ -37,7 +37,10 @@ _TURNED_FROM = 8
 BlockFn = Callable[[Any, RowDropout, jax.Array], jax.Array]
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(KEPT),
+    ),
 }
 
 
