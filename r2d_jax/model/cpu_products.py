@@ -13,8 +13,10 @@ KEPT = "rows_times_matrix"
 _EXACT = jax.lax.Precision.HIGHEST
 
 
-def _product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    return jnp.einsum(subscripts, left, right, precision=_EXACT, preferred_element_type=jnp.float32)
+def _product(left: jax.Array, right: jax.Array, *, over: tuple[int, int]) -> jax.Array:
+    """The product of two matrices, a sum over one axis of each. Traced sooner than jnp.einsum."""
+    axes = ((over[:1], over[1:]), ((), ()))
+    return jax.lax.dot_general(left, right, axes, precision=_EXACT, preferred_element_type=jnp.float32)
 
 
 def table_times_rows(table: jax.Array, rows: jax.Array) -> jax.Array:
@@ -24,7 +26,7 @@ def table_times_rows(table: jax.Array, rows: jax.Array) -> jax.Array:
     in another order for every product.
     """
     # Without the barrier the compiler turns the product round again.
-    return jax.lax.optimization_barrier(_product("vd,nd->vn", table, rows)).T
+    return jax.lax.optimization_barrier(_product(table, rows, over=(1, 1))).T
 
 
 def rows_times_matrix(rows: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -34,7 +36,7 @@ def rows_times_matrix(rows: jax.Array, matrix: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _rows_times_matrix(rows: jax.Array, matrix: jax.Array) -> jax.Array:
-    return _product("nd,df->nf", rows, matrix)
+    return _product(rows, matrix, over=(1, 0))
 
 
 def _forward(rows: jax.Array, matrix: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -45,11 +47,11 @@ def _backward(kept: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[
     rows, matrix = kept
     # Without this barrier what made the cotangent is computed once more, column by column, for the second product.
     cotangent = jax.lax.optimization_barrier(cotangent)
-    of_rows = _product("nf,df->nd", cotangent, matrix)
+    of_rows = _product(cotangent, matrix, over=(1, 1))
     # The sum over all rows wants one side transposed: the smaller one.
     if matrix.shape[0] <= matrix.shape[1]:
-        return of_rows, _product("dn,nf->df", jax.lax.optimization_barrier(rows.T), cotangent)
-    return of_rows, _product("fn,nd->fd", jax.lax.optimization_barrier(cotangent.T), rows).T
+        return of_rows, _product(jax.lax.optimization_barrier(rows.T), cotangent, over=(1, 0))
+    return of_rows, _product(jax.lax.optimization_barrier(cotangent.T), rows, over=(1, 0)).T
 
 
 _rows_times_matrix.defvjp(_forward, _backward)
