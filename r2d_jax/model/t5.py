@@ -133,10 +133,9 @@ class DecoderBlock(nnx.Module):
 
     def turn(self) -> None:
         """Turn round the matrices that a decode step multiplies with."""
-        attended, crossed, hidden = self.self_attention, self.cross_attention, self.feed_forward
-        for projection in (attended.q, attended.k, attended.v, attended.o, crossed.q, crossed.o):
-            projection.turn()
-        for projection in hidden.projections():
+        own, crossed = self.self_attention, self.cross_attention
+        of_attention = (own.q, own.k, own.v, own.o, crossed.q, crossed.o)
+        for projection in (*of_attention, *self.feed_forward.projections()):
             projection.turn()
 
     def __call__(
