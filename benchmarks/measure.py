@@ -56,15 +56,17 @@ class Case:
     settings: Settings
     parts: Sequence[str]
     cache: pathlib.Path
+    peak_gflops: float
     say: Say
+    keep: Callable[[], None]
 
-    def run(self) -> dict[str, Any]:
-        """Measure the parts that were asked for.
+    def run(self, result: dict[str, Any]) -> None:
+        """Measure the parts that were asked for into `result`, which is kept after each kind of them.
 
         Raises:
             SideFailed: a side ended, or the two sides do not compute the same losses.
         """
-        result: dict[str, Any] = {"parts": {}}
+        result["parts"] = {}
         training = [part for part in TRAINING if part in self.parts]
         generation = [part for part in GENERATION if part in self.parts]
         if training or generation or "pipeline" in self.parts:
@@ -73,6 +75,7 @@ class Case:
                 result["sides"] = {name: one.call("facts") for name, one in sides.items()}
                 result["same"] = self._same(sides, generation)
                 self._training(sides, training, result)
+                self.keep()
                 self._generation(sides, generation, result)
                 if "pipeline" in self.parts:
                     self.say("pipeline")
@@ -82,11 +85,13 @@ class Case:
                     result["parts"]["pipeline"] = found
                 result["compiled"] = sides["ours"].call("compiled")["programs"]
                 result["expected_programs"] = _expected(result)
+                self.keep()
         if "start" in self.parts:
             result["parts"]["start"] = self._start()
+            self.keep()
         if "memory" in self.parts:
             result["parts"]["memory"] = self._memory()
-        return result
+            self.keep()
 
     def _side(self, name: str) -> contextlib.AbstractContextManager[Side]:
         return side(name, self.folder, self.settings, self.cache)
@@ -139,9 +144,11 @@ class Case:
             rows = {name: [by[index] for index in sorted(by)] for name, by in answers[part].items()}
             found = _compared_answers(rows)
             flops = sides["ours"].call("flops", part=part)["flops"]
+            rate = sum(flops) / sum(found["ours"]["values"]) / 1e9
             result["parts"][part] = found | {
                 "ours_matmul_flops": flops,
-                "ours_gflops_per_sec": sum(flops) / sum(found["ours"]["values"]) / 1e9,
+                "ours_gflops_per_sec": rate,
+                "ours_share_of_matmul_peak": rate / self.peak_gflops,
             }
         if {"stage2_gold", "stage2_sampled"} <= set(parts):
             result["parts"]["shared_decode_share"] = self._shared(sides["ours"], result)

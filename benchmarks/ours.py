@@ -15,7 +15,7 @@ from benchmarks.workload import END_ID, PAD_ID, Clock, Row, Settings, Workload, 
 from r2d_jax.config import MeshConfig, Stage1Config, Stage2Config
 from r2d_jax.data.buckets import Bucket, choose_buckets
 from r2d_jax.data.features import Features
-from r2d_jax.data.pipeline import train_batches
+from r2d_jax.data.pipeline import evaluation_buckets, train_batches
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.predict import Predictor
@@ -53,7 +53,6 @@ PLACES = {
     # The published label decode, with dropout: it shares the encoder's output with the label loss.
     "stage2_shared": Place(2, 25000),
 }
-GENERATION_BUCKETS = 4
 
 
 def host_batch(rows: list[Row], question: int, label: int, rationale: int) -> HostBatch:
@@ -144,13 +143,11 @@ class Ours:
         self.batches = [stream[index] for index in picked]
         by_length = sorted(self.workload.rows, key=lambda row: len(row.question))
         self.generation_batches = self.workload.generation_batches(self.settings, by_length)
-        lengths = self.features.question_length
-        self.generation_buckets = choose_buckets(
-            lengths,
-            np.zeros_like(lengths),
-            full=Bucket(self.full.question, 0),
-            count=GENERATION_BUCKETS,
+        self.generation_buckets = evaluation_buckets(
+            self.features,
+            self.settings.generation_batch_size,
             prompt_tokens=self.prompts.tokens.overhead(self.workload.label_tokens),
+            rationales=False,
         )
         self.stream_padding = 1 - sum(map(_real_tokens, stream)) / sum(map(_padded_tokens, stream))
 

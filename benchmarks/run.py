@@ -6,12 +6,13 @@ python benchmarks/run.py --shapes tiny --data pubmedqa
 import argparse
 import dataclasses
 import datetime
+import itertools
 import json
 import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -100,8 +101,9 @@ def measure(
     t5_tokenizer: pathlib.Path | None = None,
     matmul_size: int = MATMUL_SIZE,
     cache: pathlib.Path | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Everything that one run finds, as it is written to JSON.
+    """Everything that one run finds, as it is written to JSON; `keep` gets what there is after each kind of part.
 
     Raises:
         SideFailed: a side ended, or the two do not compute the same.
@@ -111,44 +113,38 @@ def measure(
     os.environ["JAX_PLATFORMS"] = "cpu"
     from benchmarks.prepare import make
 
-    before = {"load": machine.load(), **machine.facts()}
-    cases = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary)
-        cache = cache or folder / "compiled"
-        for shape in shapes:
-            for kind in data:
-                say(f"== {shape}, {kind}")
-                workload = folder / f"{shape}-{kind}"
-                workload.mkdir()
-                make(
-                    workload,
-                    shape,
-                    kind,
-                    rows=rows,
-                    pubmedqa=pubmedqa,
-                    t5_tokenizer=t5_tokenizer,
-                )
-                case = Case(workload, settings, parts, cache, lambda text: say(f"   {text}"))
-                facts = json.loads((workload / "facts.json").read_text(encoding="utf-8"))
-                cases.append({"shape": shape, "data": kind, "rows": facts, **case.run()})
-        with (
-            side("ours", workload, settings, cache) as ours,
-            side("peer", workload, settings, cache) as peer,
-        ):
-            peaks = matmul_peaks({"ours": ours, "peer": peer}, matmul_size)
-    for case_result in cases:
-        for part in case_result["parts"].values():
-            if "ours_gflops_per_sec" in part:
-                part["ours_share_of_matmul_peak"] = part["ours_gflops_per_sec"] / peaks["ours"]
-    return {
+    result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": dataclasses.asdict(settings),
-        "machine": before | {"load_after": machine.load()},
-        "matmul_peak_gflops": peaks,
-        "cases": cases,
+        "machine": {"load": machine.load(), **machine.facts()},
+        "cases": [],
     }
+
+    def keep_all() -> None:
+        result["machine"]["load_after"] = machine.load()
+        keep(result)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        cache = cache or folder / "compiled"
+        for shape, kind in itertools.product(shapes, data):
+            say(f"== {shape}, {kind}")
+            workload = folder / f"{shape}-{kind}"
+            workload.mkdir()
+            make(workload, shape, kind, rows=rows, pubmedqa=pubmedqa, t5_tokenizer=t5_tokenizer)
+            if "matmul_peak_gflops" not in result:
+                with (
+                    side("ours", workload, settings, cache) as ours,
+                    side("peer", workload, settings, cache) as peer,
+                ):
+                    result["matmul_peak_gflops"] = matmul_peaks({"ours": ours, "peer": peer}, matmul_size)
+            facts = json.loads((workload / "facts.json").read_text(encoding="utf-8"))
+            result["cases"].append({"shape": shape, "data": kind, "rows": facts})
+            peak = result["matmul_peak_gflops"]["ours"]
+            case = Case(workload, settings, parts, cache, peak, lambda text: say(f"   {text}"), keep_all)
+            case.run(result["cases"][-1])
+    return result
 
 
 def _docs_from(paths: Sequence[pathlib.Path]) -> int:
@@ -166,7 +162,7 @@ def _docs_from(paths: Sequence[pathlib.Path]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, write result.json and result.md, print the table; the exit code."""
+    """Run, write result.json and result.md after each kind of part, print the table; the exit code."""
     options = _options(arguments)
     if options.docs_from:
         return _docs_from(options.docs_from)
@@ -188,6 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             xla_flags=SOON_COMPILED,
         )
         limits = {"rows": 64, "matmul_size": 128}
+
+    def keep(result: dict[str, Any]) -> None:
+        found = result | {"quick": options.quick}
+        tables.write_result(options.output, found, tables.markdown(found))
+
     try:
         result = measure(
             options.shapes,
@@ -197,11 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pubmedqa=options.pubmedqa,
             t5_tokenizer=options.t5_tokenizer,
             cache=options.cache and options.cache.resolve(),
+            keep=keep,
             **limits,
         )
-        result |= {"quick": options.quick}
-        table = tables.markdown(result)
-        tables.write_result(options.output, result, table)
+        table = tables.markdown(result | {"quick": options.quick})
         if options.write_docs:
             tables.write_docs(ROOT / "docs" / "performance.md", table)
     except (UserError, SideFailed, OSError) as error:

@@ -1,5 +1,6 @@
 """The benchmark runs, both sides compute the same, each program is compiled once; no time is asserted."""
 
+import contextlib
 import copy
 import json
 import math
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import gpu, sides, tables, workload
+from benchmarks import gpu, measure, sides, tables, workload
 from r2d_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -234,3 +235,37 @@ def test_rows_of_pubmedqa_or_of_their_lengths(shared_data):
             assert here == pytest.approx(there, rel=0.08)
     with pytest.raises(UserError, match="no JSONL"):
         prepare.pubmedqa_rows(ROOT / "README.md")
+
+
+def test_a_run_that_breaks_off_has_kept_what_it_measured(monkeypatch, tmp_path):
+    """Runs of over an hour were lost whole."""
+
+    class Answering:
+        def __init__(self, name):
+            self.name = name
+
+        def call(self, method, **_):
+            if method == "step":
+                raise sides.SideFailed("gone")
+            found = {"batch_rows_per_sec": 2.0, "tokenised_rows_per_sec": 1.0}
+            answers = {"check": {"loss": 1.0}, "compiled": {"programs": {}}, "pipeline": found}
+            return answers.get(method, {})
+
+    @contextlib.contextmanager
+    def answering(name, *_):
+        yield Answering(name)
+
+    monkeypatch.setattr(measure, "side", answering)
+    kept, result = [], {}
+    case = measure.Case(
+        tmp_path,
+        workload.Settings(generation_repeats=1),
+        ["pipeline", "start"],
+        tmp_path,
+        peak_gflops=1.0,
+        say=lambda text: None,
+        keep=lambda: kept.append(list(result["parts"])),
+    )
+    with pytest.raises(sides.SideFailed):
+        case.run(result)
+    assert kept[-1] == ["pipeline"]

@@ -102,3 +102,32 @@ def test_a_second_run_takes_every_program_from_the_cache(tmp_path, monkeypatch):
     assert int(programs) >= 2
     assert first == ["0", programs]
     assert second == [programs, programs, "0"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only the allocator of Linux keeps it")
+def test_what_compiling_has_freed_is_given_back():
+    """The allocator keeps small pieces below one that is still in use."""
+    script = (
+        "import ctypes, pathlib, re\n"
+        "import jax\n"
+        "from r2d_jax.runtime import compilation\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]\n"
+        "def resident():\n"
+        "    status = pathlib.Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(r'VmRSS:\\s+(\\d+) kB', status)[1]) / 1024\n"
+        "compilation.give_back_after_compiling()\n"
+        "compilation.give_back_after_compiling()\n"
+        "pieces = [libc.malloc(4096) for _ in range(32768)]\n"
+        "for piece in pieces: ctypes.memset(piece, 1, 4096)\n"
+        "for piece in pieces[:-1]: libc.free(piece)\n"
+        "sizes = [resident()]\n"
+        "for secs in (0.1, 1.0):\n"
+        "    jax.monitoring.record_event_duration_secs(compilation._COMPILED, secs, fun_name='step')\n"
+        "    sizes.append(resident())\n"
+        "print(*sizes)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    freed, short, long = map(float, told.split())
+    assert freed - short < 10
+    assert freed - long > 100

@@ -70,11 +70,17 @@ def test_every_row_is_in_one_batch_whole_and_few_widths_are_made(rows, batch_siz
             np.testing.assert_array_equal(ids, expected)
             assert (sizes <= ids.shape[1]).all()
     shapes = shapes_of(batches)
-    assert len(shapes) == 1 if rows == 1 else 1 < len(shapes) <= 4
+    assert len(shapes) == 1 if rows == 1 else 1 < len(shapes) <= 8
     assert rationales or len({rationale for _, rationale in shapes}) == 1
     # After a window of 32 batches all rows before its end were seen, so that they can be given out.
     seen = np.concatenate([held for held, _ in batches[:32]])
     assert seen.max() == len(seen) - 1
+
+
+@pytest.mark.parametrize(("batches", "widths"), [(3, 1), (4, 2), (31, 4), (32, 5), (79, 7), (200, 8)])
+def test_more_widths_only_where_the_batches_are_worth_their_compilation(batches, widths):
+    data = features_of_sizes(np.arange(batches * 4) % 190 + 1, np.full(batches * 4, 8))
+    assert len(evaluation_buckets(data, 4, prompt_tokens=8, rationales=False)) == widths
 
 
 def test_less_is_padded_and_few_or_like_rows_have_one_width():

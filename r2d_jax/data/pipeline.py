@@ -1,5 +1,6 @@
 """Batches in order; in: Features and a seed, out: endless shuffled train batches, or every row once to evaluate."""
 
+import bisect
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
@@ -78,14 +79,14 @@ def _widths(buckets: Sequence[Bucket], question: np.ndarray, rationale: np.ndarr
     return next(fitting, {})
 
 
-# Of an evaluation: each width costs a compilation, which a few batches do not earn back.
-_MOST_WIDTHS, _BATCHES_PER_WIDTH = 4, 4
+# Batches of an evaluation from which a second, third ... width is worth its compilation: the first ones save the most.
+_WORTH_A_WIDTH = (4, 8, 12, 32, 48, 64, 80)
 
 
 def evaluation_buckets(
     features: Features, batch_size: int, *, prompt_tokens: int, rationales: bool
 ) -> tuple[Bucket, ...]:
-    """Shapes for `evaluation_batches`, at most 4; one where there are fewer than 4 batches or rows are alike.
+    """Shapes for `evaluation_batches`; one where there are fewer than 4 batches or rows are alike, at most 8.
 
     Args:
         features: N rows.
@@ -99,7 +100,7 @@ def evaluation_buckets(
         features.question_length,
         features.rationale_length if rationales else np.full(len(features), rationale),
         full=Bucket(question, rationale),
-        count=min(1 + math.ceil(len(features) / batch_size) // _BATCHES_PER_WIDTH, _MOST_WIDTHS),
+        count=1 + bisect.bisect(_WORTH_A_WIDTH, math.ceil(len(features) / batch_size)),
         prompt_tokens=prompt_tokens,
     )
 

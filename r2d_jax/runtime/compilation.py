@@ -1,11 +1,31 @@
-"""How often JAX compiles; in: JAX's own monitoring events, out: counts and seconds since a moment."""
+"""What compiling costs; in: JAX's own monitoring events, out: counts and seconds, and memory given back."""
 
+import ctypes
 import dataclasses
+import functools
+import sys
 
 import jax
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
+# Giving back takes some hundredths of a second; small programs leave nothing worth it.
+_LONG_SECS = 0.5
+
+
+@functools.cache
+def give_back_after_compiling() -> None:
+    """From now on return to the system what compiling or loading a large program has freed, before the program runs.
+
+    The allocator of Linux keeps it otherwise: 0.4 GiB beside a training step of T5-small. Elsewhere nothing happens.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+    def compiled(event: str, duration_secs: float, **_: str | int) -> None:
+        if trim and event == _COMPILED and duration_secs >= _LONG_SECS:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
 
 
 @dataclasses.dataclass

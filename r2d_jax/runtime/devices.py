@@ -8,6 +8,7 @@ import warnings
 import jax
 
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.compilation import give_back_after_compiling
 from r2d_jax.runtime.files import write_fault
 
 CACHE_VARIABLE = "R2D_COMPILE_CACHE"
@@ -16,7 +17,8 @@ CACHE_VARIABLE = "R2D_COMPILE_CACHE"
 def enable_compile_cache() -> pathlib.Path | None:
     """Keep compiled programs between runs; call before the first array is made.
 
-    The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, else the user's cache folder.
+    The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, else the user's cache folder. What compiling
+    takes beside is given back from then on (`give_back_after_compiling`).
 
     Returns:
         The folder; None, with a warning, where the user's cache folder cannot be written to.
@@ -24,6 +26,7 @@ def enable_compile_cache() -> pathlib.Path | None:
     Raises:
         UserError: a folder named by a variable cannot be written to, or does not answer.
     """
+    give_back_after_compiling()
     for variable in (CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR"):
         if os.environ.get(variable):
             folder = pathlib.Path(os.environ[variable])
