@@ -15,7 +15,7 @@ from r2d_jax.model.cpu_parts import cpu_parts, map_rows, split_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
-from r2d_jax.model.t5 import T5
+from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
 
 __all__ = ["strict"]
@@ -187,3 +187,36 @@ def test_rows_in_parts_come_out_in_order(parts: int) -> None:
     np.testing.assert_array_equal(jax.jit(map_rows, static_argnums=(0, 2))(function, tree, parts), expected)
     # Part p has every parts-th row, from p on.
     assert split_rows(tree, parts)["y"][0].tolist() == list(range(0, 6, parts))
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_all_blocks_of_a_stack_are_traced_once(monkeypatch: pytest.MonkeyPatch, remat: str) -> None:
+    """Of deep models tracing and lowering took longer than the first step."""
+    traced: list[str] = []
+    for kind in (EncoderBlock, DecoderBlock):
+        call = kind.__call__
+
+        def told(self: nnx.Module, *arguments: object, call: object = call) -> jax.Array:
+            traced.append(type(self).__name__)
+            return call(self, *arguments)  # type: ignore[operator]
+
+        monkeypatch.setattr(kind, "__call__", told)
+    config = T5Config(**SMALL | {"num_layers": 4, "num_decoder_layers": 3})
+    graphdef, state = nnx.split(T5(config, rngs=nnx.Rngs(0), loop=LayerLoop(remat)))
+    ids = jnp.ones((2, 5), jnp.int32)
+
+    def loss(state: nnx.State, keys: jax.Array) -> jax.Array:
+        model = nnx.merge(graphdef, state)
+        encoded = model.encode(ids, ids, keys)
+        return jnp.sum(model.decode(ids, encoded, ids, keys))
+
+    def first_token(state: nnx.State) -> jax.Array:
+        model = nnx.merge(graphdef, state)
+        cache = model.start_cache(model.encode(ids, ids), ids, 3)
+        return model.decode_step(ids[:, 0], jnp.int32(0), cache)[0]
+
+    jax.make_jaxpr(jax.grad(loss))(state, jax.random.split(jax.random.key(0), 2))
+    assert traced == ["EncoderBlock", "DecoderBlock"]
+    traced.clear()
+    jax.make_jaxpr(first_token)(state)
+    assert traced == ["EncoderBlock", "DecoderBlock"]

@@ -58,24 +58,26 @@ class LayerLoop:
 
     def __call__(self, blocks: nnx.List, run: BlockFn, dropout: RowDropout, x: jax.Array) -> jax.Array:
         """Send x [B, T, D] through all blocks by run(block, dropout of the block, x)."""
+        skeleton = Skeleton.of(blocks[0])
 
-        def once(block: Any, site: int | jax.Array, x: jax.Array) -> jax.Array:
-            inner = functools.partial(run, block, dropout.at(site))
+        def once(weights: dict[str, jax.Array], words: jax.Array | None, x: jax.Array) -> jax.Array:
+            inner = functools.partial(run, skeleton.filled(weights), RowDropout(words, dropout.rate))
             # The backward pass of `inner` starts from x alone.
             return rows_sharded(
                 inner(x) if self.remat == "none" else jax.checkpoint(inner, policy=_POLICIES[self.remat])(x)
             )
 
         if not self.scan:
+            # Inside the program that is being traced, jit makes one trace, and one gradient of it, do for all blocks.
+            once = jax.jit(once)
             for index, block in enumerate(blocks):
-                x = once(block, index + 2, x)
+                x = once(weights_of(block), dropout.at(index + 2).words, x)
             return x
-        skeleton = Skeleton.of(blocks[0])
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(weights_of, blocks))
 
         def turn(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
             weights, site = layer
-            return once(skeleton.filled(weights_sharded(weights)), site, x), None
+            return once(weights_sharded(weights), dropout.at(site).words, x), None
 
         return jax.lax.scan(turn, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
 
@@ -226,12 +228,22 @@ class Decoder(nnx.Module):
         """One position: embedded [B, 1, D] at scalar int32 `position`; returns ([B, 1, D], new cache)."""
         of_position = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
         self_bias = AttentionBias(of_position, None)
-        x, layers = dropout.at(0)(embedded), []
-        for index, (block, (own, crossed)) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+        skeleton = Skeleton.of(self.blocks[0])
+
+        @jax.jit
+        def once(
+            weights: dict[str, jax.Array], words: jax.Array | None, layer: LayerCache, x: jax.Array
+        ) -> tuple[jax.Array, LayerCache]:
+            block = skeleton.filled(weights)
             new = KeysValues.of(*block.self_attention.keys_values(block.self_norm(x)))
-            own = own.written(position, new)
-            x = block(x, own, self_bias, crossed, cache.cross_bias, dropout.at(index + 2))
-            layers.append(LayerCache(own, crossed))
+            own = layer.own.written(position, new)
+            inner = RowDropout(words, dropout.rate)
+            return block(x, own, self_bias, layer.crossed, cache.cross_bias, inner), layer._replace(own=own)
+
+        x, layers = dropout.at(0)(embedded), []
+        for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
+            x, layer = once(weights_of(block), dropout.at(index + 2).words, layer, x)
+            layers.append(layer)
         return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
 
 
