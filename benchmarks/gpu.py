@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             t5_tokenizer=options.t5_tokenizer,
             matmul_size=MATMUL_SIZE,
             cache=options.cache and options.cache.resolve(),
+            keep=lambda result: write_result(options.output, result, markdown(result)),
         )
         add_utilisation(result, name)
         table = f"{utilisation_table(result)}\n{markdown(result)}"
