@@ -44,6 +44,14 @@ _POLICIES = {
 }
 
 
+def _traced_once(function: Callable[..., Any], x: jax.Array) -> Callable[..., Any]:
+    """A function of several blocks, for which one trace, and one gradient of it, do inside a program being traced.
+
+    Outside of one it is left alone: jit would compile it at every call.
+    """
+    return jax.jit(function) if isinstance(x, jax.core.Tracer) else function
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerLoop:
     """How a stack of like blocks is run and differentiated; results do not depend on it.
@@ -68,8 +76,7 @@ class LayerLoop:
             )
 
         if not self.scan:
-            # Inside the program that is being traced, jit makes one trace, and one gradient of it, do for all blocks.
-            once = jax.jit(once)
+            once = _traced_once(once, x)
             for index, block in enumerate(blocks):
                 x = once(weights_of(block), dropout.at(index + 2).words, x)
             return x
@@ -230,7 +237,6 @@ class Decoder(nnx.Module):
         self_bias = AttentionBias(of_position, None)
         skeleton = Skeleton.of(self.blocks[0])
 
-        @jax.jit
         def once(
             weights: dict[str, jax.Array], words: jax.Array | None, layer: LayerCache, x: jax.Array
         ) -> tuple[jax.Array, LayerCache]:
@@ -241,6 +247,7 @@ class Decoder(nnx.Module):
             return block(x, own, self_bias, layer.crossed, cache.cross_bias, inner), layer._replace(own=own)
 
         x, layers = dropout.at(0)(embedded), []
+        once = _traced_once(once, x)
         for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
             x, layer = once(weights_of(block), dropout.at(index + 2).words, layer, x)
             layers.append(layer)
