@@ -1,6 +1,5 @@
 """Seconds and memory of calls in this process; in: a call, out: seconds of its repeats and bytes above the rest."""
 
-import ctypes
 import gc
 import pathlib
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from typing import Any
 
 from benchmarks.worker import peak_bytes
 from benchmarks.workload import Clock
+from r2d_jax.runtime.compilation import give_back_memory
 
 _CLEAR = pathlib.Path("/proc/self/clear_refs")
 _STATUS = pathlib.Path("/proc/self/status")
@@ -59,10 +59,11 @@ class Meter:
         self._largest = max(self._largest, peak_bytes())
         gc.collect()
         try:
-            ctypes.CDLL(None).malloc_trim(0)
+            if not give_back_memory():
+                return None
             _CLEAR.write_text("5", encoding="ascii")
             return _kept()
-        except (OSError, AttributeError, StopIteration):
+        except (OSError, StopIteration):
             return None
 
     def above(self, base: int | None) -> int | None:

@@ -241,9 +241,6 @@ def test_a_run_that_breaks_off_has_kept_what_it_measured(monkeypatch, tmp_path):
     """Runs of over an hour were lost whole."""
 
     class Answering:
-        def __init__(self, name):
-            self.name = name
-
         def call(self, method, **_):
             if method == "step":
                 raise sides.SideFailed("gone")
@@ -252,8 +249,8 @@ def test_a_run_that_breaks_off_has_kept_what_it_measured(monkeypatch, tmp_path):
             return answers.get(method, {})
 
     @contextlib.contextmanager
-    def answering(name, *_):
-        yield Answering(name)
+    def answering(*_):
+        yield Answering()
 
     monkeypatch.setattr(measure, "side", answering)
     kept, result = [], {}

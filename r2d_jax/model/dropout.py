@@ -33,6 +33,7 @@ def before_dropout(weights: jax.Array) -> jax.Array:
     return unfused_on_tpu(weights)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowDropout:
     """Dropout whose mask is a function of the row's own key and the place in the network only.
@@ -47,7 +48,7 @@ class RowDropout:
     """
 
     words: jax.Array | None
-    rate: float
+    rate: float = dataclasses.field(metadata={"static": True})
 
     @classmethod
     def of(cls, row_keys: jax.Array | None, rate: float) -> "RowDropout":

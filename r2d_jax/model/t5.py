@@ -44,12 +44,17 @@ _POLICIES = {
 }
 
 
-def _traced_once(function: Callable[..., Any], x: jax.Array) -> Callable[..., Any]:
-    """A function of several blocks, for which one trace, and one gradient of it, do inside a program being traced.
+def _traced_once(function: Callable[..., Any], blocks: nnx.List, x: jax.Array) -> Callable[..., Any]:
+    """function(block, ...) for each of these like blocks, with one trace and one gradient of it for all.
 
-    Outside of one it is left alone: jit would compile it at every call.
+    So it is where x belongs to a program being traced; elsewhere the function is left alone, for jit would compile it
+    at every call.
     """
-    return jax.jit(function) if isinstance(x, jax.core.Tracer) else function
+    if not isinstance(x, jax.core.Tracer):
+        return function
+    skeleton = Skeleton.of(blocks[0])
+    of_weights = jax.jit(lambda weights, *arguments: function(skeleton.filled(weights), *arguments))
+    return lambda block, *arguments: of_weights(weights_of(block), *arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,25 +71,25 @@ class LayerLoop:
 
     def __call__(self, blocks: nnx.List, run: BlockFn, dropout: RowDropout, x: jax.Array) -> jax.Array:
         """Send x [B, T, D] through all blocks by run(block, dropout of the block, x)."""
-        skeleton = Skeleton.of(blocks[0])
 
-        def once(weights: dict[str, jax.Array], words: jax.Array | None, x: jax.Array) -> jax.Array:
-            inner = functools.partial(run, skeleton.filled(weights), RowDropout(words, dropout.rate))
+        def once(block: Any, dropout: RowDropout, x: jax.Array) -> jax.Array:
+            inner = functools.partial(run, block, dropout)
             # The backward pass of `inner` starts from x alone.
             return rows_sharded(
                 inner(x) if self.remat == "none" else jax.checkpoint(inner, policy=_POLICIES[self.remat])(x)
             )
 
         if not self.scan:
-            once = _traced_once(once, x)
+            once = _traced_once(once, blocks, x)
             for index, block in enumerate(blocks):
-                x = once(weights_of(block), dropout.at(index + 2).words, x)
+                x = once(block, dropout.at(index + 2), x)
             return x
+        skeleton = Skeleton.of(blocks[0])
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(weights_of, blocks))
 
         def turn(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
             weights, site = layer
-            return once(weights_sharded(weights), dropout.at(site).words, x), None
+            return once(skeleton.filled(weights_sharded(weights)), dropout.at(site), x), None
 
         return jax.lax.scan(turn, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
 
@@ -235,21 +240,18 @@ class Decoder(nnx.Module):
         """One position: embedded [B, 1, D] at scalar int32 `position`; returns ([B, 1, D], new cache)."""
         of_position = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=2)
         self_bias = AttentionBias(of_position, None)
-        skeleton = Skeleton.of(self.blocks[0])
 
         def once(
-            weights: dict[str, jax.Array], words: jax.Array | None, layer: LayerCache, x: jax.Array
+            block: DecoderBlock, dropout: RowDropout, layer: LayerCache, x: jax.Array
         ) -> tuple[jax.Array, LayerCache]:
-            block = skeleton.filled(weights)
             new = KeysValues.of(*block.self_attention.keys_values(block.self_norm(x)))
             own = layer.own.written(position, new)
-            inner = RowDropout(words, dropout.rate)
-            return block(x, own, self_bias, layer.crossed, cache.cross_bias, inner), layer._replace(own=own)
+            return block(x, own, self_bias, layer.crossed, cache.cross_bias, dropout), layer._replace(own=own)
 
         x, layers = dropout.at(0)(embedded), []
-        once = _traced_once(once, x)
+        once = _traced_once(once, self.blocks, x)
         for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            x, layer = once(weights_of(block), dropout.at(index + 2).words, layer, x)
+            x, layer = once(block, dropout.at(index + 2), layer, x)
             layers.append(layer)
         return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
 

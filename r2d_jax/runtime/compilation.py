@@ -13,17 +13,24 @@ _HIT, _MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache
 _LONG_SECS = 0.5
 
 
+def give_back_memory() -> bool:
+    """Return free memory that the process still holds to the system; False: only the allocator of Linux can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
+    return trim is not None
+
+
 @functools.cache
 def give_back_after_compiling() -> None:
     """From now on return to the system what compiling or loading a large program has freed, before the program runs.
 
     The allocator of Linux keeps it otherwise: 0.4 GiB beside a training step of T5-small. Elsewhere nothing happens.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
     def compiled(event: str, duration_secs: float, **_: str | int) -> None:
-        if trim and event == _COMPILED and duration_secs >= _LONG_SECS:
-            trim(0)
+        if event == _COMPILED and duration_secs >= _LONG_SECS:
+            give_back_memory()
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
 
