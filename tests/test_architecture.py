@@ -3,6 +3,8 @@
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -171,3 +173,29 @@ def test_a_broken_rule_is_seen(rule, name, source):
 def test_comments_and_docstrings_may_say_anything():
     source = '"""Has explain: in it."""\n# fsdp\nclass A:\n    x: int = 1\n    """SelfAttention"""\n'
     assert not list(faults_of_names("r2d_jax/data/x.py", source))
+
+
+# Of those that are slow to import; torch is there in the environments of tests and of many users.
+SLOW = {"matplotlib", "pandas", "rouge_score", "sacrebleu", "scipy", "sklearn", "torch", "transformers"}
+FIRST_STEP = """
+import importlib.util, pathlib, sys
+from rich.console import Console
+import r2d_jax.training.run
+from r2d_jax.runtime.reporting import Reporter
+
+here = pathlib.Path(sys.argv[1])
+reporter = Reporter(here, "stage 1", console=Console(), total_steps=1, start_step=0, tensorboard=True)
+reporter.scalars(1, {"train/loss": 1.0})
+reporter.close()
+assert list((here / "tensorboard").iterdir())
+print({name for name in sys.argv[2:] if name in sys.modules})
+# Whoever wants it afterwards has it.
+assert importlib.util.find_spec("torch")
+"""
+
+
+def test_a_run_imports_nothing_slow_before_its_first_step(tmp_path):
+    pytest.importorskip("torch")
+    command = [sys.executable, "-c", FIRST_STEP, str(tmp_path), *SLOW]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert ended.stdout.strip() == "set()"

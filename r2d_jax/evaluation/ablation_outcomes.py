@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
-import scipy.special
 
 from r2d_jax.data.features import Features
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation
@@ -69,6 +68,8 @@ def measure(
         scorer: of the labels; None: only the greedy labels are compared.
         check_stop: called between batches; may raise to stop.
     """
+    from scipy.special import softmax
+
     there = [one for one in ablations if one.texts]
     texts = [text for one in there for text in one.texts]
     if not texts:
@@ -84,7 +85,7 @@ def measure(
         for some in scorer.log_probabilities(params, features, batch_size):
             check_stop()
             scores += some
-        table = scipy.special.softmax(np.array(scores, np.float64), axis=-1)
+        table = softmax(np.array(scores, np.float64), axis=-1)
     number = {normalise_label(label): place for place, label in enumerate(labels)}
     measured = []
     for place, one in enumerate(there):

@@ -1,7 +1,6 @@
 """When to give no answer; in: probabilities of answers and which are right, out: a threshold, risk by coverage."""
 
 import numpy as np
-import scipy.stats
 
 from r2d_jax.evaluation.intervals import Statistic
 
@@ -17,6 +16,8 @@ def upper_risk(errors: int, rows: int, confidence: float) -> float:
         rows: answers; 0: nothing is known, so 1.
         confidence: above 0, below 1.
     """
+    import scipy.stats
+
     if errors >= rows:
         return 1.0
     return float(scipy.stats.beta.ppf(confidence, errors + 1, rows - errors))

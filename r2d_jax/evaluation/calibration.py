@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-import scipy.optimize
-import scipy.special
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -110,14 +108,18 @@ def label_probabilities(log_probs: np.ndarray, temperature: float) -> np.ndarray
         log_probs: float [N, K], log P(label | input).
         temperature: 1: as the model has them. Higher: less sure; the order of the labels stays.
     """
-    return scipy.special.softmax(np.asarray(log_probs, np.float64) / temperature, axis=-1)
+    from scipy.special import softmax
+
+    return softmax(np.asarray(log_probs, np.float64) / temperature, axis=-1)
 
 
 def negative_log_likelihood(log_probs: np.ndarray, gold: np.ndarray, temperature: float) -> np.ndarray:
     """float64 [N]: -log of the probability of each row's gold label int64 [N]; nan where it is -1."""
+    from scipy.special import logsumexp
+
     scaled = np.asarray(log_probs, np.float64) / temperature
     of_gold = np.take_along_axis(scaled, np.maximum(gold, 0)[:, None], axis=1)[:, 0]
-    return np.where(gold >= 0, scipy.special.logsumexp(scaled, axis=-1) - of_gold, np.nan)
+    return np.where(gold >= 0, logsumexp(scaled, axis=-1) - of_gold, np.nan)
 
 
 def fit_temperature(log_probs: np.ndarray, gold: np.ndarray) -> float:
@@ -134,6 +136,8 @@ def fit_temperature(log_probs: np.ndarray, gold: np.ndarray) -> float:
     Returns:
         0.01 to 100; 1.0 where nothing can be fitted.
     """
+    from scipy.optimize import minimize_scalar
+
     inside = gold >= 0
     scores, right = np.asarray(log_probs, np.float64)[inside], gold[inside]
     others = scores.copy()
@@ -141,7 +145,7 @@ def fit_temperature(log_probs: np.ndarray, gold: np.ndarray) -> float:
     if (np.take_along_axis(scores, right[:, None], axis=1)[:, 0] > others.max(axis=1)).all():
         return 1.0
     low, high = np.log(TEMPERATURES)
-    found = scipy.optimize.minimize_scalar(
+    found = minimize_scalar(
         lambda logarithm: negative_log_likelihood(scores, right, np.exp(logarithm)).mean(),
         bounds=(low, high),
         method="bounded",

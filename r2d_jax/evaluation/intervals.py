@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.stats
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Row numbers int64 [..., N] to the figure of each such sample, float64 [...]."""
@@ -33,6 +32,8 @@ def bootstrap_interval(
     Returns:
         low and high; None for fewer than two rows, no resamples, or a figure that is not a number.
     """
+    import scipy.stats
+
     if rows < 2 or resamples < 1:
         return None
     with warnings.catch_warnings():

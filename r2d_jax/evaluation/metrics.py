@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
@@ -50,6 +49,8 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
     Raises:
         UserError: row counts differ, no rows, or an empty gold label.
     """
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
+
     rows = check_same_rows(gold_labels=gold, predicted_labels=predicted)
     gold = [normalise_label(label) for label in gold]
     predicted = [normalise_label(label) for label in predicted]

@@ -1,14 +1,15 @@
 """Word overlap of generated and gold rationales; in: N texts of each, out: BLEU and ROUGE-L figures."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sacrebleu.metrics
-from rouge_score import rouge_scorer
 
 from r2d_jax.data.mentions import check_same_rows, fold_white_space
 from r2d_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
 
 
 def bleu(predicted: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
@@ -29,12 +30,14 @@ def bleu(predicted: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: row counts differ, no rows, or an item is not a text (nested references).
     """
+    from sacrebleu.metrics import BLEU
+
     rows = check_same_rows(predictions=predicted, references=references)
     for name, column in (("predictions", predicted), ("references", references)):
         if isinstance(column, str) or not all(isinstance(text, str) for text in column):
             raise UserError(name, "must be a flat list of texts", "Give one text per row, without nesting.")
     outputs, golds = _folded(predicted), _folded(references)
-    corpus_scorer = sacrebleu.metrics.BLEU()
+    corpus_scorer = BLEU()
     sentence_scorer = _sentence_scorer()
     scores, _ = _bleu_rows(sentence_scorer, outputs, golds)
     return {
@@ -57,9 +60,11 @@ def _padded(references: Sequence[str]) -> list[str]:
     return [text or " " for text in references]
 
 
-def _sentence_scorer() -> sacrebleu.metrics.BLEU:
+def _sentence_scorer() -> "BLEU":
+    from sacrebleu.metrics import BLEU
+
     # Without the effective order a text of fewer than four tokens scores 0 even when it is identical.
-    return sacrebleu.metrics.BLEU(effective_order=True)
+    return BLEU(effective_order=True)
 
 
 def bleu_rows(predicted: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +77,7 @@ def bleu_rows(predicted: Sequence[str], references: Sequence[str]) -> tuple[np.n
     return _bleu_rows(_sentence_scorer(), _folded(predicted), _folded(references))
 
 
-def _bleu_rows(
-    scorer: sacrebleu.metrics.BLEU, outputs: Sequence[str], golds: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _bleu_rows(scorer: "BLEU", outputs: Sequence[str], golds: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     scores = [
         scorer.sentence_score(output, [gold]) for output, gold in zip(outputs, _padded(golds), strict=True)
     ]
@@ -84,9 +87,11 @@ def _bleu_rows(
 
 def corpus_bleu(totals: np.ndarray) -> float:
     """Corpus BLEU, 0 to 100, of summed statistics int64 [10] from `bleu_rows`."""
+    from sacrebleu.metrics import BLEU
+
     counts = [int(value) for value in totals]
     return float(
-        sacrebleu.metrics.BLEU.compute_bleu(
+        BLEU.compute_bleu(
             correct=counts[:4], total=counts[4:8], sys_len=counts[8], ref_len=counts[9], smooth_method="exp"
         ).score
     )
@@ -100,6 +105,8 @@ def rouge_l_rows(predicted: Sequence[str], references: Sequence[str]) -> np.ndar
     Raises:
         UserError: row counts differ, or no rows.
     """
+    from rouge_score import rouge_scorer
+
     check_same_rows(predictions=predicted, references=references)
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
     return np.array(

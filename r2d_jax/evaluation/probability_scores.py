@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.special
 
 from r2d_jax.evaluation.abstention import aurc_of, curve_points, risk_coverage
 from r2d_jax.evaluation.calibration import (
@@ -80,6 +79,8 @@ class Probabilities:
 
     def scores(self, gold: Sequence[str]) -> "ProbabilityScores":
         """Figures of the probabilities against N gold labels, and of the choice not to answer."""
+        from scipy.special import logsumexp
+
         numbers = label_numbers(self.labels, gold)
         found = ProbabilityScores({}, {}, {})
         top = self.log_probs.argmax(axis=1)
@@ -92,7 +93,7 @@ class Probabilities:
             "fitted_rows": self.calibration.rows if self.calibration else None,
             "top_accuracy": float(right.mean()),
             "predicted_is_top_fraction": float((self.predicted == top).mean()),
-            "label_set_probability": float(np.exp(scipy.special.logsumexp(self.log_probs, axis=1)).mean()),
+            "label_set_probability": float(np.exp(logsumexp(self.log_probs, axis=1)).mean()),
             "bins": {},
         }
         temperatures = {"before": 1.0}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -125,6 +126,13 @@ def _reopened(path: pathlib.Path, start_step: int) -> TextIO:
 
 
 def _tensorboard(folder: pathlib.Path) -> Any:
-    from tensorboardX import SummaryWriter
-
+    # tensorboardX takes torch where it finds it: seconds of the start and 200 MiB, for nothing that is used here.
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
     return SummaryWriter(logdir=str(folder / "tensorboard"))
