@@ -160,6 +160,36 @@ def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wanted", "beside", "computed"),
+    [
+        ([0, 0, 0, 0, 0, 0, 0, 0], 2, 0),
+        ([0, 0, 0, 1, 0, 0, 1, 0], 1, 1),
+        ([0, 1, 0, 1, 0, 0, 1, 0], 2, 2),
+        ([1, 1, 0, 1, 0, 0, 1, 1], 2, 4),
+        ([1, 1, 1, 1, 1, 1, 1, 1], 3, 6),  # the last part three times
+        ([1, 1, 1, 1, 1, 1, 1, 1], 2, 4),
+    ],
+)
+def test_parts_without_a_wanted_row_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, wanted: list[int], beside: int, computed: int
+) -> None:
+    """8 rows in 4 parts, `beside` of them in each turn."""
+    monkeypatch.setattr("r2d_jax.model.cpu_parts.at_once", lambda: beside)
+    seen: list[int] = []
+
+    def function(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+        jax.debug.callback(lambda _: seen.append(1), rows[0][0])
+        return rows[0][:, None] + rows[1]
+
+    tree = jnp.arange(8.0), jnp.arange(24.0).reshape(8, 3)
+    asked = jnp.array(wanted, bool)
+    found = jax.jit(lambda tree: map_rows(function, tree, 4, asked))(tree)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(found[asked], (tree[0][:, None] + tree[1])[asked])
+    assert len(seen) == computed
+
+
+@pytest.mark.parametrize(
     ("rows", "tokens", "parts"),
     [
         (16, 508, 16),  # one row is enough

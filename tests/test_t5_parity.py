@@ -259,6 +259,26 @@ def test_leaving_ended_rows_behind_changes_nothing(
     np.testing.assert_allclose(parts.mean_log_prob, whole.mean_log_prob, atol=TOLERANCE)
 
 
+def test_rows_that_are_not_wanted_are_not_decoded(pair: Pair, prompts: Prompts) -> None:
+    every = pair.greedy(*prompts)
+    wanted = np.arange(64) % 3 == 0
+
+    @jax.jit
+    def decode(params: Any, ids: jax.Array, mask: jax.Array) -> Decoded:
+        model = pair.factory.merge(params)
+        # What is not wanted may be anything.
+        encoded = jnp.where(wanted[:, None, None], model.encode(ids, mask), 0.0)
+        return greedy.greedy_decode(
+            model, encoded, mask, max_tokens=NEW_TOKENS, vocab_limit=200, wanted=jnp.asarray(wanted)
+        )
+
+    some = jax.device_get(decode(pair.params, *prompts))
+    for name in ("token_ids", "lengths", "finished"):
+        np.testing.assert_array_equal(getattr(some, name)[wanted], getattr(every, name)[wanted], err_msg=name)
+    assert not some.token_ids[~wanted].any()
+    assert not some.lengths[~wanted].any()
+
+
 def test_greedy_does_not_depend_on_batch_or_padding(pair: Pair) -> None:
     lengths = [3, 48, 17, 30]
     ids, mask = _rows(21, lengths)

@@ -8,7 +8,9 @@ import numpy as np
 
 from r2d_jax.data.prompts import WIDTH_MULTIPLE
 
-# A further shape costs a compilation; below this share of the tokens it is not worth one.
+# A further shape costs a compilation: the time of 3 to 60 steps on a CPU, of hundreds on a GPU, which it has to save.
+_STEPS_OF_A_COMPILATION = 20
+# Below this share of the tokens none is worth one.
 _LEAST_GAIN = 0.005
 _CANDIDATES_PER_AXIS = 24
 _ROWS_LOOKED_AT = 20_000
@@ -52,6 +54,7 @@ def choose_buckets(
     full: Bucket,
     count: int,
     prompt_tokens: int,
+    steps: int | None = None,
 ) -> tuple[Bucket, ...]:
     """At most `count` shapes that leave the least padding, found greedily; the last one is `full`.
 
@@ -64,6 +67,8 @@ def choose_buckets(
         full: the shape that holds every row.
         count: most shapes, that of `full` included.
         prompt_tokens: tokens that the longest prompt adds to the question.
+        steps: training steps in which the shapes are used: the fewer, the more a further shape must save.
+            None: so many that its compilation does not count.
 
     Returns:
         Shapes, cheapest first.
@@ -72,6 +77,7 @@ def choose_buckets(
     def cost(bucket: Bucket) -> int:
         return 2 * (bucket.question + prompt_tokens) + bucket.rationale
 
+    least_gain = max(_LEAST_GAIN, _STEPS_OF_A_COMPILATION / steps if steps else 0)
     stride = max(1, len(question) // _ROWS_LOOKED_AT)
     question, rationale = question[::stride], rationale[::stride]
     chosen = [full]
@@ -87,7 +93,7 @@ def choose_buckets(
     while len(chosen) < count and shapes:
         totals = {shape: np.minimum(best, np.where(fits[shape], cost(shape), best)).sum() for shape in shapes}
         shape = min(totals, key=lambda one: (totals[one], one))
-        if totals[shape] > (1 - _LEAST_GAIN) * best.sum():
+        if totals[shape] > (1 - least_gain) * best.sum():
             break
         best = np.minimum(best, np.where(fits[shape], cost(shape), best))
         chosen.append(shape)

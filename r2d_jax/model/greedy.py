@@ -74,6 +74,7 @@ def greedy_decode(
     vocab_limit: int,
     row_keys: jax.Array | None = None,
     trie: LabelTrie | None = None,
+    wanted: jax.Array | None = None,
 ) -> Decoded:
     """Decode greedily until every row has ended or max_tokens are written.
 
@@ -86,6 +87,7 @@ def greedy_decode(
         row_keys: typed keys [B] that turn dropout on (published in-training behaviour); None: off.
         trie: every token is the likeliest of those that go on to one of its labels, so each row ends as a whole
             label; None: of all tokens.
+        wanted: bool [B], rows to decode: nothing is written for others; None: all.
 
     Raises:
         ValueError: the trie has a label of more than max_tokens.
@@ -141,7 +143,7 @@ def greedy_decode(
     start = _Loop(
         position=jnp.int32(0),
         token_ids=jnp.full((batch, max_tokens), PAD_ID, jnp.int32),
-        finished=jnp.zeros((batch,), bool),
+        finished=jnp.zeros((batch,), bool) if wanted is None else ~wanted,
         log_prob_sum=jnp.zeros((batch,), jnp.float32),
         steps=jnp.zeros((batch,), jnp.int32),
         cache=model.start_cache(encoded, input_mask, max_tokens),
@@ -153,7 +155,7 @@ def greedy_decode(
     token_ids, finished, log_prob_sum, steps = run(start, counts)
     return Decoded(
         token_ids=token_ids,
-        lengths=steps - finished.astype(jnp.int32),
+        lengths=jnp.maximum(steps - finished.astype(jnp.int32), 0),
         finished=finished,
         mean_log_prob=log_prob_sum / jnp.maximum(steps, 1).astype(jnp.float32),
     )

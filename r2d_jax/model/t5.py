@@ -307,9 +307,16 @@ class T5(nnx.Module):
         return RowDropout.of(row_keys, self.config.dropout_rate)
 
     def encode(
-        self, input_ids: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None
+        self,
+        input_ids: jax.Array,
+        input_mask: jax.Array,
+        row_keys: jax.Array | None = None,
+        *,
+        wanted: jax.Array | None = None,
     ) -> jax.Array:
         """Encode int32 input_ids [B, S] under input_mask [B, S] (1 = real); row_keys [B] turn dropout on.
+
+        Rows that are not `wanted`, bool [B], may come back as 0.
 
         Returns:
             [B, S, D] in the compute dtype.
@@ -322,7 +329,7 @@ class T5(nnx.Module):
 
         # With dropout comes a backward pass, whose batches are cut before.
         parts = cpu_parts(rows, tokens) if row_keys is None else 1
-        return map_rows(encoded, (input_ids, input_mask), parts)
+        return map_rows(encoded, (input_ids, input_mask), parts, wanted)
 
     def encode_embedded(
         self, embedded: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None

@@ -144,16 +144,21 @@ def gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
     return batch["label_ids"], jnp.maximum(batch["label_length"] - 1, 0)
 
 
-Encode = Callable[[], tuple[jax.Array, jax.Array | None]]
-"""Gives the encoded predict prompts [B, S, D] and the typed keys [B] of the label decode's dropout; None: off."""
+Encode = Callable[[jax.Array | None], tuple[jax.Array, jax.Array | None]]
+"""Of rows asked for, bool [B], or None for all, to the encoded predict prompts [B, S, D], 0 or not where not asked for,
+and the typed keys [B] of the label decode's dropout; None: off."""
 
 
-def decode_labels(context: StepContext, model: T5, batch: Batch, encode: Encode) -> Decoded:
-    """The labels [B, L] that the model gives the rows."""
-    encoded, keys = encode()
+def decode_labels(
+    context: StepContext, model: T5, batch: Batch, encode: Encode, wanted: jax.Array | None = None
+) -> Decoded:
+    """The labels [B, L] that the model gives the rows `wanted`, bool [B]; None: all."""
+    encoded, keys = encode(wanted)
     mask = context.prompts.predict(*question_of(batch))[1]
     limits = {"max_tokens": batch["label_ids"].shape[1], "vocab_limit": context.vocab_limit}
-    return greedy_decode(model, encoded, mask, row_keys=keys, trie=context.label_trie, **limits)
+    return greedy_decode(
+        model, encoded, mask, row_keys=keys, trie=context.label_trie, wanted=wanted, **limits
+    )
 
 
 def given_labels(batch: Batch, sampled: jax.Array, predicted: tuple[jax.Array, jax.Array]) -> Batch:
@@ -171,14 +176,19 @@ def given_labels(batch: Batch, sampled: jax.Array, predicted: tuple[jax.Array, j
 
 
 def sampled_labels(
-    context: StepContext, config: Stage2Config, model: T5, batch: Batch, step: jax.Array, encode: Encode
+    context: StepContext,
+    config: Stage2Config,
+    model: T5,
+    batch: Batch,
+    step: jax.Array,
+    encode: Encode,
 ) -> Batch:
     """As `given_labels`, by coins of probability pi(step); labels are decoded only where a coin of this batch asks."""
     probability = sampling_probability(step, config)
     sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
 
     def decode() -> tuple[jax.Array, jax.Array]:
-        decoded = decode_labels(context, model, batch, encode)
+        decoded = decode_labels(context, model, batch, encode, sampled)
         return decoded.token_ids, decoded.lengths
 
     predicted = jax.lax.cond(jnp.any(sampled), decode, lambda: gold_labels(batch))
@@ -263,7 +273,11 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
 
     def draw(model: T5, batch: Batch, step: jax.Array, carried: Any) -> Batch:
         prompt = context.prompts.predict(*question_of(batch))
-        return sampled_labels(context, config, model, batch, step, lambda: (model.encode(*prompt), None))
+
+        def encode(wanted: jax.Array | None) -> tuple[jax.Array, None]:
+            return model.encode(*prompt, wanted=wanted), None
+
+        return sampled_labels(context, config, model, batch, step, encode)
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
         prompt = context.prompts.predict(*question_of(batch))
@@ -272,7 +286,7 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         if training and sampling and shared_encoding:
             dropped = fold_keys(keys, 2) if config.label_decode_dropout else None
             encoded = label.encoded, dropped
-            batch = batch | sampled_labels(context, config, model, batch, step, lambda: encoded)
+            batch = batch | sampled_labels(context, config, model, batch, step, lambda _: encoded)
         sums, _ = explain_given(context, model, batch, step, training)
         return {"label_loss_sum": label.loss_sum} | sums
 

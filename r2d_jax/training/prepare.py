@@ -200,7 +200,12 @@ def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
 
 
 def _stage_features(
-    config: Config, encoder: FeatureEncoder, shapes: Shapes, train: EncodedRows, validation: EncodedRows
+    config: Config,
+    stage: int,
+    encoder: FeatureEncoder,
+    shapes: Shapes,
+    train: EncodedRows,
+    validation: EncodedRows,
 ) -> StageFeatures:
     features = encoder.features(train, shapes)
     buckets = choose_buckets(
@@ -209,6 +214,7 @@ def _stage_features(
         full=Bucket(shapes.question, shapes.rationale),
         count=config.data.length_buckets,
         prompt_tokens=encoder.tokens.overhead(shapes.label),
+        steps=stage_configs(config)[stage].max_steps,
     )
     return StageFeatures(features, encoder.features(validation, shapes), buckets)
 
@@ -261,7 +267,9 @@ def prepare(
     }
     encoded_test = encoded_rows(tokens["test"], sources[2])
     shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
-    stages = {number: _stage_features(config, encoder, shapes, *pair) for number, pair in encoded.items()}
+    stages = {
+        number: _stage_features(config, number, encoder, shapes, *pair) for number, pair in encoded.items()
+    }
     if config.stage2.class_weights == "balanced":
         weights = balanced_weights(list(labels_of(splits.train)))
         train = dataclasses.replace(stages[2].train, label_weight=weights)

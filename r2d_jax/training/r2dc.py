@@ -55,10 +55,10 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         return base
 
     def draw(model: T5, batch: Batch, step: jax.Array, carried: Any) -> Batch:
-        def encode() -> tuple[jax.Array, jax.Array | None]:
+        def encode(wanted: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
             prompt = context.prompts.predict(*question_of(batch))
             if not config.label_decode_dropout:
-                return model.encode(*prompt), None
+                return model.encode(*prompt, wanted=wanted), None
             keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, True)
             return model.encode(*prompt, fold_keys(keys, 0)), fold_keys(keys, 2)
 
