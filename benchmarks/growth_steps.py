@@ -13,7 +13,7 @@ from benchmarks.workload import END_ID, Row, Settings, Workload
 from r2d_jax.data.prompts import WIDTH_MULTIPLE, PromptTokens
 from r2d_jax.runtime.mesh import place_batch
 from r2d_jax.training.footprint import program_memory
-from r2d_jax.training.work import _dot_flops, _inner
+from r2d_jax.training.work import _dot_flops, _inner, turns_of
 
 _FIRST_PIECE = 3
 _SHUFFLED_ROWS = 1024
@@ -31,17 +31,12 @@ class Products(NamedTuple):
     weights: float
 
 
-def count_products(jaxpr: Any, loop_steps: int) -> Products:
-    """As `matmul_flops` counts, by kind. Products of attention alone have batch axes.
-
-    Args:
-        jaxpr: of a traced program.
-        loop_steps: how often the body of a loop of unknown length counts.
-    """
+def count_products(jaxpr: Any) -> Products:
+    """As `matmul_flops` counts, by kind, the products of a traced program. Those of attention alone have batch axes."""
     total = Products(0.0, 0.0)
     for equation in jaxpr.eqns:
         kind = equation.primitive.name
-        inner = [count_products(part, loop_steps) for part in _inner(equation.params)]
+        inner = [count_products(part) for part in _inner(equation.params)]
         if kind == "dot_general":
             _, (batch_axes, _) = equation.params["dimension_numbers"]
             flops = _dot_flops(equation)
@@ -49,8 +44,7 @@ def count_products(jaxpr: Any, loop_steps: int) -> Products:
         elif kind == "cond":
             found = max(inner, key=sum, default=Products(0.0, 0.0))
         else:
-            turns = {"scan": equation.params.get("length"), "while": loop_steps}.get(kind, 1)
-            found = Products(*(turns * sum(part[index] for part in inner) for index in range(2)))
+            found = Products(*(turns_of(equation) * sum(part[index] for part in inner) for index in range(2)))
         total = Products(total.attention + found.attention, total.weights + found.weights)
     return total
 
@@ -120,7 +114,7 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
     if width != point["input_tokens"]:
         raise AssertionError(f"the input has {width} tokens, not {point['input_tokens']}")
     traced = program.trace(*arguments)
-    products = count_products(traced.jaxpr.jaxpr, workload.label_tokens)
+    products = count_products(traced.jaxpr.jaxpr)
     planned = program_memory(traced.lower().compile())
     # The step takes the state for itself.
     del arguments, traced

@@ -207,9 +207,7 @@ class Ours:
         counted: dict[tuple[int, int], float] = {}
         for index, batch in enumerate(self.batches):
             if batch_widths(batch) not in counted:
-                counted[batch_widths(batch)] = matmul_flops(
-                    step, self.state, self._device_batch(index), loop_steps=self.workload.label_tokens
-                )
+                counted[batch_widths(batch)] = matmul_flops(step, self.state, self._device_batch(index))
         return {"flops": [counted[batch_widths(batch)] for batch in self.batches]}
 
     def _predictor(self, label_tokens: int) -> Predictor:

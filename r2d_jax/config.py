@@ -149,7 +149,8 @@ class DataConfig:
     check: Literal["stop", "warn", "off"] = "stop"
     """The data check before training: stop where something would damage it, only tell, or leave it out."""
     length_buckets: Count = 4
-    """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all."""
+    """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all. A stage of few
+    steps has fewer: a further shape must save more steps than its compilation takes."""
 
 
 @dataclass(frozen=True, config=_strict)

@@ -154,7 +154,7 @@ def test_operations_are_counted_by_kind():
         return scores + jax.lax.scan(turn, 0.0, None, length=3)[0]
 
     arguments = jnp.ones((2, 5, 4)), jnp.ones((4, 7))
-    found = count_products(jax.make_jaxpr(program)(*arguments).jaxpr, 1)
+    found = count_products(jax.make_jaxpr(program)(*arguments).jaxpr)
     assert sum(found) == matmul_flops(program, *arguments)
     assert found == (3 * 2 * 2 * 5 * 5 * 4, 2 * 2 * 5 * 4 * 7)
 

@@ -107,12 +107,17 @@ def test_work_by_hand():
             return jax.checkpoint(lambda y: jnp.tanh(y @ weight) @ weight)(carry), None
 
         once = jax.lax.scan(turn, x, length=3)[0]
-        again = jax.lax.while_loop(lambda y: y[0, 0] < 1, lambda y: y @ weight, once)
+        again = jax.lax.while_loop(
+            lambda loop: (loop[0] < 10) & (loop[1][0, 0] < 1),
+            lambda loop: (loop[0] + 1, loop[1] @ weight),
+            (jnp.int32(0), once),
+        )[1]
+        again = jax.lax.while_loop(lambda y: y[0, 0] < 1, lambda y: y @ weight, again)
         return jnp.sum(jax.lax.cond(x[0, 0] > 0, lambda: again @ weight, lambda: again))
 
     weight, x = jax.ShapeDtypeStruct((8, 8), jnp.float32), jax.ShapeDtypeStruct((4, 8), jnp.float32)
     product = 2 * 4 * 8 * 8
-    assert matmul_flops(jax.jit(step), weight, x, loop_steps=10) == product * (2 * 3 + 10 + 1)
+    assert matmul_flops(jax.jit(step), weight, x) == product * (2 * 3 + 10 + 1 + 1)
 
     def loss(weight, x):
         return jnp.sum(jax.checkpoint(lambda y: jnp.tanh(y @ weight) @ weight)(x))

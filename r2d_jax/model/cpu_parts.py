@@ -52,21 +52,25 @@ def map_rows(
 
 
 def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wanted: jax.Array) -> jax.Array:
-    size, beside = len(wanted) // parts, at_once()
+    size, beside, count = len(wanted) // parts, at_once(), jnp.sum(wanted)
+    turns = -(-parts // beside)
     order = jnp.argsort(~wanted, stable=True)
-    ordered = jax.tree.map(lambda x: x[order], tree)
+    padded = jnp.pad(order, (0, turns * beside * size - len(wanted)), mode="edge")
 
-    def of_part(start: jax.Array | int) -> jax.Array:
-        return function(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), ordered))
+    def of_place(place: jax.Array | int) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(padded, place, size)
+        return function(jax.tree.map(lambda x: x[rows], tree))
 
-    def turn(number: jax.Array, done: jax.Array) -> jax.Array:
-        # Parts past the last one are the last one once more.
-        starts = [jnp.minimum(number * beside + place, parts - 1) * size for place in range(beside)]
-        for start, rows in [(start, of_part(start)) for start in starts]:
-            done = jax.lax.dynamic_update_slice_in_dim(done, rows, start, 0)
-        return done
+    def going(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
+        # The first condition is always true where the second is; it tells what the program can compute at the most.
+        return (loop[0] < turns) & (loop[0] * beside * size < count)
 
-    shape = jax.eval_shape(of_part, 0)
-    nothing = jnp.zeros((len(wanted), *shape.shape[1:]), shape.dtype)
-    turns = -(-jnp.sum(wanted) // (size * beside))
-    return jax.lax.fori_loop(0, turns, turn, nothing)[jnp.argsort(order)]
+    def turn(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        number, done = loop
+        first = number * beside * size
+        rows = jnp.concatenate([of_place(first + place * size) for place in range(beside)])
+        return number + 1, jax.lax.dynamic_update_slice_in_dim(done, rows, first, 0)
+
+    like = jax.eval_shape(of_place, 0)
+    nothing = jnp.zeros((len(padded), *like.shape[1:]), like.dtype)
+    return jax.lax.while_loop(going, turn, (jnp.int32(0), nothing))[1][jnp.argsort(order)]

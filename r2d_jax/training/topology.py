@@ -197,7 +197,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         state = abstract_train_state(factory.abstract_params, optimizer, mesh, objective.start)
         say(f"compiling the step of stage {number} ...")
         step = make_train_step(context, objective, stage, mesh)
-        yield _compiled(f"stage-{number} step", mesh, shapes.label, step, state, batch)
+        yield _compiled(f"stage-{number} step", mesh, step, state, batch)
     rows = config.evaluation.batch_size
     for name, tokens in (
         ("label decode", shapes.label),
@@ -205,7 +205,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
     ):
         say(f"compiling the {name} ...")
         decode = _decode(factory, prompts, rows, shapes.question, tokens, mesh)
-        yield _compiled(name, mesh, tokens, *decode)
+        yield _compiled(name, mesh, *decode)
 
 
 def _decode(
@@ -227,7 +227,7 @@ def _decode(
     return jitted, with_shardings(factory.abstract_params, mesh), batch
 
 
-def _compiled(name: str, mesh: Mesh, loop_steps: int, step: Any, *arguments: Any) -> Program:
+def _compiled(name: str, mesh: Mesh, step: Any, *arguments: Any) -> Program:
     begun = time.monotonic()
     try:
         compiled = step.lower(*arguments).compile()
@@ -241,7 +241,7 @@ def _compiled(name: str, mesh: Mesh, loop_steps: int, step: Any, *arguments: Any
     return Program(
         name,
         memory,
-        matmul_flops(step, *arguments, loop_steps=loop_steps) / mesh.size,
+        matmul_flops(step, *arguments) / mesh.size,
         collective_traffic(compiled.as_text()),
         time.monotonic() - begun,
     )
