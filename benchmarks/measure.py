@@ -3,28 +3,20 @@
 import contextlib
 import dataclasses
 import pathlib
-import random
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.sides import Side, SideFailed, side
+from benchmarks.turns import GENERATION, TRAINING, Questions
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
 
-TRAINING = ("stage1", "stage2_gold", "stage2_sampled")
-GENERATION = {
-    "label_generation": "label",
-    "long_label_generation": "long_label",
-    "rationale_generation": "rationale",
-    "ended_rationale_generation": "ended_rationale",
-}
 OTHERS = ("start", "memory", "pipeline")
 PARTS = (*TRAINING, *GENERATION, *OTHERS)
 MEMORY_OF = ("stage1", "stage2_sampled", "rationale_generation")
 SAME_LOSS = 1e-4
-PIPELINE_BATCHES = 2000
 Say = Callable[[str], None]
 
 
@@ -40,9 +32,12 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def compared(secs: dict[str, list[float]]) -> dict[str, Any]:
-    """Both sides' seconds, repeat by repeat, and peer / ours: above 1 ours is faster."""
+    """Seconds of the sides, repeat by repeat, and of both peer / ours: above 1 ours is faster."""
+    found = {name: summary(values) for name, values in secs.items()}
+    if len(found) < len(SIDES):
+        return found
     ratios = [theirs / own for own, theirs in zip(secs["ours"], secs["peer"], strict=True)]
-    return {name: summary(values) for name, values in secs.items()} | {
+    return found | {
         "ratio": summary(ratios),
         "ratio_of_means": statistics.fmean(secs["peer"]) / statistics.fmean(secs["ours"]),
     }
@@ -66,128 +61,100 @@ class Case:
         Raises:
             SideFailed: a side ended, or the two sides do not compute the same losses.
         """
-        result["parts"] = {}
-        training = [part for part in TRAINING if part in self.parts]
-        generation = [part for part in GENERATION if part in self.parts]
-        if training or generation or "pipeline" in self.parts:
-            with contextlib.ExitStack() as stack:
-                sides = {name: stack.enter_context(self._side(name)) for name in SIDES}
-                result["sides"] = {name: one.call("facts") for name, one in sides.items()}
-                result["same"] = self._same(sides, generation)
-                self._training(sides, training, result)
+        result["parts"], result["sides"], result["same"] = {}, {}, {}
+        if {*TRAINING, *GENERATION, "pipeline"} & set(self.parts):
+            questions = Questions(self.settings, self.parts, self.say)
+            answers: dict[str, dict[str, Any]] = {name: {} for name in SIDES}
+            for names in [SIDES] if self.settings.alternating else [(name,) for name in SIDES]:
+                with contextlib.ExitStack() as stack:
+                    turns = [
+                        questions.ask(name, stack.enter_context(self._side(name)), answers[name])
+                        for name in names
+                    ]
+                    for ended, *_ in zip(*turns, strict=True):
+                        if ended:
+                            self._conclude(ended, answers, result)
+                            self.keep()
+        for part, measured in (("start", self._start), ("memory", self._memory)):
+            if part in self.parts:
+                result["parts"][part] = measured()
                 self.keep()
-                self._generation(sides, generation, result)
-                if "pipeline" in self.parts:
-                    self.say("pipeline")
-                    found = {
-                        name: one.call("pipeline", batches=PIPELINE_BATCHES) for name, one in sides.items()
-                    }
-                    result["parts"]["pipeline"] = found
-                result["compiled"] = sides["ours"].call("compiled")["programs"]
-                result["expected_programs"] = _expected(result)
-                self.keep()
-        if "start" in self.parts:
-            result["parts"]["start"] = self._start()
-            self.keep()
-        if "memory" in self.parts:
-            result["parts"]["memory"] = self._memory()
-            self.keep()
 
     def _side(self, name: str) -> contextlib.AbstractContextManager[Side]:
         return side(name, self.folder, self.settings, self.cache)
 
-    def _same(self, sides: dict[str, Side], generation: list[str]) -> dict[str, Any]:
-        """Losses and texts of both sides before any step, while their weights are the same."""
-        losses = {name: one.call("check") for name, one in sides.items()}
+    def _conclude(self, section: str, answers: dict[str, dict[str, Any]], result: dict[str, Any]) -> None:
+        """What a section's answers come to, of the sides that have answered it so far."""
+        found = {name: answer[section] for name, answer in answers.items() if section in answer}
+        result["sides"] = {name: answer["facts"] for name, answer in answers.items() if answer}
+        if section == "losses":
+            result["same"] |= self._same(found)
+        elif section == "written" and len(found) == len(SIDES):
+            result["same"]["written"] = {
+                part: _written(*(found[name][part] for name in SIDES)) for part in found["ours"]
+            }
+        elif section == "training":
+            self._training(found, result)
+        elif section == "generation":
+            self._generation(found, result)
+        elif section == "pipeline":
+            result["parts"]["pipeline"] = found
+        elif section == "compiled":
+            result["compiled"] = found["ours"]
+            result["expected_programs"] = _expected(result)
+
+    def _same(self, losses: dict[str, dict[str, float]]) -> dict[str, Any]:
+        """Losses of both sides before any step, while their weights are the same."""
+        if len(losses) < len(SIDES):
+            return {"losses": losses}
         apart = max(
             abs(value - losses["peer"][name]) / max(1.0, abs(value)) for name, value in losses["ours"].items()
         )
         limit = SAME_LOSS if self.settings.dtype == "float32" else 0.05
         if losses["ours"].keys() != losses["peer"].keys() or not apart <= limit:
             raise SideFailed(f"the sides do not compute the same losses: {losses}")
-        written = {part: self._written(sides, GENERATION[part]) for part in generation}
-        return {"losses": losses, "largest_difference": apart, "written": written}
+        return {"losses": losses, "largest_difference": apart}
 
-    def _written(self, sides: dict[str, Side], kind: str) -> dict[str, Any]:
-        self.say(f"{kind}: the first rows")
-        ids = [one.call("generate", kind=kind, index=0, same=True)["ids"] for one in sides.values()]
-        return {
-            "tokens": {name: len(rows[0]) for name, rows in zip(sides, ids, strict=True)},
-            "different_tokens": len({token for row in ids[0] for token in row}),
-            "equal_token_fraction": _equal_tokens(*ids),
-        }
-
-    def _training(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
-        widths = {}
-        # One program serves both kinds of stage-2 step.
-        for part in {part[:6]: part for part in parts}.values():
-            self.say(f"{part}: first steps")
-            widths[part[:6]] = {name: one.call("warm", part=part)["widths"] for name, one in sides.items()}[
-                "ours"
-            ]
-        before = sides["ours"].call("compiled")["programs"]
-        answers: dict[str, dict[str, dict[int, Any]]] = {part: {name: {} for name in SIDES} for part in parts}
-        order = list(range(self.settings.repeats))
-        random.Random(self.settings.seed).shuffle(order)
-        for count, index in enumerate(order):
-            # Steps of one batch follow each other, so that their differences are not those of the hour.
-            for part in parts:
-                told = []
-                for name, one in sides.items():
-                    answer = answers[part][name][index] = one.call("step", part=part, index=index)
-                    told.append(f"{name} {answer['secs']:.3g} s")
-                self.say(f"{part} {count + 1}/{len(order)}: {', '.join(told)}")
-        after = sides["ours"].call("compiled")["programs"]
-        result["step_widths"] = widths
-        result["compiled_while_timing"] = sum(after.values()) - sum(before.values())
-        for part in parts:
-            rows = {name: [by[index] for index in sorted(by)] for name, by in answers[part].items()}
-            found = _compared_answers(rows)
-            flops = sides["ours"].call("flops", part=part)["flops"]
-            rate = sum(flops) / sum(found["ours"]["values"]) / 1e9
-            result["parts"][part] = found | {
+    def _training(self, found: dict[str, Any], result: dict[str, Any]) -> None:
+        ours = found["ours"]
+        result["step_widths"] = ours["widths"]
+        result["compiled_while_timing"] = ours["compiled_while_timing"]
+        for part, flops in ours["flops"].items():
+            steps = {name: answer["steps"][part] for name, answer in found.items()}
+            times = _compared_answers({name: [by[i] for i in sorted(by)] for name, by in steps.items()})
+            rate = sum(flops) / sum(times["ours"]["values"]) / 1e9
+            result["parts"][part] = times | {
                 "ours_matmul_flops": flops,
                 "ours_gflops_per_sec": rate,
                 "ours_share_of_matmul_peak": rate / self.peak_gflops,
             }
-        if {"stage2_gold", "stage2_sampled"} <= set(parts):
-            result["parts"]["shared_decode_share"] = self._shared(sides["ours"], result)
+        if "shared" in ours:
+            # What the decode takes where it has no encoder pass of its own; ours alone.
+            result["parts"]["shared_decode_share"] = summary(_shares(ours["shared"]))
             result["parts"]["label_decode_share"] = {
                 name: summary(
-                    _shares(*(result["parts"][f"stage2_{kind}"][name] for kind in ("gold", "sampled")))
+                    _shares(
+                        zip(
+                            *(
+                                result["parts"][f"stage2_{kind}"][name]["values"]
+                                for kind in ("gold", "sampled")
+                            ),
+                            strict=True,
+                        )
+                    )
                 )
-                for name in SIDES
+                for name in found
             }
 
-    def _shared(self, ours: Side, result: dict[str, Any]) -> dict[str, Any]:
-        """What the decode takes where it has no encoder pass of its own: (shared - gold) / shared, ours alone."""
-        result["step_widths"]["stage2_shared"] = ours.call("warm", part="stage2_shared")["widths"]
-        pairs = []
-        for index in range(self.settings.repeats):
-            gold, shared = (
-                ours.call("step", part=f"stage2_{kind}", index=index)["secs"] for kind in ("gold", "shared")
-            )
-            pairs.append((shared - gold) / shared)
-        return summary(pairs)
-
-    def _generation(self, sides: dict[str, Side], parts: list[str], result: dict[str, Any]) -> None:
-        for part in parts:
-            counted: dict[str, list[Any]] = {name: [] for name in SIDES}
-            kind = GENERATION[part]
-            widths = {name: one.call("warm_generation", kind=kind)["widths"] for name, one in sides.items()}
-            result.setdefault("generation_widths", {})[part] = widths["ours"]
-            for index in range(self.settings.generation_repeats):
-                answers = {name: one.call("generate", kind=kind, index=index) for name, one in sides.items()}
-                for name, answer in answers.items():
-                    counted[name].append(answer)
-                told = ", ".join(f"{name} {answer['secs']:.3g} s" for name, answer in answers.items())
-                self.say(f"{part} {index + 1}/{self.settings.generation_repeats}: {told}")
-            found = _compared_answers(counted)
+    def _generation(self, found: dict[str, Any], result: dict[str, Any]) -> None:
+        result["generation_widths"] = found["ours"]["widths"]
+        for part, ours in found["ours"]["batches"].items():
+            times = _compared_answers({name: answer["batches"][part] for name, answer in found.items()})
             rows = self.settings.generation_batch_size
-            result["parts"][part] = found | {
-                "examples_per_sec": {name: rows / found[name]["median"] for name in SIDES},
-                "mean_tokens": statistics.fmean(answer["mean_tokens"] for answer in counted["ours"]),
-                "longest_tokens": [answer["longest_tokens"] for answer in counted["ours"]],
+            result["parts"][part] = times | {
+                "examples_per_sec": {name: rows / times[name]["median"] for name in found},
+                "mean_tokens": statistics.fmean(answer["mean_tokens"] for answer in ours),
+                "longest_tokens": [answer["longest_tokens"] for answer in ours],
             }
 
     def _fresh(self, name: str, part: str, cache: pathlib.Path) -> dict[str, Any]:
@@ -232,13 +199,21 @@ def _compared_answers(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any
     return compared(wall) | {"cpu": compared(cpu)}
 
 
-def _shares(gold: dict[str, Any], sampled: dict[str, Any]) -> list[float]:
-    pairs = zip(gold["values"], sampled["values"], strict=True)
+def _shares(pairs: Iterable[Sequence[float]]) -> list[float]:
+    """(sampled - gold) / sampled of pairs of seconds (gold, sampled)."""
     return [(longer - shorter) / longer for shorter, longer in pairs]
 
 
 def _with_ratio(memory: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return memory | {"ratio": memory["peer"]["peak_bytes"] / memory["ours"]["peak_bytes"]}
+
+
+def _written(ours: list[list[int]], peer: list[list[int]]) -> dict[str, Any]:
+    return {
+        "tokens": {"ours": len(ours[0]), "peer": len(peer[0])},
+        "different_tokens": len({token for row in ours for token in row}),
+        "equal_token_fraction": _equal_tokens(ours, peer),
+    }
 
 
 def _equal_tokens(ours: list[list[int]], peer: list[list[int]]) -> float:

@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import machine, tables
 from benchmarks.measure import PARTS, Case
-from benchmarks.sides import SOON_COMPILED, Side, SideFailed, side
+from benchmarks.sides import SOON_COMPILED, SideFailed, side
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
 
@@ -81,12 +81,15 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def matmul_peaks(sides: dict[str, Side], size: int) -> dict[str, float]:
-    """Best GFLOP/s of a large product on each side, turn by turn."""
-    found = dict.fromkeys(SIDES, 0.0)
-    for _ in range(3):
-        for name, one in sides.items():
-            found[name] = max(found[name], one.call("matmul_gflops", size=size, repeats=5)["gflops"])
+def matmul_peaks(
+    workload: pathlib.Path, settings: Settings, cache: pathlib.Path, size: int
+) -> dict[str, float]:
+    """Best GFLOP/s of a large product on each side."""
+    found = {}
+    # One at a time: beside the other, a side might not fit into the memory of a GPU.
+    for name in SIDES:
+        with side(name, workload, settings, cache) as one:
+            found[name] = one.call("matmul_gflops", size=size, repeats=15)["gflops"]
     return found
 
 
@@ -134,11 +137,7 @@ def measure(
             workload.mkdir()
             make(workload, shape, kind, rows=rows, pubmedqa=pubmedqa, t5_tokenizer=t5_tokenizer)
             if "matmul_peak_gflops" not in result:
-                with (
-                    side("ours", workload, settings, cache) as ours,
-                    side("peer", workload, settings, cache) as peer,
-                ):
-                    result["matmul_peak_gflops"] = matmul_peaks({"ours": ours, "peer": peer}, matmul_size)
+                result["matmul_peak_gflops"] = matmul_peaks(workload, settings, cache, matmul_size)
             facts = json.loads((workload / "facts.json").read_text(encoding="utf-8"))
             result["cases"].append({"shape": shape, "data": kind, "rows": facts})
             peak = result["matmul_peak_gflops"]["ours"]

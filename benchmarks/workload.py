@@ -47,6 +47,7 @@ class Settings:
         length_buckets: as data.length_buckets, of ours; 10 in the configs for PubMedQA. Each is compiled anew.
         xla_flags: XLA_FLAGS of ours; empty: the compiler's defaults.
         peer_threads: of torch on CPU; None: all cores. (XLA takes all cores.)
+        alternating: the sides take turns, both in memory; else one after the other, as a GPU's memory asks for.
     """
 
     batch_size: int = 16
@@ -63,6 +64,7 @@ class Settings:
     length_buckets: int = 10
     xla_flags: str = ""
     peer_threads: int | None = None
+    alternating: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -237,32 +237,87 @@ def test_rows_of_pubmedqa_or_of_their_lengths(shared_data):
         prepare.pubmedqa_rows(ROOT / "README.md")
 
 
-def test_a_run_that_breaks_off_has_kept_what_it_measured(monkeypatch, tmp_path):
+class Answering:
+    """A side that answers at once, until it is asked for what it `lacks`."""
+
+    def __init__(self, lacks):
+        self.lacks = lacks
+
+    def call(self, method, **_):
+        if method == self.lacks:
+            raise sides.SideFailed("gone")
+        taken = {"secs": 1.0, "cpu_secs": 1.0, "mean_tokens": 1.0, "longest_tokens": 1, "ids": [[3]]}
+        return {
+            "facts": {"padding_fraction": 0.0},
+            "check": {"loss": 1.0},
+            "compiled": {"programs": {}},
+            "flops": {"flops": [3e9]},
+            "pipeline": {"batch_rows_per_sec": 2.0, "tokenised_rows_per_sec": 1.0},
+            "memory": {"peak_bytes": 1},
+        }.get(method, taken | {"widths": 1})
+
+
+@pytest.fixture
+def case_of(monkeypatch, tmp_path):
+    """A case whose sides answer at once, and its list of what was kept and which sides were opened and closed."""
+
+    def made(parts, lacks, **settings):
+        seen = []
+
+        @contextlib.contextmanager
+        def answering(name, *_):
+            seen.append(f"+{name}")
+            try:
+                yield Answering(lacks.get(name))
+            finally:
+                seen.append(f"-{name}")
+
+        monkeypatch.setattr(measure, "side", answering)
+        chosen = workload.Settings(repeats=1, generation_repeats=1, **settings)
+        result = {}
+        case = measure.Case(
+            *(tmp_path, chosen, parts, tmp_path),
+            peak_gflops=4.0,
+            say=lambda text: None,
+            keep=lambda: seen.append(sorted(result["parts"])),
+        )
+        return case, result, seen
+
+    return made
+
+
+def test_a_run_that_breaks_off_has_kept_what_it_measured(case_of):
     """Runs of over an hour were lost whole."""
+    case, result, seen = case_of(["pipeline", "start"], {"ours": "step"})
+    with pytest.raises(sides.SideFailed):
+        case.run(result)
+    assert [kept for kept in seen if kept and kept[0] not in "+-"][-1] == ["pipeline"]
 
-    class Answering:
-        def call(self, method, **_):
-            if method == "step":
-                raise sides.SideFailed("gone")
-            found = {"batch_rows_per_sec": 2.0, "tokenised_rows_per_sec": 1.0}
-            answers = {"check": {"loss": 1.0}, "compiled": {"programs": {}}, "pipeline": found}
-            return answers.get(method, {})
 
-    @contextlib.contextmanager
-    def answering(*_):
-        yield Answering()
-
-    monkeypatch.setattr(measure, "side", answering)
-    kept, result = [], {}
-    case = measure.Case(
-        tmp_path,
-        workload.Settings(generation_repeats=1),
-        ["pipeline", "start"],
-        tmp_path,
-        peak_gflops=1.0,
-        say=lambda text: None,
-        keep=lambda: kept.append(list(result["parts"])),
+def test_on_a_gpu_one_side_follows_the_other_and_a_peer_that_does_not_fit_takes_nothing_away(case_of):
+    """T5-large of both sides did not fit into 140 GiB together, and the peer alone not into 80."""
+    case, result, seen = case_of(
+        ["stage1", "label_generation", "pipeline"], {"peer": "step"}, alternating=False
     )
     with pytest.raises(sides.SideFailed):
         case.run(result)
-    assert kept[-1] == ["pipeline"]
+    assert [one for one in seen if isinstance(one, str)] == ["+ours", "-ours", "+peer", "-peer"]
+    assert result["parts"]["stage1"]["ours_share_of_matmul_peak"] == pytest.approx(0.75)
+    versions = dict.fromkeys(("jax", "torch", "transformers"))
+    facts = dict.fromkeys(("cpu", "cores", "memory_gib", "load", "load_after", "python", "commit"), "")
+    rows = dict.fromkeys(
+        ("mean_question_tokens", "mean_rationale_tokens", "longest_label_tokens", "weights"), 1
+    )
+    whole = {
+        "created": "",
+        "settings": {"batch_size": 4, "dtype": "bfloat16", "long_label_tokens": 6, "rationale_tokens": 48},
+        "machine": facts | {"versions": versions},
+        "matmul_peak_gflops": {"ours": 4.0, "peer": 4.0},
+        "cases": [result | {"shape": "large", "data": "short", "rows": rows | {"rows": 1, "source": ""}}],
+    }
+    gpu.add_utilisation(whole, "NVIDIA H100 80GB HBM3")
+    assert "| large, short | stage1 | 0.0 % | 75.0 % | 8 |  |" in gpu.utilisation_table(whole)
+    table = tables.markdown(whole)
+    assert "| stage-1 step | s | 1 (1 to 1) |  |  |  |  |" in table
+    assert "| batches alone | rows/s | 2 | 2 | 1.00 | | |" not in table
+    assert "| batches alone | rows/s | 2 |  |  | | |" in table
