@@ -127,7 +127,7 @@ def served(model: pathlib.Path, options: Sequence[str]) -> Iterator[tuple[str, d
     Raises:
         RuntimeError: it did not start, or did not stop cleanly.
     """
-    command = [sys.executable, "-m", "r2d_jax.cli", "serve", "--model", str(model), "--port", "0"]
+    command = [sys.executable, "-m", "r2d_jax", "serve", "--model", str(model), "--port", "0"]
     process = subprocess.Popen(
         [*command, "--no-access-log", *options], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from r2d_jax import cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
+from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
 from r2d_jax.cli_options import console
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
@@ -64,6 +64,21 @@ def _joined(distributed: str, timeout_secs: int) -> Console:
 
     start(distributed, timeout_secs=timeout_secs)
     return console(quiet=not is_writer())
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        print(f"r2d_jax {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -341,7 +356,3 @@ def _usage(error: Any) -> str:
 def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if category is UserWarning:
         print(f"warning: {message}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()

@@ -95,7 +95,7 @@ class Ended:
 def in_a_process(*arguments, cwd, cache, devices=1):
     own = {"PYTHONPATH": str(ROOT), "R2D_COMPILE_CACHE": str(cache), "COLUMNS": "100"}
     environment = os.environ | quick_compiler.variables(devices) | own
-    command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "r2d_jax", *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=800)
     return Ended(process.returncode, process.stdout, process.stderr)
 

@@ -91,7 +91,7 @@ def one_device(**more):
 def programs(folder):
     """A folder for PATH with `r2d` and `python` of these tests."""
     folder.mkdir()
-    for name, arguments in {"r2d": "-m r2d_jax.cli ", "python": ""}.items():
+    for name, arguments in {"r2d": "-m r2d_jax ", "python": ""}.items():
         file = folder / name
         file.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
         file.chmod(0o755)

@@ -38,6 +38,7 @@ ALLOWED = {
     "cli_llm": DATA_AND_DEVICES | {"llm", "evaluation", "cli_options"},
     "cli_audit": DATA_AND_DEVICES | {"llm", "rationales", "cli_options"},
     "cli_rationales": DATA_AND_DEVICES | {"llm", "rationales", "cli_options", "cli_audit"},
+    "__main__": {"cli"},
     "cli": DATA_AND_DEVICES
     | {
         "model",

@@ -286,3 +286,11 @@ def test_a_generated_text_that_is_no_label_reaches_no_score():
     metrics = label_metrics(["urgent", "not urgent"], ["urgent", SECRET], LABELS)
     assert metrics["invalid_fraction"] == 0.5
     assert SECRET not in json.dumps(metrics)
+
+
+def test_the_version_is_told_without_a_command(r2d):
+    import r2d_jax
+
+    ended = r2d("--version")
+    ended.done()
+    assert ended.out == f"r2d_jax {r2d_jax.__version__}\n"

@@ -563,7 +563,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path):
     assert report(run, other).source == first
     output = tmp_path / "again.html"
     subprocess.run(
-        [sys.executable, "-m", "r2d_jax.cli", "report", run.path, other.path, "--output", output],
+        [sys.executable, "-m", "r2d_jax", "report", run.path, other.path, "--output", output],
         check=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"},

@@ -335,7 +335,7 @@ def started(judging):
             judging.output,
         )
         return subprocess.Popen(
-            [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)],
+            [sys.executable, "-m", "r2d_jax", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

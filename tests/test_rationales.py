@@ -245,7 +245,7 @@ def test_a_killed_command_pays_for_no_answer_twice(generating_rows, server):
     server.script = [server.usual] * 3 + [hang]
     arguments = [*generating_rows.arguments, "--output", generating_rows.output, *generating_rows.endpoint]
     process = subprocess.Popen(
-        [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)],
+        [sys.executable, "-m", "r2d_jax", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

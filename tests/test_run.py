@@ -98,7 +98,7 @@ def write_config(folder, **changes):
 
 def r2d(*arguments, blocked=False, wait=True, quickly=True):
     """A process of one device; not `quickly`: compiled as users compile."""
-    command = [sys.executable, "-c", WITHOUT_TORCH] if blocked else [sys.executable, "-m", "r2d_jax.cli"]
+    command = [sys.executable, "-c", WITHOUT_TORCH] if blocked else [sys.executable, "-m", "r2d_jax"]
     compiler = quick_compiler.variables() if quickly else {"XLA_FLAGS": ""}
     environment = os.environ | compiler | {"COLUMNS": "100"}
     process = subprocess.Popen(

@@ -155,7 +155,7 @@ def test_the_command_serves_stops_and_tells_nothing(folder, tmp_path):
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "R2D_SERVE_TOKEN": "a-token-of-some-length",
     }
-    command = [sys.executable, "-m", "r2d_jax.cli", "serve", "--model", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", "r2d_jax", "serve", "--model", str(folder), "--port", "0"]
     options = ["--widths", "1", "--batch-size", "2", "--wait-ms", "800"]
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -179,7 +179,7 @@ def compiled(*arguments):
     command = [
         sys.executable,
         "-m",
-        "r2d_jax.cli",
+        "r2d_jax",
         "compile",
         "--config",
         "configs/debug_cpu.yaml",

@@ -33,7 +33,7 @@ def free_port():
 
 def begin(*arguments, devices, address=None):
     environment = os.environ | quick_compiler.variables(devices) | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "r2d_jax.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "r2d_jax", *map(str, arguments)]
     if address:
         command += ["--distributed", address]
     return subprocess.Popen(
