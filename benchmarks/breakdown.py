@@ -75,7 +75,7 @@ def _with_gradient(function: Callable[..., jax.Array], *arguments: jax.Array) ->
 
 def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
     """(name, seconds, matrix-product operations) of the step and of variants."""
-    batch = ours._device_batch(0)
+    batch = ours.device_batch(0)
 
     def timed(name: str, factory: Any, micro_batches: int | None = None) -> tuple[str, float, float]:
         context = dataclasses.replace(ours.context, factory=factory)
@@ -84,7 +84,7 @@ def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
 
         def call() -> Any:
             # The step takes the state for itself.
-            ours.state, metrics = step(ours._at("stage1"), batch)
+            ours.state, metrics = step(ours.at("stage1"), batch)
             return ours.state, metrics
 
         return name, timer(call), matmul_flops(step, ours.state, batch)
@@ -98,7 +98,7 @@ def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
     forward = jax.jit(
         lambda params: stage1_objective(context).terms(
             dry.merge(params),
-            {**ours._device_batch(0), "row": jnp.arange(len(batch["row_weight"]))},
+            {**ours.device_batch(0), "row": jnp.arange(len(batch["row_weight"]))},
             jnp.int32(0),
             False,
         )

@@ -19,7 +19,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.measure import PARTS
-from benchmarks.run import DATA, _names, _positive, measure
+from benchmarks.options import names, positive
+from benchmarks.run import DATA, measure
 from benchmarks.sides import SideFailed
 from benchmarks.tables import markdown, write_result
 from benchmarks.workload import Settings
@@ -101,13 +102,13 @@ def _keep(folder: pathlib.Path, result: dict[str, Any], name: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; the exit code, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", type=_names(SHAPES), default=["base", "large"], help="small,base,large")
-    parser.add_argument("--data", type=_names(DATA), default=["pubmedqa"], help="pubmedqa,short")
-    parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--batch-size", type=_positive, default=64)
-    parser.add_argument("--repeats", type=_positive, default=12)
-    parser.add_argument("--generation-repeats", type=_positive, default=3)
-    parser.add_argument("--length-buckets", type=_positive, default=10, help="each is compiled anew")
+    parser.add_argument("--shapes", type=names(SHAPES), default=["base", "large"], help="small,base,large")
+    parser.add_argument("--data", type=names(DATA), default=["pubmedqa"], help="pubmedqa,short")
+    parser.add_argument("--parts", type=names(PARTS), default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--batch-size", type=positive, default=64)
+    parser.add_argument("--repeats", type=positive, default=12)
+    parser.add_argument("--generation-repeats", type=positive, default=3)
+    parser.add_argument("--length-buckets", type=positive, default=10, help="each is compiled anew")
     parser.add_argument("--xla-flags", default="", metavar="FLAGS", help="XLA_FLAGS of r2d_jax")
     parser.add_argument("--cache", type=pathlib.Path, help="keep compiled programs here (default: nowhere)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")

@@ -23,8 +23,8 @@ from benchmarks import machine
 from benchmarks.growth_fit import judged
 from benchmarks.growth_plan import QUICK, Plan
 from benchmarks.growth_tables import AXES, markdown
-from benchmarks.run import _names, _positive, say
-from benchmarks.sides import _NOT_INHERITED, SOON_COMPILED, SideFailed
+from benchmarks.options import names, positive, say
+from benchmarks.sides import NOT_INHERITED, SOON_COMPILED, SideFailed
 from benchmarks.tables import write_docs
 from benchmarks.workload import Workload
 from r2d_jax.errors import UserError
@@ -40,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_positive(part) for part in text.split(",")}))
+    return tuple(sorted({positive(part) for part in text.split(",")}))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(prog="benchmarks/growth.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--axes", type=_names(tuple(AXES)), default=list(AXES), help=",".join(AXES))
+    parser.add_argument("--axes", type=names(tuple(AXES)), default=list(AXES), help=",".join(AXES))
     parser.add_argument("--rows", type=_counts, help="sizes of the data set (default: 1000 to 1000000)")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/growth"))
     parser.add_argument(
@@ -64,7 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _environment(plan: Plan, cache: pathlib.Path) -> dict[str, str]:
     soon = {} if plan.alone else {"XLA_FLAGS": SOON_COMPILED}
-    kept = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+    kept = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     # Compiling is not measured, so what a user's cache holds is welcome.
     fixed = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     return {"R2D_COMPILE_CACHE": str(cache)} | kept | fixed | soon

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import random
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.growth_meter import Meter
 from benchmarks.growth_plan import LABEL_DECODE
@@ -13,40 +13,10 @@ from benchmarks.workload import END_ID, Row, Settings, Workload
 from r2d_jax.data.prompts import WIDTH_MULTIPLE, PromptTokens
 from r2d_jax.runtime.mesh import place_batch
 from r2d_jax.training.footprint import program_memory
-from r2d_jax.training.work import _dot_flops, _inner, turns_of
+from r2d_jax.training.work import count_products
 
 _FIRST_PIECE = 3
 _SHUFFLED_ROWS = 1024
-
-
-class Products(NamedTuple):
-    """Operations of a program's matrix products, padding included.
-
-    Attributes:
-        attention: of two activations, row by row and head by head: scores and mixes, with their gradients.
-        weights: of an activation with weights, which all others are.
-    """
-
-    attention: float
-    weights: float
-
-
-def count_products(jaxpr: Any) -> Products:
-    """As `matmul_flops` counts, by kind, the products of a traced program. Those of attention alone have batch axes."""
-    total = Products(0.0, 0.0)
-    for equation in jaxpr.eqns:
-        kind = equation.primitive.name
-        inner = [count_products(part) for part in _inner(equation.params)]
-        if kind == "dot_general":
-            _, (batch_axes, _) = equation.params["dimension_numbers"]
-            flops = _dot_flops(equation)
-            found = Products(flops, 0.0) if batch_axes else Products(0.0, flops)
-        elif kind == "cond":
-            found = max(inner, key=sum, default=Products(0.0, 0.0))
-        else:
-            found = Products(*(turns_of(equation) * sum(part[index] for part in inner) for index in range(2)))
-        total = Products(total.attention + found.attention, total.weights + found.weights)
-    return total
 
 
 def made_rows(workload: Workload, point: dict[str, Any]) -> list[Row]:
@@ -103,12 +73,12 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
             host_batch(rows, ours.full.question, workload.label_tokens, ours.full.rationale), ours.mesh
         )
         program, arguments = (
-            ours._predictor(workload.label_tokens).decode_labels,
-            (ours._unending_params(), batch),
+            ours.predictor(workload.label_tokens).decode_labels,
+            (ours.unending_params(), batch),
         )
         call = functools.partial(ours.generate, "label", 0)
     else:
-        program, arguments = ours.steps[point["part"]], (ours.state, ours._device_batch(0))
+        program, arguments = ours.steps[point["part"]], (ours.state, ours.device_batch(0))
         call = functools.partial(_sampled_step, ours, point["part"])
     width = ours.prompts.width(ours.full.question)
     if width != point["input_tokens"]:
@@ -120,8 +90,8 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
     del arguments, traced
     return meter.repeats(call) | {
         "planned_bytes": planned and planned.temporaries,
-        "attention_flops": products.attention,
-        "weight_flops": products.weights,
+        "attention_flops": products.batched,
+        "weight_flops": products.plain,
     }
 
 

@@ -167,19 +167,21 @@ class Ours:
             "padding_fraction": self.stream_padding,
         }
 
-    def _at(self, part: str) -> TrainState:
+    def at(self, part: str) -> TrainState:
+        """The state, as if it stood where a part is timed."""
         step = jax.device_put(jnp.int32(PLACES[part].step), replicated(self.mesh))
         return self.state._replace(step=step)
 
-    def _device_batch(self, index: int) -> dict[str, jax.Array]:
+    def device_batch(self, index: int) -> dict[str, jax.Array]:
+        """The batch of a quantile, as a training step takes it."""
         batch = self.batches[index]
         return place_batch(batch | {STOP: np.zeros(len(batch["row_weight"]), np.int32)}, self.mesh)
 
     def step(self, part: str, index: int) -> dict[str, float]:
         """One training step on the batch of a quantile, from host arrays to the new weights."""
-        state = self._at(part)
+        state = self.at(part)
         clock = Clock()
-        self.state, metrics = self.steps[part](state, self._device_batch(index))
+        self.state, metrics = self.steps[part](state, self.device_batch(index))
         jax.block_until_ready((self.state, metrics))
         taken = clock.read()
         fraction = float(metrics.get("sampled_fraction", 0.0))
@@ -207,10 +209,11 @@ class Ours:
         counted: dict[tuple[int, int], float] = {}
         for index, batch in enumerate(self.batches):
             if batch_widths(batch) not in counted:
-                counted[batch_widths(batch)] = matmul_flops(step, self.state, self._device_batch(index))
+                counted[batch_widths(batch)] = matmul_flops(step, self.state, self.device_batch(index))
         return {"flops": [counted[batch_widths(batch)] for batch in self.batches]}
 
-    def _predictor(self, label_tokens: int) -> Predictor:
+    def predictor(self, label_tokens: int) -> Predictor:
+        """Compiled decodes with a label limit."""
         if label_tokens not in self._decoders:
             vocabulary = types.SimpleNamespace(size=self.factory.config.vocab_size)
             # What the compiled decode reads of a FeatureEncoder.
@@ -222,21 +225,21 @@ class Ours:
             )
         return self._decoders[label_tokens]
 
-    def _unending_params(self) -> Any:
-        # A zero row gives the end token the logit 0, which is never the largest: every row goes to the limit.
+    def unending_params(self) -> Any:
+        """The weights, but a zero row of the end token: its logit is 0, never the largest, and every row goes on."""
         # Not kept: the next training step takes the state for itself.
         params = self.state.params
         return jax.block_until_ready(params | {"embedding": params["embedding"].at[END_ID].set(0.0)})
 
     @functools.cached_property
     def _decode_ended(self) -> Any:
-        predictor = self._predictor(self.workload.label_tokens)
+        predictor = self.predictor(self.workload.label_tokens)
 
         def ended_rationales(params: Any, batch: Any, ids: Any, length: Any, tokens: Any) -> Any:
             question = (batch["question_ids"], batch["question_length"])
             prompt = self.prompts.explain_given_label(*question, ids, length)
             ends = cast(Any, EndsAfter(tokens))
-            return predictor._decode(params, prompt, self.settings.rationale_tokens, ends)
+            return predictor.decode(params, prompt, self.settings.rationale_tokens, ends)
 
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         return jax.jit(
@@ -257,8 +260,8 @@ class Ours:
         if same:
             rows = self.workload.rows[: settings.generation_batch_size]
         limit = settings.long_label_tokens if kind == "long_label" else self.workload.label_tokens
-        predictor = self._predictor(limit)
-        params = self._unending_params()
+        predictor = self.predictor(limit)
+        params = self.unending_params()
         host = host_batch(rows, self._width_of(rows), self.workload.label_tokens, self.full.rationale)
         clock = Clock()
         batch = place_batch(host, self.mesh)

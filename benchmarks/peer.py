@@ -74,7 +74,7 @@ class Peer:
             "threads": torch.get_num_threads(),
             "compute_dtype": self.settings.dtype,
             "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
-            "attention": self.model.config._attn_implementation,
+            "attention": self.model.config._attn_implementation,  # noqa: SLF001
             "label_decode_dropout": False,
             "padding_fraction": self.stream_padding,
         }

@@ -21,6 +21,7 @@ if str(ROOT) not in sys.path:
 
 from benchmarks import machine, tables
 from benchmarks.measure import PARTS, Case
+from benchmarks.options import names, positive, say
 from benchmarks.sides import SOON_COMPILED, SideFailed, side
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
@@ -30,30 +31,14 @@ SHAPES, DATA = ("micro", "tiny", "small"), ("pubmedqa", "short")
 MATMUL_SIZE = 2048
 
 
-def _names(allowed: Sequence[str]) -> Any:
-    def split(text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in allowed]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(allowed)}")
-        return names
-
-    return split
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", type=_names(SHAPES), default=["tiny", "small"], help="tiny,small")
-    parser.add_argument("--data", type=_names(DATA), default=list(DATA), help="pubmedqa,short")
-    parser.add_argument("--parts", type=_names(PARTS), default=list(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--repeats", type=_positive, default=8, help="timed repeats of each training step")
+    parser.add_argument("--shapes", type=names(SHAPES), default=["tiny", "small"], help="tiny,small")
+    parser.add_argument("--data", type=names(DATA), default=list(DATA), help="pubmedqa,short")
+    parser.add_argument("--parts", type=names(PARTS), default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--repeats", type=positive, default=8, help="timed repeats of each training step")
     parser.add_argument(
-        "--generation-repeats", type=_positive, default=3, help="of each generation and each start"
+        "--generation-repeats", type=positive, default=3, help="of each generation and each start"
     )
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs/benchmark"))
     parser.add_argument("--pubmedqa", type=pathlib.Path, help="pqal.jsonl (default: ../shared/data/pubmedqa)")
@@ -74,11 +59,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.quick and options.write_docs:
         parser.error("--quick measures nothing worth writing into the docs")
     return options
-
-
-def say(text: str) -> None:
-    """Progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def matmul_peaks(

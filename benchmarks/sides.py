@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.workload import Settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# What would make a side run with other threads or devices than a user's process has.
-_NOT_INHERITED = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
+NOT_INHERITED = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
+"""Variables that would make a side run with other threads or devices than a user's process has."""
 SOON_COMPILED = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
@@ -33,7 +33,7 @@ class Side:
 
     def __init__(self, name: str, folder: pathlib.Path, settings: Settings, cache: pathlib.Path):
         """Start it; it is ready when it has answered its first call."""
-        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+        environment = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
         environment |= {
             "R2D_COMPILE_CACHE": str(cache),
             "TOKENIZERS_PARALLELISM": "true",

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks import growth, growth_fit, growth_plots, growth_tables
-from benchmarks.growth_steps import count_products
 from benchmarks.tables import END, START
-from r2d_jax.training.work import matmul_flops
+from r2d_jax.training.work import count_products, matmul_flops
 
 ROOT = pathlib.Path(__file__).parents[1]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -69,8 +69,9 @@ def bertscore_rows(
     golds = [fold_white_space(text) for text in references]
     pairs = [(o, g) for o, g in zip(outputs, golds, strict=True) if o and g]
     scorer = _scorer(library, name, layer, baseline)
-    tokenizer = scorer._tokenizer
-    limit = _token_limit(tokenizer, scorer._model.config, name, max_tokens)
+    # The scorer says neither of them in public.
+    tokenizer, config = scorer._tokenizer, scorer._model.config  # noqa: SLF001
+    limit = _token_limit(tokenizer, config, name, max_tokens)
     # The library cuts at the tokenizer's limit, which many tokenizers do not state.
     tokenizer.model_max_length = limit
     scored = np.zeros((3, rows))

@@ -89,13 +89,14 @@ class Predictor:
     def _prompts(self) -> PromptBuilder:
         return PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
 
-    def _decode(
+    def decode(
         self,
         params: Params,
         prompt: tuple[jax.Array, jax.Array],
         max_tokens: int,
         trie: LabelTrie | None = None,
     ) -> Decoded:
+        """Greedy decode of at most max_tokens [B, T] after a prompt, int32 ids and mask [B, S]; to be jitted."""
         model = self.factory.merge(params)
         return greedy_decode(
             model,
@@ -108,7 +109,7 @@ class Predictor:
 
     def _labels(self, params: Params, batch: Batch) -> Decoded:
         prompt = self._prompts.predict(batch["question_ids"], batch["question_length"])
-        return self._decode(params, prompt, self.encoder.label_tokens, self.label_trie)
+        return self.decode(params, prompt, self.encoder.label_tokens, self.label_trie)
 
     def _rationales(
         self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array
@@ -119,7 +120,7 @@ class Predictor:
             if self.rationale_prompt == "explain"
             else self._prompts.explain_given_label(*question, label_ids, label_length)
         )
-        return self._decode(params, prompt, self.rationale_tokens)
+        return self.decode(params, prompt, self.rationale_tokens)
 
     @functools.cached_property
     def decode_labels(self) -> Callable[[Params, Batch], Decoded]:

@@ -100,13 +100,13 @@ class Probabilities:
         if self.calibration:
             temperatures["after"] = self.calibration.temperature
         for name, temperature in temperatures.items():
-            section[name] = found._of_temperature(f"calibration.{name}", self, numbers, right, temperature)
+            section[name] = found.add_temperature(f"calibration.{name}", self, numbers, right, temperature)
             table = label_probabilities(self.log_probs, temperature)
             section["bins"][name] = [one._asdict() for one in bins_of(table.max(axis=1), right, BINS)[0]]
         for one in (one for bins in section["bins"].values() for one in bins if not one["rows"]):
             one |= {"confidence": None, "accuracy": None}
         found.sections["calibration"] = section
-        found.sections["abstention"] = found._of_abstention(self, numbers)
+        found.sections["abstention"] = found.add_abstention(self, numbers)
         return found
 
 
@@ -136,9 +136,10 @@ class ProbabilityScores:
         metrics["intervals"] = scores.metrics.get("intervals", {}) | intervals
         return Scores(metrics, scores.rows | self.rows)
 
-    def _of_temperature(
+    def add_temperature(
         self, name: str, of: Probabilities, numbers: np.ndarray, right: np.ndarray, temperature: float
     ) -> dict[str, float | None]:
+        """Add rows and statistics of calibration at a temperature; its section of figures by name."""
         table = label_probabilities(of.log_probs, temperature)
         rows = {
             "nll": negative_log_likelihood(of.log_probs, numbers, temperature),
@@ -153,7 +154,8 @@ class ProbabilityScores:
         self.statistics.update({f"{name}.{figure}": one for figure, one in statistics.items()})
         return {figure: _value(one, len(numbers)) for figure, one in statistics.items()}
 
-    def _of_abstention(self, of: Probabilities, numbers: np.ndarray) -> dict[str, Any]:
+    def add_abstention(self, of: Probabilities, numbers: np.ndarray) -> dict[str, Any]:
+        """Add rows and statistics of abstention; its section."""
         probability = probability_of(of.table, of.predicted)
         wrong = (of.predicted != numbers) | (of.predicted < 0)
         calibration = of.calibration

@@ -2,25 +2,55 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend.core import Literal
 
 
-def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of all matrix products in one call, a multiplication and an addition each.
+class Products(NamedTuple):
+    """Floating-point operations of matrix products, a multiplication and an addition each.
 
-    Counted from the traced program, so recomputation (rematerialisation) is in, and the layout of devices does
-    not matter: divide by their number. A branch counts as its dearest side, a loop as `turns_of` says. Everything
-    that is no matrix product (norms, softmax, the optimiser) is left out.
+    Attributes:
+        batched: of products with batch axes: two activations, row by row and head by head, as in attention.
+        plain: of all others, which are of an activation with weights.
+    """
+
+    batched: float
+    plain: float
+
+
+def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of all matrix products in one call; see `count_products`.
 
     Args:
         function: jitted or not.
         arguments: arrays or their shapes.
     """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(count_products(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def count_products(jaxpr: Any) -> Products:
+    """Count the matrix products of a traced program, padding included.
+
+    Recomputation (rematerialisation) is in, and the layout of devices does not matter: divide by their number. A
+    branch counts as its dearest side, a loop as `turns_of` says. Everything that is no matrix product (norms,
+    softmax, the optimiser) is left out.
+    """
+    total = Products(0.0, 0.0)
+    for equation in jaxpr.eqns:
+        kind = equation.primitive.name
+        inner = [count_products(part) for part in _inner(equation.params)]
+        if kind == "dot_general":
+            found = _dot_flops(equation)
+        elif kind == "cond":
+            found = max(inner, key=sum, default=Products(0.0, 0.0))
+        else:
+            turns = turns_of(equation)
+            found = Products(*(turns * sum(part[index] for part in inner) for index in range(2)))
+        total = Products(total.batched + found.batched, total.plain + found.plain)
+    return total
 
 
 def turns_of(equation: Any) -> int:
@@ -45,20 +75,6 @@ def turns_of(equation: Any) -> int:
     return min(limits, default=1)
 
 
-def _flops(jaxpr: Any) -> float:
-    total = 0.0
-    for equation in jaxpr.eqns:
-        kind = equation.primitive.name
-        inner = [_flops(part) for part in _inner(equation.params)]
-        if kind == "dot_general":
-            total += _dot_flops(equation)
-        elif kind == "cond":
-            total += max(inner, default=0.0)
-        else:
-            total += turns_of(equation) * sum(inner)
-    return total
-
-
 def _inner(params: dict[str, Any]) -> Iterator[Any]:
     for value in params.values():
         for part in value if isinstance(value, tuple | list) else (value,):
@@ -67,7 +83,8 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
                 yield part
 
 
-def _dot_flops(equation: Any) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
+def _dot_flops(equation: Any) -> Products:
+    (contracted, _), (batch_axes, _) = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    flops = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    return Products(flops, 0.0) if batch_axes else Products(0.0, flops)
