@@ -356,3 +356,7 @@ def _usage(error: Any) -> str:
 def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if category is UserWarning:
         print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

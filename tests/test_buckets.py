@@ -1,13 +1,20 @@
 """Length buckets: what is chosen, that rows fit, and that batches lose nothing by being trimmed."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 
+from r2d_jax.config_file import load_config
+from r2d_jax.data import buckets as shapes
 from r2d_jax.data.buckets import Bucket, bucket_of_rows, choose_buckets, padding_fraction
 from r2d_jax.data.features import Features
 from r2d_jax.data.pipeline import train_batches
+from r2d_jax.errors import UserError
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.prepare import prepare
+from r2d_jax.training.workdir import Workdir
 
 FULL = Bucket(96, 48)
 
@@ -157,3 +164,25 @@ def test_going_on_gives_the_same_trimmed_batches(start):
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_run_goes_on_with_the_shapes_that_it_began_with(tmp_path, monkeypatch):
+    """Another version chose others, and a resumed run repeated rows and left rows out without a word."""
+    size = ["data.triage.train_rows=200", "data.triage.validation_rows=8", "data.triage.test_rows=8"]
+    config = load_config(None, ["data.source=triage", "data.length_buckets=4", *size])
+
+    def chosen(name):
+        stages = prepare(config, Workdir(tmp_path / name), make_mesh(config.mesh)).stages
+        return {number: stage.buckets for number, stage in stages.items()}
+
+    begun = chosen("run")
+    assert len(begun[1]) > 1
+    monkeypatch.setattr(shapes, "_STEPS_OF_A_COMPILATION", 10**9)
+    assert chosen("run") == begun
+    assert [len(stage) for stage in chosen("another").values()] == [1, 1]
+    state = tmp_path / "run" / "run.json"
+    marks = json.loads(state.read_text())
+    marks["batch_widths"]["2"][-1][0] += 8
+    state.write_text(json.dumps(marks))
+    with pytest.raises(UserError, match=r"stage 2: began with batches of other widths"):
+        chosen("run")

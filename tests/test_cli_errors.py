@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -12,6 +14,7 @@ pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import (
     LABELS,
+    ROOT,
     SECRET,
     SECRET_WORDS,
     Trained,
@@ -24,6 +27,7 @@ from cli_cases import (
 )
 from ruamel.yaml import YAML
 
+import r2d_jax
 from r2d_jax.evaluation.metrics import label_metrics
 
 # Nearly all of the time goes into compiling.
@@ -288,9 +292,17 @@ def test_a_generated_text_that_is_no_label_reaches_no_score():
     assert SECRET not in json.dumps(metrics)
 
 
-def test_the_version_is_told_without_a_command(r2d):
-    import r2d_jax
+@pytest.mark.parametrize("module", ["r2d_jax", "r2d_jax.cli"])
+def test_either_module_is_the_command(module):
+    """One of them did nothing, and said with exit code 0 that it was done."""
+    command = [sys.executable, "-m", module, "--version"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (ended.returncode, ended.stdout) == (0, f"r2d_jax {r2d_jax.__version__}\n")
 
-    ended = r2d("--version")
-    ended.done()
-    assert ended.out == f"r2d_jax {r2d_jax.__version__}\n"
+
+def test_a_library_that_only_the_evaluation_needs_is_missed_at_the_start(r2d, tmp_path, monkeypatch):
+    """It was missed after the whole of stage 1."""
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    ended = r2d("run", "--config", ROOT / "configs" / "debug_cpu.yaml", "--workdir", tmp_path / "run")
+    ended.refused("scikit-learn: is not installed", "pip install scikit-learn")
+    assert not (tmp_path / "run").exists()

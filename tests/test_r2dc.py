@@ -15,6 +15,7 @@ import torch_oracle as oracle
 from r2dc_oracle import R2DCTrainer
 from test_r2dc_parts import keys_of
 from test_steps import (
+    HALF,
     LABEL,
     OPTIMIZER,
     RATIONALE,
@@ -33,10 +34,11 @@ from test_steps import (
 from r2d_jax.config import Config, DataConfig, MeshConfig, Stage2Config
 from r2d_jax.config_check import check_config
 from r2d_jax.errors import UserError
+from r2d_jax.model import cpu_parts
 from r2d_jax.model.parameters import flatten
 from r2d_jax.objective.cycle import gumbel_noise
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.mesh import make_mesh, place_batch, replicated
+from r2d_jax.runtime.mesh import make_mesh, on_mesh, place_batch, replicated
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, stages, steps
 from r2d_jax.training.footprint import abstract_train_state
@@ -344,3 +346,24 @@ def test_no_warm_up_leaves_tau_without_a_value():
     with pytest.raises(UserError, match=r"stage2.warmup_fraction: .*tau"):
         check_config(config())
     check_config(config(adaptive_sampling=False))
+
+
+@pytest.mark.parametrize("objective_of", [objectives.stage2_objective, r2dc_objective])
+def test_labels_are_the_same_where_only_the_rows_that_ask_are_encoded(
+    objective_of, monkeypatch, with_dropout, one_device
+):
+    """R2D-C could have encoded the others, and no test would have told."""
+    factory, params = with_dropout
+    config = dataclasses.replace(HALF, adaptive_sampling=False)
+    batch = place_batch(batch_of(random_rows(3)), one_device) | {"row": jnp.arange(ROWS)}
+
+    def drawn(tokens_at_once):
+        monkeypatch.setattr(cpu_parts, "_TOKENS", tokens_at_once)
+        draw = objective_of(context_of(factory), config).draw
+        labels = on_mesh(lambda params: draw(factory.merge(params), batch, jnp.int32(5), ()), one_device)
+        return jax.jit(labels)(params)
+
+    all_rows, chosen_rows = drawn(10**6), drawn(1)
+    assert 0 < all_rows[objectives.SAMPLED].sum() < ROWS
+    for name, value in all_rows.items():
+        np.testing.assert_array_equal(chosen_rows[name], value, err_msg=name)

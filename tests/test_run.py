@@ -24,6 +24,13 @@ STAGE = {
     "patience_evals": 50,
     "optimizer": {"learning_rate": 0.01},
 }
+# As `python -m r2d_jax`, but with as many batch shapes as a run of many steps has: runs of a few have one.
+SEVERAL_SHAPES = """
+from r2d_jax.data import buckets
+from r2d_jax.cli import main
+buckets._STEPS_OF_A_COMPILATION = 0
+main()
+"""
 # Training, evaluation and export must work where torch and TensorFlow cannot be imported.
 WITHOUT_TORCH = """
 import sys
@@ -42,8 +49,6 @@ class Without:
         return getattr(self.finder, name)
 
 sys.meta_path = [Without(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
-from r2d_jax.cli import main
-main()
 """
 
 
@@ -98,7 +103,7 @@ def write_config(folder, **changes):
 
 def r2d(*arguments, blocked=False, wait=True, quickly=True):
     """A process of one device; not `quickly`: compiled as users compile."""
-    command = [sys.executable, "-c", WITHOUT_TORCH] if blocked else [sys.executable, "-m", "r2d_jax"]
+    command = [sys.executable, "-c", WITHOUT_TORCH + SEVERAL_SHAPES if blocked else SEVERAL_SHAPES]
     compiler = quick_compiler.variables() if quickly else {"XLA_FLAGS": ""}
     environment = os.environ | compiler | {"COLUMNS": "100"}
     process = subprocess.Popen(

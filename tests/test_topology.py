@@ -108,7 +108,7 @@ def test_work_by_hand():
 
         once = jax.lax.scan(turn, x, length=3)[0]
         again = jax.lax.while_loop(
-            lambda loop: (loop[0] < 10) & (loop[1][0, 0] < 1),
+            lambda loop: (loop[0] < 10) & (loop[1][0, 0] < 1) & (jnp.sum(loop[1] > 0) < 2),
             lambda loop: (loop[0] + 1, loop[1] @ weight),
             (jnp.int32(0), once),
         )[1]

@@ -14,7 +14,7 @@ import pytest
 import quick_compiler
 from cli_cases import nearly
 from safetensors.numpy import load_file
-from test_run import STAGE, write_config
+from test_run import SEVERAL_SHAPES, STAGE, write_config
 
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from r2d_jax.runtime.distributed import Address, parse
@@ -33,7 +33,7 @@ def free_port():
 
 def begin(*arguments, devices, address=None):
     environment = os.environ | quick_compiler.variables(devices) | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "r2d_jax", *map(str, arguments)]
+    command = [sys.executable, "-c", SEVERAL_SHAPES, *map(str, arguments)]
     if address:
         command += ["--distributed", address]
     return subprocess.Popen(

@@ -8,7 +8,8 @@ import numpy as np
 
 from r2d_jax.data.prompts import WIDTH_MULTIPLE
 
-# A further shape costs a compilation: the time of 3 to 60 steps on a CPU, of hundreds on a GPU, which it has to save.
+# A further shape costs a compilation, which it has to save: the time of 3 to 60 steps on a CPU, of hundreds on a GPU.
+# But from the second run on the compiled program lies in the cache, and the shapes may not depend on the device.
 _STEPS_OF_A_COMPILATION = 20
 # Below this share of the tokens none is worth one.
 _LEAST_GAIN = 0.005

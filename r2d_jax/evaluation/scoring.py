@@ -1,6 +1,7 @@
 """All figures of an evaluation; in: gold rows and predictions, out: metrics with intervals, and row scores."""
 
 import dataclasses
+import importlib.util
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.data.schema import Example
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
@@ -18,6 +20,20 @@ from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures, flip_statistics
 from r2d_jax.evaluation.subgroups import subgroup_figures
 from r2d_jax.evaluation.triage_scoring import evaluate_triage
+
+# Module and package of what is imported at the first evaluation only.
+_LATE = {"rouge_score": "rouge-score", "sacrebleu": "sacrebleu", "scipy": "scipy", "sklearn": "scikit-learn"}
+
+
+def require_libraries() -> None:
+    """Look for the libraries that an evaluation will import, without the seconds that importing them takes.
+
+    Raises:
+        UserError: one of them is not installed.
+    """
+    for module, package in _LATE.items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(package, "is not installed, and evaluation needs it", f"pip install {package}")
 
 
 @dataclasses.dataclass(frozen=True)

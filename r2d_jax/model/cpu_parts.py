@@ -52,9 +52,11 @@ def map_rows(
 
 
 def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wanted: jax.Array) -> jax.Array:
+    """As `map_rows`: the wanted rows first, until the last of them is done; the rows' own order at the end."""
     size, beside, count = len(wanted) // parts, at_once(), jnp.sum(wanted)
     turns = -(-parts // beside)
     order = jnp.argsort(~wanted, stable=True)
+    # Some turn may have room for more rows than there are: the last one, once more.
     padded = jnp.pad(order, (0, turns * beside * size - len(wanted)), mode="edge")
 
     def of_place(place: jax.Array | int) -> jax.Array:
@@ -62,7 +64,8 @@ def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wan
         return function(jax.tree.map(lambda x: x[rows], tree))
 
     def going(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
-        # The first condition is always true where the second is; it tells what the program can compute at the most.
+        # The first condition is true wherever the second is; `training.work.turns_of` reads from it what the program
+        # computes at the most.
         return (loop[0] < turns) & (loop[0] * beside * size < count)
 
     def turn(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

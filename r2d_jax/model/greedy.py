@@ -24,9 +24,10 @@ class Decoded(NamedTuple):
     Attributes:
         token_ids: int32 [B, T]; the end token is kept, after it only pad.
         lengths: int32 [B]; tokens before the end token.
-        finished: bool [B]; False where the limit came before the end token.
+        finished: bool [B]; False where the limit came before the end token. True where a row was not wanted.
         mean_log_prob: float32 [B]; mean log-probability of the tokens, end token included, among all tokens of the
-            vocabulary, even where a trie allows only some.
+            vocabulary, even where a trie allows only some. 0, which says nothing, where a row was not
+            wanted.
     """
 
     token_ids: jax.Array

@@ -145,8 +145,8 @@ def gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 Encode = Callable[[jax.Array | None], tuple[jax.Array, jax.Array | None]]
-"""Of rows asked for, bool [B], or None for all, to the encoded predict prompts [B, S, D], 0 or not where not asked for,
-and the typed keys [B] of the label decode's dropout; None: off."""
+"""From the rows that are asked for, bool [B], or None for all, to the encoded predict prompts [B, S, D], of which the
+other rows may be 0, and to the typed keys [B] of the label decode's dropout; None: off."""
 
 
 def decode_labels(

@@ -43,6 +43,7 @@ from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
+_SHAPES_MARK = "batch_widths"
 _RATIONALE_PROMPT: dict[str, RationalePrompt] = {
     "r2d": "given_label",
     "r2dc": "given_label",
@@ -206,16 +207,26 @@ def _stage_features(
     shapes: Shapes,
     train: EncodedRows,
     validation: EncodedRows,
+    begun_with: Sequence[Sequence[int]] | None,
 ) -> StageFeatures:
     features = encoder.features(train, shapes)
-    buckets = choose_buckets(
+    full = Bucket(shapes.question, shapes.rationale)
+    # The order of the batches depends on their shapes: a run goes on with those that it began with, whatever a later
+    # version would choose.
+    buckets = tuple(Bucket(*widths) for widths in begun_with or ()) or choose_buckets(
         features.question_length,
         features.rationale_length,
-        full=Bucket(shapes.question, shapes.rationale),
+        full=full,
         count=config.data.length_buckets,
         prompt_tokens=encoder.tokens.overhead(shapes.label),
         steps=stage_configs(config)[stage].max_steps,
     )
+    if buckets[-1] != full:
+        raise UserError(
+            f"stage {stage}",
+            f"began with batches of other widths than {full.question}+{full.rationale} tokens",
+            "Go on with the version of r2d_jax that began it, or choose a new --workdir; nothing was changed.",
+        )
     return StageFeatures(features, encoder.features(validation, shapes), buckets)
 
 
@@ -267,9 +278,19 @@ def prepare(
     }
     encoded_test = encoded_rows(tokens["test"], sources[2])
     shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
+    begun_with = workdir.state.get(_SHAPES_MARK, {})
     stages = {
-        number: _stage_features(config, number, encoder, shapes, *pair) for number, pair in encoded.items()
+        number: _stage_features(
+            config, number, encoder, shapes, train, validation, begun_with.get(str(number))
+        )
+        for number, (train, validation) in encoded.items()
     }
+    if not begun_with:
+        widths = {
+            str(number): [dataclasses.astuple(one) for one in stage.buckets]
+            for number, stage in stages.items()
+        }
+        workdir.mark(_SHAPES_MARK, widths)
     if config.stage2.class_weights == "balanced":
         weights = balanced_weights(list(labels_of(splits.train)))
         train = dataclasses.replace(stages[2].train, label_weight=weights)

@@ -20,6 +20,7 @@ from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples, write_json
+from r2d_jax.evaluation.scoring import require_libraries
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.files import write_text
@@ -39,6 +40,7 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
         UserError: whatever is wrong, in one line.
     """
     check_config(config)
+    require_libraries()
     cache = enable_compile_cache()
     say(console, f"devices: {check_platform(config.platform)}")
     workdir = Workdir(folder)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.extend.core import Literal
 
 
@@ -35,8 +34,9 @@ def count_products(jaxpr: Any) -> Products:
     """Count the matrix products of a traced program, padding included.
 
     Recomputation (rematerialisation) is in, and the layout of devices does not matter: divide by their number. A
-    branch counts as its dearest side, a loop as `turns_of` says. Everything that is no matrix product (norms,
-    softmax, the optimiser) is left out.
+    branch counts as its dearest side, a loop as `turns_of` says: so of a decode that leaves ended rows behind, which
+    is up to three loops, each counts whole. Everything that is no matrix product (norms, softmax, the optimiser) is
+    left out.
     """
     total = Products(0.0, 0.0)
     for equation in jaxpr.eqns:
@@ -56,8 +56,8 @@ def count_products(jaxpr: Any) -> Products:
 def turns_of(equation: Any) -> int:
     """How often the body of a traced equation runs: 1 where it is no loop.
 
-    Of a `while` it is the constant that its condition compares an integer with (a decode's limit of tokens); without
-    one it is 1.
+    Of a `while` it is the constant below which its condition keeps an integer of the loop: a decode's limit of
+    tokens, for a count that starts at 0. Without one it is 1.
     """
     kind = equation.primitive.name
     if kind == "scan":
@@ -65,13 +65,13 @@ def turns_of(equation: Any) -> int:
     if kind != "while":
         return 1
     condition = equation.params["cond_jaxpr"].jaxpr
-    limits = [
-        int(limit.val)
-        for compared in condition.eqns
-        if compared.primitive.name == "lt"
-        for limit in compared.invars[1:]
-        if isinstance(limit, Literal) and np.asarray(limit.val).dtype.kind in "iu"
-    ]
+    limits = []
+    for compared in condition.eqns:
+        if compared.primitive.name == "lt":
+            count, limit = compared.invars
+            # What is computed from the loop's values (how many rows still run) is no count of turns.
+            if count in condition.invars and isinstance(limit, Literal) and count.aval.dtype.kind in "iu":
+                limits.append(int(limit.val))
     return min(limits, default=1)
 
 
