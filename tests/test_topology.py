@@ -21,7 +21,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.mesh import make_mesh
-from r2d_jax.training.topology import chip_of, out_of_memory, run_shapes, topology_devices
+from r2d_jax.training.topology import chip_of, out_of_memory, planned_memory, run_shapes, topology_devices
 from r2d_jax.training.traffic import collective_traffic
 from r2d_jax.training.work import matmul_flops
 
@@ -126,6 +126,26 @@ def test_work_by_hand():
     assert matmul_flops(jax.grad(loss), weight, x) == product * (2 + 1 + 2 * 2 - 1)
 
 
+def test_memory_is_that_of_the_fullest_moment(libtpu):
+    """The sum said 17.5 GiB of 16 of a program that takes 11.4."""
+    one = jax.sharding.SingleDeviceSharding(topology_devices("v5e:2x2")[0])
+
+    def program(x, total):
+        for _ in range(4):
+            y = jnp.tanh(x @ x)
+            # What is made of x, and x: two arrays are alive at once, of the four that there are.
+            total = total + jnp.sum(y @ y.T)
+            x = y
+        return total
+
+    size = 8192 * 8192 * 2
+    arguments = [jax.ShapeDtypeStruct((8192, 8192), jnp.bfloat16)] * 2
+    jitted = jax.jit(program, in_shardings=one, out_shardings=one, donate_argnums=1)
+    memory = planned_memory(jitted.lower(*arguments).compile())
+    assert (memory.arguments, memory.outputs) == (2 * size, 0)
+    assert memory.temporaries == pytest.approx(2 * size, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -211,6 +231,9 @@ def test_the_real_steps_compile_for_eight_chips_without_gathering_the_batch(libt
         traffic = sum(kind["bytes"] for kind in program["collectives"].values())
         assert 0 < traffic < whole_logits
         assert program["flops"] > 0
+        memory = program["memory"]
+        assert program["peak_bytes"] == sum(memory.values())
+        assert 0 < memory["temporaries"] < 2 * whole_logits
     assert stage2["flops"] > stage1["flops"]
     for word in ("stage-2 step", "peak GiB", "collectives"):
         assert word in ended.stdout

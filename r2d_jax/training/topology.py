@@ -77,12 +77,11 @@ CHIPS = {
 class Program:
     """One compiled program, figures per device.
 
-    The compiler checks the memory itself, and stops where a chip has too little. Its sum of temporaries can
-    exceed what it lets a program use, since parts of it that are never alive together may be counted both.
+    The compiler checks the memory itself, and stops where a chip has too little.
 
     Attributes:
         name: which step or decode.
-        memory: as planned.
+        memory: as planned; of temporaries, those that are alive at the fullest moment.
         flops: operations of matrix products, recomputation included, decode loops at their longest.
         collectives: kind to count and bytes; see `collective_traffic`.
         compile_secs: time it took here.
@@ -236,15 +235,25 @@ def _compiled(name: str, mesh: Mesh, step: Any, *arguments: Any) -> Program:
         if fault is None:
             raise
         raise fault from error
-    memory = program_memory(compiled)
-    assert memory is not None
     return Program(
         name,
-        memory,
+        planned_memory(compiled),
         matmul_flops(step, *arguments) / mesh.size,
         collective_traffic(compiled.as_text()),
         time.monotonic() - begun,
     )
+
+
+def planned_memory(compiled: Any) -> ProgramMemory:
+    """Memory of a program compiled for a TPU.
+
+    The sum of all temporaries is up to half as much again as the compiler holds against the memory of a chip, for it
+    has buffers that are never alive together.
+    """
+    memory = program_memory(compiled)
+    assert memory is not None
+    alive = int(compiled.memory_analysis().peak_memory_in_bytes)
+    return dataclasses.replace(memory, temporaries=alive - memory.arguments - memory.outputs)
 
 
 # The compiler's two ways to say it: of the whole program, and of what it needs beside the arguments.
