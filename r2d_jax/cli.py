@@ -145,10 +145,18 @@ def evaluate(
         typer.Option(help="Labelled rows (JSONL or CSV). Default: the test split of the run in --model."),
     ] = None,
     split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Rows decoded at once. Default: evaluation.batch_size of the run.", min=1),
+    ] = None,
     checks: Annotated[
-        bool, typer.Option(help="Feed rationales back and write them under other labels.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--checks/--no-checks",
+            help="Feed rationales back and write them under other labels. Default: evaluation.rationale_checks "
+            "of the run.",
+        ),
+    ] = None,
     bertscore: Annotated[
         str | None, typer.Option(help="Hub name or folder of a model to compute BERTScore with.")
     ] = None,
@@ -172,7 +180,8 @@ def evaluate(
     from r2d_jax.evaluation.report import print_results
     from r2d_jax.runtime.reporting import say
 
-    settings: dict[str, Any] = {"batch_size": batch_size, "rationale_checks": checks}
+    asked = {"batch_size": batch_size, "rationale_checks": checks}
+    settings: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if bertscore is not None:
         settings["bertscore"] = BertScoreConfig(bertscore, bertscore_layers)
     console = _joined(distributed, start_timeout)

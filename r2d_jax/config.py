@@ -1,8 +1,8 @@
-"""Every setting of a run, typed; in: a YAML file and dotted overrides, out: one frozen Config."""
+"""Every setting of a run, typed; in: values of settings, out: frozen dataclasses, up to the Config of a run."""
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
@@ -34,10 +34,19 @@ class T5Config:
     feed_forward_proj: Literal["relu", "gated-gelu"] = "relu"
     tie_word_embeddings: bool = True
     """True: the output head is the embedding, scaled by d_model**-0.5. False: a head of its own."""
-    relative_attention_num_buckets: Count = 32
+    relative_attention_num_buckets: Annotated[int, Field(ge=4)] = 32
+    """Half of them are for positions to the right; half of the rest hold one distance each."""
     relative_attention_max_distance: Count = 128
+    """From here on all distances share a bucket; above half of the number of buckets."""
     layer_norm_epsilon: float = 1e-6
     dropout_rate: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def _buckets_grow(self) -> "T5Config":
+        least = self.relative_attention_num_buckets // 2 + 1
+        if self.relative_attention_max_distance < least:
+            raise ValueError(f"relative_attention_max_distance must be at least {least}")
+        return self
 
 
 @dataclass(frozen=True, config=_strict)

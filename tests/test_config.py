@@ -361,3 +361,19 @@ def test_every_setting_is_in_the_hash_unless_results_do_not_depend_on_it(path):
     )
     free = free or path[-1] in ("log_every_steps", "save_every_steps", "micro_batches", *R2DC)
     assert (config_hash(config) == config_hash(Config())) == free
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("model.shape.relative_attention_num_buckets=2", "greater than or equal to 4"),
+        (
+            "model.shape.relative_attention_max_distance=16",
+            "relative_attention_max_distance must be at least 17",
+        ),
+    ],
+)
+def test_distance_buckets_that_cannot_grow_are_refused(setting, told):
+    """Two buckets ended a run with ZeroDivisionError."""
+    with pytest.raises(UserError, match=told):
+        load_config(None, ["data.source=triage", setting])

@@ -1,5 +1,7 @@
 """A disk that is full or read-only ends a run with one line, keeps what was saved, and the same command goes on."""
 
+import errno
+import pathlib
 import subprocess
 
 import pytest
@@ -10,6 +12,7 @@ pytest.register_assert_rewrite("cli_cases")
 from cli_cases import as_lines, in_a_process, make_rows, settings
 from ruamel.yaml import YAML
 
+from r2d_jax.runtime import reporting
 from r2d_jax.runtime.checkpoint import complete_steps
 
 
@@ -63,3 +66,25 @@ def test_a_full_and_a_read_only_disk_are_one_line_each_and_cost_nothing_saved(
     assert ended.code == 0, ended.err
     assert "going on from step" in ended.out or "stage 1: done before" in ended.out
     assert (workdir / "evaluation" / "metrics.json").is_file()
+
+
+def test_a_log_that_is_opened_on_a_full_disk_stays_whole(tmp_path, monkeypatch):
+    """It was emptied first and then not written."""
+    path = tmp_path / "metrics.jsonl"
+    lines = '{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n'
+    path.write_text(lines + '{"step": 3, "lo')
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(reporting, "write_text", full)
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        reporting._reopened(path, 2)
+    assert path.read_bytes().decode().startswith(lines)
+    monkeypatch.undo()
+    reporting._reopened(path, 2).close()
+    assert path.read_text() == lines
+    before = path.stat().st_ino
+    reporting._reopened(path, 2).close()
+    assert path.stat().st_ino == before

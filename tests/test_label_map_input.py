@@ -8,6 +8,7 @@ from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.evaluation import apply
 from r2d_jax.evaluation.labelled_rows import labelled_rows
 from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard, read_card
+from r2d_jax.rationales.row_files import read_row_file
 
 WRITTEN = ["Benign", "benign ", "BENIGN", "malign"]
 MAP = {"benign ": "Benign", "BENIGN": "Benign"}
@@ -41,6 +42,9 @@ def test_b026_the_labels_of_an_input_file_go_through_the_map(model, rows, monkey
     assert read_card(home).label_map == label_map
     found = labelled_rows(home, rows, split="test", columns={}, with_rationales=False)
     assert [one.label for one in found.examples] == wanted
+    # These were left as they were written, so that none of them was a label of the model.
+    asked = read_row_file(home, rows, split="all", columns={})
+    assert [one.label for one in asked.examples] == wanted
     seen = []
     monkeypatch.setattr(apply, "_open", lambda path, batch_size: (None, None))
     monkeypatch.setattr(apply, "_predictor", lambda *_: (None, None))

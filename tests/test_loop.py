@@ -1,11 +1,20 @@
 """Selection of the best checkpoint and early stopping, by hand-worked sequences."""
 
 import dataclasses
+import itertools
 import math
+import types
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from r2d_jax.training.loop import Progress, Selection
+from r2d_jax.config import MeshConfig, Stage1Config
+from r2d_jax.runtime.checkpoint import StageCheckpoints, restore_weights
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.loop import Progress, Selection, train
+from r2d_jax.training.state import TrainState
+from r2d_jax.training.steps import STOP
 
 HIGHER = Selection("score", higher_is_better=True)
 
@@ -73,3 +82,69 @@ def test_progress_survives_saving_so_a_worse_score_after_resume_is_not_best():
     resumed = Progress(**dataclasses.asdict(progress))
     assert not HIGHER.update(resumed, 400, {"score": 0.7}, 5)
     assert (resumed.best_step, resumed.stale_evals) == (300, 1)
+
+
+class Killed(BaseException):
+    """What a kill leaves is on disk."""
+
+
+def train_on(folder, scores, kill_at=None, kill_after_writing=False):
+    """Forty steps, each adding 1 to the only weight; (progress, best step on disk, its weight)."""
+    checkpoints = StageCheckpoints(folder, "hash")
+    write_best = checkpoints.save_best
+
+    def save_best(step, *rest):
+        if step == kill_at and not kill_after_writing:
+            checkpoints.wait()
+            raise Killed
+        write_best(step, *rest)
+        if step == kill_at:
+            raise Killed
+
+    checkpoints.save_best = save_best
+    like, moments = {"w": jnp.zeros(3)}, {"mu": jnp.zeros(3)}
+    state, progress = TrainState(jnp.int32(0), like, moments), Progress()
+    if checkpoints.latest_step() is not None:
+        step, params, _, saved, _ = checkpoints.restore_latest(like, moments)
+        state, progress = TrainState(jnp.int32(step), params, moments), Progress(**saved)
+
+    def step_fn(state, batch):
+        params = {"w": state.params["w"] + 1}
+        return state._replace(step=state.step + 1, params=params), {
+            "loss": jnp.float32(1),
+            STOP: batch[STOP].sum(),
+        }
+
+    silent = types.SimpleNamespace(
+        stage="stage 1", say=lambda *_: None, scalars=lambda *_: None, progress=lambda *_: None
+    )
+    try:
+        _, progress = train(
+            Stage1Config(
+                max_steps=40, batch_size=8, eval_every_steps=10, save_every_steps=40, log_every_steps=10
+            ),
+            step_fn=step_fn,
+            batches=lambda step: ({"row": np.zeros(8, np.int32)} for _ in itertools.count()),
+            evaluate=lambda params, step, check_stop: {"score": scores[step]},
+            selection=HIGHER,
+            state=state,
+            progress=progress,
+            checkpoints=checkpoints,
+            reporter=silent,
+            mesh=make_mesh(MeshConfig()),
+            stop=types.SimpleNamespace(requested=False),
+        )
+    finally:
+        checkpoints.close()
+    best = checkpoints.best_step()
+    return progress, best, float(restore_weights(folder / "best" / str(best), like)["w"][0])
+
+
+@pytest.mark.parametrize(("kill_at", "after"), [(10, False), (10, True), (20, False), (20, True)])
+def test_a_kill_around_the_writing_of_the_best_weights_costs_none(tmp_path, kill_at, after):
+    """What names them was written later: on another layout of devices the step came out a hair worse when it was done
+    again, so the run named the best before, whose weights were gone."""
+    with pytest.raises(Killed):
+        train_on(tmp_path, {10: 0.8, 20: 0.9}, kill_at, after)
+    progress, best, weight = train_on(tmp_path, {10: 0.8, 20: 0.7, 30: 0.6, 40: 0.6})
+    assert progress.best_step == best == weight == kill_at

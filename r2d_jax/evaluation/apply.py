@@ -252,7 +252,7 @@ def evaluate_model(
     if asked.evaluation.triage is not None:
         scale_of(asked.evaluation.triage, card.labels)
     if input_file is not None:
-        source = next(iter(card.columns.rationales), None)
+        source = card.source_among(card.columns.rationales)
         sources = () if source is None else (source,)
         # Named now, a column has to be there; a file of another place may lack one that the training had.
         named = any(override.startswith(_SUBGROUPS) for override in overrides)

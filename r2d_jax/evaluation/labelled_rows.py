@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from r2d_jax.config import ColumnsConfig, Config, TriageScoringConfig
-from r2d_jax.config_check import rationale_source
+from r2d_jax.config_check import rationale_source, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
@@ -77,7 +77,8 @@ def rows_of_run(model: pathlib.Path) -> RunRows:
         raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
     config = load_config(home / "config.yaml")
     source = rationale_source(config, config.stage2)
-    splits = load_splits(config.data, config.seed, () if source is None else (source,))
+    # With the sources of both stages: rows that lack one may be left out, and the others are then drawn otherwise.
+    splits = load_splits(config.data, config.seed, used_sources(config))
     return RunRows(config, card.labels, splits, source)
 
 
@@ -138,20 +139,35 @@ def labelled_rows(
         examples: Sequence[Example] = getattr(run.splits, split)
         labels, source, triage = run.labels, run.source, run.config.evaluation.triage
     else:
-        named, labels = columns_and_labels(model, columns)
-        source = next(iter(named.rationales), None) if with_rationales else None
+        form = form_of_file(model, columns)
+        labels, source = form.labels, form.source if with_rationales else None
         sources = () if source is None else (source,)
-        # Labels written as in the training files become those that the model learned.
-        label_map = _home_and_card(model)[1].label_map if model is not None else {}
-        examples = read_examples(input_file, named, rationale_sources=sources, label_map=label_map)
+        examples = read_examples(
+            input_file, form.columns, rationale_sources=sources, label_map=form.label_map
+        )
     found = labels or tuple(sorted(set(labels_of(examples))))
     return LabelledRows(examples, found, source, triage)
 
 
-def columns_and_labels(
-    model: pathlib.Path | None, columns: Mapping[str, str | None]
-) -> tuple[ColumnsConfig, tuple[str, ...]]:
-    """Names of the columns of a file, as in training or as given, and the label set of the model.
+@dataclasses.dataclass(frozen=True)
+class FileForm:
+    """How a file of labelled rows is read.
+
+    Attributes:
+        columns: names of its columns, as in training or as given.
+        source: whose rationales count; None: the columns name none.
+        labels: label set of the model; empty without one.
+        label_map: labels as written in the training files, to those that the model learned.
+    """
+
+    columns: ColumnsConfig
+    source: str | None
+    labels: tuple[str, ...]
+    label_map: Mapping[str, str]
+
+
+def form_of_file(model: pathlib.Path | None, columns: Mapping[str, str | None]) -> FileForm:
+    """How a file is read beside a model.
 
     Args:
         model: None: default names and no labels.
@@ -161,6 +177,8 @@ def columns_and_labels(
         UserError: there is no model at that place.
     """
     if model is None:
-        return _named_columns(ColumnsConfig(), columns), ()
+        named = _named_columns(ColumnsConfig(), columns)
+        return FileForm(named, next(iter(named.rationales), None), (), {})
     _, card = _home_and_card(model)
-    return _named_columns(card.columns, columns), card.labels
+    named = _named_columns(card.columns, columns)
+    return FileForm(named, card.source_among(named.rationales), card.labels, card.label_map)

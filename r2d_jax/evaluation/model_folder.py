@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import jax
@@ -41,6 +42,7 @@ class ModelCard:
             where the model was not taught to explain.
         label_map: data.label_map of training; gold labels of other files go through it too.
         label_decode: of the config; whether only labels of `labels` can come out.
+        rationale_source: the rationales that stage 2 learned; None: none, or the folder is older than this field.
     """
 
     shape: T5Config
@@ -54,6 +56,12 @@ class ModelCard:
     rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
     label_map: dict[str, str] = dataclasses.field(default_factory=dict)
     label_decode: LabelDecode = "free"
+    rationale_source: str | None = None
+
+    def source_among(self, sources: Iterable[str]) -> str | None:
+        """Of a file's rationale sources the one that this model learned; the first where that is not among them."""
+        found = tuple(sources)
+        return self.rationale_source if self.rationale_source in found else next(iter(found), None)
 
     def to_json(self) -> str:
         """The text of r2d_model.json."""

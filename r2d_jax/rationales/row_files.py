@@ -10,7 +10,7 @@ from r2d_jax.data.reading.raw_rows import Number, Row, kind_of, raw_rows, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.labelled_rows import columns_and_labels, require_rows, rows_of_run
+from r2d_jax.evaluation.labelled_rows import form_of_file, require_rows, rows_of_run
 from r2d_jax.runtime.files import whole_file
 
 SPLITS = ("train", "validation", "test", "all")
@@ -100,13 +100,13 @@ def read_row_file(
     if input_file is None:
         assert model is not None
         return _rows_of_run(model, split)
-    named, labels = columns_and_labels(model, columns)
-    examples = read_examples(input_file, named, rationale_sources=())
+    form = form_of_file(model, columns)
+    examples = read_examples(input_file, form.columns, rationale_sources=(), label_map=form.label_map)
     # The same reader in the same order; it refuses what it cannot read, so no row is ever left out.
     rows = tuple(raw_rows(input_file))
     assert len(rows) == len(examples)
-    column = next(iter(named.rationales.values()), "rationale")
-    found = labels or tuple(sorted({example.label for example in examples}))
+    column = "rationale" if form.source is None else form.columns.rationales[form.source]
+    found = form.labels or tuple(sorted({example.label for example in examples}))
     return RowFile(rows, tuple(examples), found, column)
 
 

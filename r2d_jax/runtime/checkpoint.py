@@ -102,7 +102,10 @@ class StageCheckpoints:
             )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
-        """Write the weights of the best evaluation so far; the previous best goes when this one is whole."""
+        """Write the weights of the best evaluation so far; the previous best goes when this one is whole.
+
+        Waits for `save_latest` of the same step, so that no best is newer than what a run goes on from.
+        """
         # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
         with _writing(self.folder):
             self._latest.wait()
@@ -118,6 +121,10 @@ class StageCheckpoints:
         """Newest complete step, or None."""
         steps = complete_steps(self.folder / LATEST)
         return steps[-1] if steps else None
+
+    def best_step(self) -> int | None:
+        """Step of the best checkpoint, or None."""
+        return best_step(self.folder)
 
     def restore_latest(
         self, abstract_params: Any, abstract_opt_state: Any, abstract_carried: Any = ()

@@ -186,5 +186,5 @@ def check_shared(folder: pathlib.Path) -> None:
         raise UserError(
             str(folder),
             "is not one folder that all processes share",
-            "Put --workdir on a shared file system or in a bucket (gs://...).",
+            "Put --workdir on a file system that all of them share; a bucket has to be mounted on each.",
         )

@@ -16,12 +16,13 @@ _EXTRAS = {
     "cuda": ("jax-cuda12-plugin",),
     "tpu": ("libtpu",),
     "eval": ("bert-score", "torch"),
-    "hub": ("datasets", "tensorflow-datasets", "transformers"),
+    "hub": ("datasets", "sentencepiece", "tensorflow-datasets", "transformers"),
     "llm": ("openai",),
     "onnx": ("onnxscript", "onnxruntime"),
     "parquet": ("pyarrow",),
     "remote": ("gcsfs",),
     "report": ("matplotlib", "jinja2"),
+    "serve": ("fastapi", "uvicorn", "prometheus-client"),
 }
 _VARIABLES = re.compile(
     r"JAX_|XLA_|R2D_|TPU_|LIBTPU_|CUDA_|NVIDIA_VISIBLE|HF_HUB_OFFLINE|SLURM_(NTASKS|PROCID)$|OMP_NUM_THREADS"

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r2d_jax.runtime.distributed import is_writer
+from r2d_jax.runtime.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -115,13 +116,12 @@ def _clock(seconds: float) -> str:
 
 
 def _reopened(path: pathlib.Path, start_step: int) -> TextIO:
-    kept = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            # A line cut off by a kill is of a step that will be done again.
-            if line.endswith("}") and json.loads(line)["step"] <= start_step:
-                kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        # A line cut off by a kill is of a step that will be done again.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step]
+        if len(kept) < len(lines):
+            write_text(path, "".join(f"{line}\n" for line in kept))
     return path.open("a", encoding="utf-8")
 
 

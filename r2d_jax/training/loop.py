@@ -136,15 +136,21 @@ def train(
         if agree(stop.requested):
             leave()
 
+    if step and progress.best_step == step and checkpoints.best_step() != step:
+        checkpoints.save_best(step, state.params, {"step": step})
     while True:
         finished = step >= config.max_steps or progress.stopped_early
         due = step > 0 and (step % config.eval_every_steps == 0 or step >= config.max_steps)
         if due and progress.last_eval_step < step:
             values = evaluate(state.params, step, check_stop)
-            if selection.update(progress, step, values, config.patience_evals):
-                checkpoints.save_best(step, state.params, {"step": step, **values})
+            best = selection.update(progress, step, values, config.patience_evals)
             reporter.scalars(step, values)
             _say_evaluation(reporter, step, values, progress, selection)
+            if best:
+                # First what names this step as the best, then its weights, which drive out those of the best before:
+                # after a kill between the two they are written from the checkpoint.
+                save()
+                checkpoints.save_best(step, state.params, {"step": step, **values})
             finished = step >= config.max_steps or progress.stopped_early
             window_start, window = time.monotonic(), []
         if finished or (step > 0 and step % config.save_every_steps == 0):

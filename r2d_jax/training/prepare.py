@@ -126,6 +126,7 @@ class Prepared:
             rationale_prompt=_RATIONALE_PROMPT[self.config.method],
             label_map=self.config.data.label_map,
             label_decode=self.config.label_decode,
+            rationale_source=self.sources[2],
         )
 
     @property

@@ -1,0 +1,106 @@
+"""Rows and rationales that commands take of a run, or of a file beside a model, are those that the run learned."""
+
+import dataclasses
+import json
+
+import pytest
+
+from r2d_jax.config import ColumnsConfig
+from r2d_jax.config_file import load_config
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.labelled_rows import labelled_rows, rows_of_run
+from r2d_jax.evaluation.model_folder import CARD_FILE, read_card
+from r2d_jax.rationales.row_files import read_row_file
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.prepare import prepare
+from r2d_jax.training.workdir import Workdir
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Stage 1 learns the LLM's rationales, which every sixth row lacks, and stage 2 the nurse's."""
+    home = tmp_path_factory.mktemp("run")
+    path = home / "rows.jsonl"
+    rows = [
+        {
+            "question": f"Pain since day {index}",
+            "label": ("urgent", "not urgent")[index % 2],
+            "llm": f"It is pain of day {index}." if index % 6 else "",
+            "nurse": f"Day {index} is late.",
+        }
+        for index in range(120)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = [
+        f"data.path={path}",
+        "data.columns.rationales={llm: llm, nurse: nurse}",
+        "data.missing_rationales=skip",
+        "data.split_shares={train: 0.6, validation: 0.2, test: 0.2}",
+        "stage1.rationale_source=llm",
+        "stage2.rationale_source=nurse",
+    ]
+    config = load_config(None, settings)
+    run = prepare(config, Workdir(home / "work"), make_mesh(config.mesh))
+    return home / "work", run, rows
+
+
+def test_the_splits_are_those_of_the_run(prepared):
+    """Drawn with the source of stage 2 alone, test rows were rows that the run had trained on."""
+    home, run, _ = prepared
+    found = rows_of_run(home).splits
+    for name in ("train", "validation", "test"):
+        own = [row.row_id for row in getattr(run.splits, name)]
+        assert [row.row_id for row in getattr(found, name)] == own
+        assert len(own) in (20, 60)
+
+
+def test_a_file_is_read_with_the_rationales_that_stage_2_learned(prepared, tmp_path):
+    """The first column was taken, whoever wrote it."""
+    home, run, rows = prepared
+    assert run.card.rationale_source == "nurse"
+    path = tmp_path / "others.jsonl"
+    kept = [{key: value for key, value in row.items() if key != "llm"} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    found = labelled_rows(home, path, split="test", columns={}, with_rationales=True)
+    assert found.source == "nurse"
+    assert found.examples[3].rationales == {"nurse": "Day 3 is late."}
+    assert read_row_file(home, path, split="all", columns={}).rationale_column == "nurse"
+    # A card of an earlier version does not say it; then the first counts, and this file lacks it.
+    card = dataclasses.replace(read_card(home), rationale_source=None)
+    (tmp_path / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    with pytest.raises(UserError, match="no column 'llm'"):
+        labelled_rows(tmp_path, path, split="test", columns={}, with_rationales=True)
+
+
+def test_a_rationale_column_that_is_named_counts(prepared):
+    card = prepared[1].card
+    assert card.source_among(["default"]) == "default"
+    assert card.source_among([]) is None
+    assert dataclasses.replace(card, columns=ColumnsConfig()).source_among(["llm", "nurse"]) == "nurse"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), {}),
+        (("--batch-size", "8"), {"batch_size": 8}),
+        (("--no-checks",), {"rationale_checks": False}),
+        (("--checks", "--batch-size", "2"), {"rationale_checks": True, "batch_size": 2}),
+    ],
+)
+def test_only_options_that_are_given_go_before_the_settings_of_the_run(
+    r2d, prepared, tmp_path, monkeypatch, options, wanted
+):
+    """Defaults of the options won over `evaluation.batch_size=4` on the same command line."""
+    asked = []
+
+    def evaluate_model(*_, settings, **__):
+        asked.append(settings)
+        raise UserError("here", "is the end", "None.")
+
+    monkeypatch.setattr("r2d_jax.evaluation.apply.evaluate_model", evaluate_model)
+    r2d("eval", "--model", prepared[0], "--output", tmp_path / "out", *options).refused("here: is the end")
+    assert asked == [wanted]
