@@ -64,7 +64,7 @@ _MAPS_OF_NAMES = (
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
 
-__all__ = ["check_config", "config_hash", "config_with", "dump_config", "load_config", "read_settings"]
+__all__ = ["config_hash", "config_with", "dump_config", "load_config", "read_settings"]
 
 
 def _yaml() -> YAML:

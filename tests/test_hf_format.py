@@ -194,3 +194,14 @@ def test_export_needs_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_what_a_kill_left_of_an_export_goes_with_the_next_one(
+    tmp_path: pathlib.Path, config: T5Config
+) -> None:
+    """Three stopped exports left three folders of the size of a model."""
+    (tmp_path / ".export.partial-0123abcd").mkdir()
+    (tmp_path / ".export.partial-0123abcd" / "model.safetensors").write_text("half")
+    (tmp_path / ".other.partial-0123abcd").mkdir()
+    write_hf_folder(tmp_path / "export", config, random_weights(config), generation={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial-0123abcd", "export"]

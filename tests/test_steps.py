@@ -320,3 +320,10 @@ def test_row_keys_depend_on_everything_they_should():
     keys = [key(), key(seed=1), key(stage=2), key(step=1), key(row=1), key(purpose=1)]
     assert len(set(keys)) == len(keys)
     assert key() == key()
+
+
+def test_keys_are_of_one_kind_whatever_the_default_is():
+    expected = np.asarray(jax.random.key_data(objectives.row_keys(7, 2, jnp.int32(3), jnp.arange(4), 1)))
+    with jax.default_prng_impl("rbg"):
+        keys = objectives.row_keys(7, 2, jnp.int32(3), jnp.arange(4), 1)
+    np.testing.assert_array_equal(jax.random.key_data(keys), expected)

@@ -54,7 +54,7 @@ def train_batches(
         batch_size: B, rows of the global batch.
         seed: of the order.
         start_step: batches already consumed.
-        buckets: from `choose_buckets`; a batch is trimmed to the first that holds its rows. None: the
+        buckets: from `choose_buckets`; a batch is trimmed to the first that holds its rows. Without any the
             rows stay in the order of the shuffle, and no batch is trimmed.
 
     Yields:
@@ -116,8 +116,8 @@ def evaluation_batches(
     Args:
         features: N rows.
         batch_size: B.
-        buckets: from `evaluation_buckets`; a batch is trimmed to the first that holds its rows. None: no batch
-            is trimmed.
+        buckets: from `evaluation_buckets`; a batch is trimmed to the first that holds its rows. Without any, no
+            batch is trimmed.
 
     Yields:
         numbers of the rows int64 [n], n <= B; arrays of `Features` with first axis B, of which the first n are

@@ -1,5 +1,6 @@
 """Hugging Face T5 folders; in: a folder, hub name or our weights, out: shape and weights, or a folder."""
 
+import glob
 import json
 import os
 import pathlib
@@ -180,6 +181,9 @@ def write_hf_folder(
         GENERATION_FILE: _to_json({**_SPECIAL_IDS, **_cache_setting(config), **generation}),
         **(extra_files or {}),
     }
+    # What a kill left of an earlier export to this place.
+    for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)

@@ -64,7 +64,7 @@ def gumbel_temperature(step: jax.Array, config: Stage2Config) -> jax.Array:
 
 
 def transition_end_step(config: Stage2Config) -> int:
-    """First step after warm-up and transition; from here on evaluations count for selection."""
+    """The step nearest to the end of warm-up and transition; from here on evaluations count for selection."""
     return min(
         round((config.warmup_fraction + config.transition_fraction) * config.max_steps), config.max_steps
     )

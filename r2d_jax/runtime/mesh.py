@@ -86,7 +86,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function, traced so that `rows_sharded` and `logits_sharded` know the mesh."""
+    """The function, traced so that whatever asks for the layout of its devices, `on_one_cpu` too, knows the mesh."""
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:

@@ -52,11 +52,14 @@ class StepContext:
     label_trie: LabelTrie | None = None
 
 
+def seed_key(seed: int) -> jax.Array:
+    """The typed key that all randomness of a run comes from, whatever JAX_DEFAULT_PRNG_IMPL says."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
     """Typed keys [B], a function of (seed, stage, step, row of the global batch, purpose) alone."""
-    key = jax.random.fold_in(
-        jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), stage), step), purpose
-    )
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(seed_key(seed), stage), step), purpose)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 

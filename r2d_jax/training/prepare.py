@@ -38,7 +38,7 @@ from r2d_jax.runtime.checkpoint import restore_weights
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
-from r2d_jax.training.objectives import StepContext
+from r2d_jax.training.objectives import StepContext, seed_key
 from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
@@ -151,7 +151,7 @@ class Prepared:
         if init is not None:
             return load_initial(init, self.factory, self.mesh)
         shardings = tree_shardings(self.factory.abstract_params, self.mesh)
-        return jax.jit(self.factory.init, out_shardings=shardings)(jax.random.key(self.config.seed))
+        return jax.jit(self.factory.init, out_shardings=shardings)(seed_key(self.config.seed))
 
 
 def _init_shape(init: str) -> T5Config:

@@ -153,8 +153,9 @@ def run(
             calibration=calibration,
             check_stop=check_stop,
         )
-    export_model(model, workdir.export, overwrite=True, home=workdir.path)
-    workdir.mark("run_done", True)
+        # Still with the signal held back: there is little left, and it would leave half a folder.
+        export_model(model, workdir.export, overwrite=True, home=workdir.path)
+        workdir.mark("run_done", True)
     _say_results(prepared, workdir, metrics, console)
 
 

@@ -29,7 +29,7 @@ class Finding:
     """One rule that some rows of one field and split break.
 
     Attributes:
-        code: of `check_rules.RULES`.
+        code: of `rules.RULES`.
         severity: error, warning or note.
         field: question, context, label, "input" (question and context) or "rationale NAME".
         split: name of the split.

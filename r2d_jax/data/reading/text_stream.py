@@ -35,7 +35,7 @@ class _Counted(io.BufferedIOBase):
 
 @contextlib.contextmanager
 def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
-    """The text of a file, never held as a whole; a byte-order mark is left to `lines` and `pieces`.
+    """The text of a file, never held as a whole; a byte-order mark is left to the reader.
 
     Args:
         part: the file.
