@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
 pytest_plugins = ["cli_cases", "llm_server"]
@@ -16,16 +18,22 @@ pytest.register_assert_rewrite("cli_cases", "llm_server")
 
 from cli_cases import LABELS, ROOT, SECRET, SECRET_WORDS, as_lines, make_rows, settings, snapshot
 from llm_server import KEY, answer, hang, running, status, wait_for
+from rich.console import Console
 from ruamel.yaml import YAML
 
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.config_file import load_config
+from r2d_jax.data.pipeline import evaluation_batches, train_batches
+from r2d_jax.errors import Preempted
 from r2d_jax.evaluation.model_folder import ModelCard
+from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.llm.refusals import is_refusal
 from r2d_jax.rationales import generate as generating
 from r2d_jax.rationales import polish as polishing
 from r2d_jax.rationales.prompt_templates import packaged_text
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training import stages
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
 
@@ -434,6 +442,57 @@ def test_the_output_trains_both_stages(generating_rows, tmp_path, r2d, rows):
     for number, text in ((1, GOOD["rationale"]), (2, ROWS[0]["rationale"])):
         ids = prepared.encoder.encode([first], prepared.sources[number])[0].rationale
         assert text.startswith(prepared.tokenizer.decode(ids))
+
+
+def test_each_stage_reads_its_own_source_in_the_order_of_the_seed(tmp_path, rows, monkeypatch):
+    given = [row | {"llm": f"{row['id']} by a model"} for row in make_rows()]
+    rows.write_text(as_lines(given), encoding="utf-8")
+    config = settings(rows) | {"seed": 3}
+    config["data"]["columns"]["rationales"] = {"human": "rationale", "llm": "llm"}
+    config["stage1"] = config["stage1"] | {"rationale_source": "llm"}
+    config["stage2"] = config["stage2"] | {"rationale_source": "human"}
+    YAML().dump(config, tmp_path / "config.yaml")
+    config, workdir = load_config(tmp_path / "config.yaml"), Workdir(tmp_path / "run")
+    prepared = prepare(config, workdir, make_mesh(config.mesh))
+    assert prepared.context.seed == 3
+    drawn = prepared.factory.init(jax.random.key(3))["embedding"]
+    np.testing.assert_allclose(prepared.initial_params()["embedding"], drawn, atol=1e-6)
+    trained, validated = [], []
+
+    def first_batch(config, *, batches, evaluate, state, checkpoints, **_):
+        trained.append(next(batches(0)))
+        evaluate(state.params, 1, lambda: None)
+        checkpoints.save_best(1, state.params, {})
+        raise Preempted("seen enough")
+
+    def watched(features, *arguments):
+        validated.append(features)
+        return evaluation_batches(features, *arguments)
+
+    # What takes long, and looks at no rationale but through these batches.
+    sums = {"rationale_loss_sum": 1.0, "label_loss_sum": 1.0}, {"rationale": 1.0, "label": 1.0}
+    monkeypatch.setattr(stages, "make_loss_sums", lambda *_: lambda *_: sums)
+    monkeypatch.setattr(stages, "_step_memory", lambda *_: None)
+    monkeypatch.setattr(stages, "label_scores", lambda *_: {})
+    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: iter(()))
+    monkeypatch.setattr(stages, "train", first_batch)
+    monkeypatch.setattr(stages, "evaluation_batches", watched)
+    for number, source in ((1, "llm"), (2, "human")):
+        with pytest.raises(Preempted):
+            stages.run_stage(prepared, workdir, number, Console(quiet=True), StopSignal())
+        workdir.mark("stage1_done", {"best_step": 1})
+        of_source = {}
+        for split in ("train", "validation"):
+            encoded = prepared.encoder.encode(getattr(prepared.splits, split), source)
+            of_source[split] = prepared.encoder.features(encoded, prepared.shapes)
+        buckets = prepared.stages[number].buckets
+        wanted = next(train_batches(of_source["train"], 8, seed=3, buckets=buckets))
+        np.testing.assert_array_equal(trained[-1]["rationale_ids"], wanted["rationale_ids"])
+        np.testing.assert_array_equal(trained[-1]["question_ids"], wanted["question_ids"])
+        every = np.arange(len(of_source["validation"]))
+        np.testing.assert_array_equal(
+            validated[-1].rationale_ids[every], of_source["validation"].rationale_ids[every]
+        )
 
 
 # polish
