@@ -12,6 +12,7 @@ import torch_oracle as oracle
 from r2d_jax.config import MeshConfig, OptimizerConfig, Stage1Config, Stage2Config
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.model import cpu_parts
+from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.model.t5 import LayerLoop
@@ -307,6 +308,26 @@ def test_published_decode_keeps_dropout_on(with_dropout, one_device):
     theirs = run_steps(factory, with_dropout[1], published, one_device)
     assert ours[1][0]["label_loss"] == theirs[1][0]["label_loss"]
     assert [row["rationale_loss"] for row in ours[1]] != [row["rationale_loss"] for row in theirs[1]]
+
+
+def test_every_dropout_of_a_step_has_a_mask_of_its_own(small, monkeypatch):
+    """Where T5 has them: embedding and output of each stack, weights, hidden layer and output of each part."""
+    factory = T5Factory(dataclasses.replace(small[0].config, dropout_rate=0.1))
+    shape, words = factory.config, []
+    call = RowDropout.__call__
+
+    def counted(dropout, x):
+        words.append(np.asarray(dropout.words).tobytes())
+        return call(dropout, x)
+
+    monkeypatch.setattr(RowDropout, "__call__", counted)
+    never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
+    objective = objectives.stage2_objective(context_of(factory), never)
+    batch = {name: jnp.asarray(value) for name, value in batch_of(random_rows(0)).items()}
+    objective.terms(factory.merge(small[1]), batch | {"row": jnp.arange(ROWS)}, jnp.int32(3), True)
+    of_a_pass = (2 + 4 * shape.num_layers) + (2 + 6 * shape.num_decoder_layers)
+    assert len(words) == 2 * of_a_pass
+    assert len(set(words)) == len(words)
 
 
 def test_row_keys_depend_on_everything_they_should():
