@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2d_jax.config import Stage2Config
+from r2d_jax.config import OptimizerConfig, Stage2Config
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
 from r2d_jax.objective.scheduled_sampling import draw_coins, mix_labels
 from r2d_jax.objective.schedules import label_weight, sampling_probability, transition_end_step
+from r2d_jax.training.objectives import divisors
+from r2d_jax.training.optimizer import learning_rate, make_optimizer
 
 PUBLISHED = Stage2Config(max_steps=30000)
 
@@ -90,6 +92,54 @@ def test_a_batch_without_targets_has_loss_zero_and_no_nan_gradient():
     assert float(finite_value) == 0.0
     assert np.all(np.asarray(finite_gradient) == 0.0)
     del gradient
+
+
+def test_a_count_below_one_divides_as_it_is():
+    """With class weights a batch of common labels can count less than one token."""
+    counts = {"label": jnp.float32(0.25), "rationale": jnp.float32(0.0), "given": jnp.float32(3.0)}
+    assert {name: float(value) for name, value in divisors(counts).items()} == {
+        "label": 0.25,
+        "rationale": 1.0,
+        "given": 3.0,
+    }
+
+
+def test_the_rate_warms_up_and_falls_to_zero_at_the_last_step():
+    rate = learning_rate(OptimizerConfig(learning_rate=0.8, warmup_steps=4), 12)
+    found = [float(rate(step)) for step in range(13)]
+    np.testing.assert_allclose(
+        found, [0, 0.2, 0.4, 0.6, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0], atol=1e-6
+    )
+
+
+def test_every_setting_of_the_optimiser_is_that_of_torch():
+    """None of them has its default, which left out settings would fall back to."""
+    torch = pytest.importorskip("torch")
+    config = OptimizerConfig(
+        learning_rate=0.1, beta1=0.7, beta2=0.8, eps=0.01, weight_decay=0.3, clip_norm=0.5
+    )
+    optimizer = make_optimizer(config, 10)
+    rng = np.random.default_rng(0)
+    ours = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in (("a", 3), ("b", (2, 4)))
+    }
+    theirs = {name: torch.nn.Parameter(torch.tensor(np.asarray(value))) for name, value in ours.items()}
+    adamw = torch.optim.AdamW(theirs.values(), betas=(0.7, 0.8), eps=0.01, weight_decay=0.3)
+    state = optimizer.init(ours)
+    # The first two gradients are clipped, the others are not.
+    for step, size in enumerate((5.0, 0.4, 0.05, 0.01)):
+        gradients = {
+            name: size * rng.normal(size=value.shape).astype(np.float32) for name, value in ours.items()
+        }
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, gradients), state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+        for name, weight in theirs.items():
+            weight.grad = torch.tensor(gradients[name])
+        torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5)
+        adamw.param_groups[0]["lr"] = 0.1 * (1 - step / 10)
+        adamw.step()
+    for name, weight in theirs.items():
+        np.testing.assert_allclose(ours[name], weight.detach().numpy(), atol=1e-5, err_msg=name)
 
 
 def _keys(seed, rows):
