@@ -137,16 +137,19 @@ class Recorder:
     stage = "stage1"
 
     def __init__(self):
-        self.saved = []
+        self.saved, self.best = [], []
 
     def save_latest(self, step, *_):
         self.saved.append(step)
+
+    def save_best(self, step, *_):
+        self.best.append(step)
 
     def __getattr__(self, name):
         return lambda *_: None
 
 
-def run_loop(losses, told, *, stop_in_evaluation=False):
+def run_loop(losses, told, *, stop_in_evaluation=False, patience_evals=9):
     """The training loop over steps of these losses, with an evaluation and a save at every second."""
     stop, given = StopSignal(), iter(losses)
 
@@ -160,7 +163,12 @@ def run_loop(losses, told, *, stop_in_evaluation=False):
         return {"score": 0.5}
 
     config = Stage2Config(
-        max_steps=len(losses), batch_size=ROWS, eval_every_steps=2, save_every_steps=2, log_every_steps=1
+        max_steps=len(losses),
+        batch_size=ROWS,
+        eval_every_steps=2,
+        save_every_steps=2,
+        log_every_steps=1,
+        patience_evals=patience_evals,
     )
     state = types.SimpleNamespace(step=0, params=None, opt_state=None, carried=())
     train(
@@ -186,6 +194,15 @@ def test_the_first_loss_that_is_not_finite_ends_the_run():
     with pytest.raises(UserError, match=r"stage1, step 4 or shortly before: the loss is not finite"):
         run_loop([2.0, 1.5, 1.2, float("nan"), 1.0, 1.0], broken)
     assert broken.saved == [2]
+
+
+def test_the_last_step_is_evaluated_and_patience_ends_a_run_at_once():
+    """All scores are ties: each moves the best checkpoint, and none but the first is an improvement."""
+    whole, impatient = Recorder(), Recorder()
+    run_loop([2.0] * 5, whole)
+    assert (whole.best, whole.saved) == ([2, 4, 5], [2, 4, 5])
+    run_loop([2.0] * 9, impatient, patience_evals=2)
+    assert (impatient.best, impatient.saved) == ([2, 4, 6], [2, 4, 6])
 
 
 def test_a_stop_during_an_evaluation_saves_first():
