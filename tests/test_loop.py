@@ -74,6 +74,8 @@ def test_published_rule_selects_early_but_stops_late():
     assert best[0]
     assert progress.best_step == 10
     assert progress.stopped_early
+    # Steps 40 and 50 used it up: patience begins after step 30.
+    assert len(best) == 5
 
 
 def test_progress_survives_saving_so_a_worse_score_after_resume_is_not_best():
