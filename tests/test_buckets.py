@@ -149,6 +149,23 @@ def test_most_batches_hold_one_bucket_and_their_order_is_random():
     assert (steps > 0).sum() > 5
 
 
+def test_the_order_of_shapes_is_another_for_each_seed_and_each_window():
+    question, rationale = lengths(6000)
+    data = features(question, rationale)
+    buckets = choose_buckets(question, rationale, full=FULL, count=4, prompt_tokens=8)
+
+    def shapes_of(seed):
+        batches = itertools.islice(train_batches(data, 16, seed=seed, buckets=buckets), 64)
+        widths = [
+            batch["question_ids"].shape[1] * 1000 + batch["rationale_ids"].shape[1] for batch in batches
+        ]
+        return np.array(widths).reshape(2, 32)
+
+    one, other = shapes_of(0), shapes_of(1)
+    for first, second in ((one[0], other[0]), (one[1], other[1]), (one[0], one[1])):
+        assert np.mean(first == second) < 0.7
+
+
 @pytest.mark.parametrize("start", [1, 31, 32, 50])
 def test_going_on_gives_the_same_trimmed_batches(start):
     question, rationale = lengths(100)
