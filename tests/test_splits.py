@@ -1,6 +1,7 @@
 """Splits of a run: the three ways to give rows, validation taken from train, and what is told about them."""
 
 import collections
+import dataclasses
 import json
 
 import pytest
@@ -167,6 +168,9 @@ def test_validation_follows_the_seed(files):
     seeds = [questions(load_splits(config, seed, SOURCES).validation) for seed in (0, 0, 1)]
     assert seeds[0] == seeds[1] != seeds[2]
     assert len(seeds[0]) == 6
+    # A seed of the data counts, whatever that of the run.
+    fixed = dataclasses.replace(config, seed=1)
+    assert questions(load_splits(fixed, 0, SOURCES).validation) == seeds[2]
 
 
 def test_b022_an_edited_label_changes_rows_and_hash(files):
