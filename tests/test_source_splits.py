@@ -161,6 +161,11 @@ def test_groups_stay_whole_in_a_run(file, shares):
     groups = {name: {group_of[text] for text in texts} for name, texts in questions(splits).items()}
     assert all(groups.values())
     assert sum(map(len, groups.values())) == 30
+    if shares is None or "validation" not in shares:
+        # A fifth of the rows that train had, and no other share of them.
+        assert len(splits.validation) / (len(splits.train) + len(splits.validation)) == pytest.approx(
+            0.2, abs=0.05
+        )
 
 
 def test_groups_that_given_splits_part_are_counted_and_refused(file):
