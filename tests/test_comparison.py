@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation import comparison
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
+from r2d_jax.evaluation.intervals import PairedTest
 
 GOLD = ("yes", "yes", "no", "no")
 
@@ -56,6 +58,34 @@ def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
     bad, same = (table["tests"][name]["accuracy"] for name in ("bad", "same"))
     assert same["p_value"] == same["p_holm"] == 1.0
     assert bad["p_holm"] == pytest.approx(min(1.0, 2 * bad["p_value"]))
+
+
+def test_holm_by_hand(monkeypatch):
+    """0.01 counts three times, 0.03 twice and 0.04 once, but no p lies below that of a smaller one."""
+    values = iter([0.04, 0.01, 0.03])
+
+    def of_one_figure(statistics, rows, **settings):
+        return PairedTest(0.0, 0.0, 0.0, next(values))
+
+    monkeypatch.setattr(comparison, "TESTED", ("accuracy",))
+    monkeypatch.setattr(comparison, "paired_test", of_one_figure)
+    table = compare({"good": GOOD, "a": BAD, "b": BAD, "c": BAD}, "good", resamples=10)
+    found = {name: tests["accuracy"]["p_holm"] for name, tests in table["tests"].items()}
+    assert found == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+
+
+def test_outputs_that_are_no_label_are_no_class_of_the_interval_either():
+    """20 of 40 rows right, 20 without a label: macro-F1 is (1 + 0) / 2 in every sample that has both labels."""
+    gold = ("yes",) * 20 + ("no",) * 20
+    run = RunResult({"macro_f1": 0.5}, tuple(map(str, range(40))), gold, ("yes",) * 20 + ("maybe",) * 20, {})
+    figures = compare({"one": {0: run}}, "one", resamples=200)["methods"]["one"]["figures"]
+    assert figures["macro_f1"] == {"mean": 0.5, "sd": None, "low": 0.5, "high": 0.5}
+
+
+def test_methods_are_tested_over_the_seeds_that_both_have():
+    more = GOOD | {2: result(("no",) * 4)}
+    table = compare({"more": more, "bad": BAD | {3: GOOD[0]}}, "bad", resamples=20)
+    assert table["tests"]["more"]["accuracy"]["difference"] == pytest.approx(0.875 - 0.5)
 
 
 def test_one_seed_has_no_spread_and_says_so():
