@@ -70,6 +70,12 @@ def test_paired_test_over_seeds_swaps_a_row_in_all_of_them():
     assert one.p_value == pytest.approx(0.25, abs=0.02)
 
 
+def test_no_p_value_is_zero_for_what_happened_is_one_of_the_swaps():
+    """No other way to swap 60 rows, of which all differ, is as extreme but one in 2^60."""
+    found = paired_test([mean_of(np.repeat([1.0, 0.0], 60))], 60, resamples=99)
+    assert found.p_value == pytest.approx(1 / 100)
+
+
 def test_methods_that_are_alike_do_not_differ():
     values = np.random.default_rng(0).random(30)
     found = paired_test([mean_of(np.concatenate([values, values]))], 30, resamples=500)
