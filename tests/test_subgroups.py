@@ -24,10 +24,11 @@ from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, band_of, in_order
 from r2d_jax.data.tfds_write import columns_of, write_tfds
 from r2d_jax.data.triage import generate
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.intervals import mean_of
 from r2d_jax.evaluation.labelled_rows import labelled_rows
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import score
-from r2d_jax.evaluation.subgroups import subgroup_figures
+from r2d_jax.evaluation.subgroups import HIGHER_IS_BETTER, subgroup_figures
 
 COLUMNS = ColumnsConfig(
     subgroups={"sex": "sex", "age": "years", "site": "site"}, subgroup_edges={"age": (18.0, 65.0)}
@@ -324,6 +325,20 @@ def test_the_worst_group_is_named_but_never_a_small_one():
     assert metrics["subgroups"]["by"]["site"]["worst"]["accuracy"]["group"] == MISSING
     *_, metrics = evaluated(resamples=0, subgroup_least_rows=90)
     assert metrics["subgroups"]["by"]["site"]["worst"]["accuracy"] is None
+
+
+def test_the_worst_has_the_lowest_score_or_the_most_mistakes():
+    examples = [Example(str(n), "q", "a", {}, subgroups={"sex": "FM"[n % 2]}) for n in range(80)]
+    # 0 for F and 1 for M, whatever the figure.
+    statistics = dict.fromkeys(HIGHER_IS_BETTER, mean_of(np.arange(80.0) % 2))
+    found = subgroup_figures(examples, statistics, least_rows=30, resamples=0)
+    named = {figure: worst["group"] for figure, worst in found["by"]["sex"]["worst"].items()}
+    assert {figure for figure, group in named.items() if group == "F"} == {
+        "macro_f1",
+        "accuracy",
+        "triage.quadratic_kappa",
+    }
+    assert set(named.values()) == {"F", "M"}
 
 
 def test_groups_that_are_all_alike_have_no_worst():
