@@ -88,6 +88,8 @@ def test_given_costs_are_gold_by_predicted():
         assert using.costs.tolist() == [[0, 1, 5], [2, 0.5, 0], [7, 4, 0]]
         assert using.invalid_costs.tolist() == [5, 2, 7]
         found = scores(["a", "b", "c", "b"], ["c", "b", "a", "?"], using)
+        told = level_counts(using, using.places(["b", "b"]), using.places(["b", "?"]))["by_gold"]
+        assert [one["mean_cost"] for one in told] == [None, (0.5 + 2) / 2, None]
         assert found.figures["expected_cost"] == pytest.approx((5 + 0.5 + 7 + 2) / 4)
 
 
@@ -127,6 +129,12 @@ def test_kappa_of_one_level_alone_is_none_and_of_chance_zero():
     assert scores(["red", "green"], ["red", "green"]).figures["quadratic_kappa"] == 1
     assert scores(["red", "green"], ["green", "red"]).figures["quadratic_kappa"] == pytest.approx(-1)
     assert float(quadratic_kappa_of(np.array([-1, 0, 3]), np.array([0, 0, 3]))(np.arange(3))) == 1
+
+
+def test_no_label_for_a_middle_level_counts_in_kappa_as_the_least_urgent():
+    found = scores(["a", "a", "b", "c"], ["a", "a", "?", "c"], scale(order="abc", labels=["a", "b", "c"]))
+    expected = sklearn.metrics.cohen_kappa_score([0, 0, 1, 2], [0, 0, 2, 2], weights="quadratic")
+    assert found.figures["quadratic_kappa"] == pytest.approx(expected)
 
 
 def test_rows_whose_gold_label_has_no_level_do_not_count():
