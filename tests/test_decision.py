@@ -9,7 +9,7 @@ from r2d_jax.evaluation.decision import decisions, expected_costs, least_cost
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import score
-from r2d_jax.evaluation.triage_scoring import least_cost_labels
+from r2d_jax.evaluation.triage_scoring import evaluate_triage, least_cost_labels
 
 ORDER = ("high", "middle", "low")
 SETTINGS = TriageScoringConfig(ORDER, "most_urgent", "linear_under_x3")
@@ -67,6 +67,17 @@ def test_the_label_of_least_cost_is_told_as_the_model_spells_it():
     labels = [" low ", "high", "middle"]
     probabilities = np.array([[0.6, 0.3, 0.1], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0]])
     assert least_cost_labels(scale_of(SETTINGS, labels), labels, probabilities) == ["high", "middle", " low "]
+    # Of two spellings the first.
+    twice = ["low", *labels]
+    assert least_cost_labels(scale_of(SETTINGS, twice), twice, np.eye(4)[:2]) == ["low", "low"]
+
+
+def test_rows_whose_gold_label_has_no_level_save_nothing():
+    probabilities = np.array([[0.3, 0.1, 0.6], [0.2, 0.2, 0.6]])
+    found = evaluate_triage(SETTINGS, ORDER, ["low", "elsewhere"], ["high", "high"], probabilities)
+    argmax, least = (found.section["rules"][rule] for rule in ("argmax", "least_cost"))
+    cost = scale_of(SETTINGS, ORDER).costs[2, 0]
+    assert (argmax["cost_saving"], least["cost_saving"]) == (cost, 0.0)
 
 
 def test_the_rules_stand_beside_the_generated_label():
