@@ -74,6 +74,8 @@ def test_an_audit_by_hand(auditing, tmp_path, server):
     result = json.loads((tmp_path / "a" / "audit.json").read_text())
     assert result["names"] == {"gold": 2, "other": 1, "both": 1, "none": 2}
     assert (result["rows"], result["rows_empty"], result["rows_failing"]) == (7, 1, 4)
+    # Of 4, 5, 5, 5, 6 and 6 words: a quarter of the way from the first to the second.
+    assert result["words"] == {"p05": 4.25, "median": 5.0, "p95": 6.0}
     assert not server.got
     before = snapshot(tmp_path)
     auditing("--flag", flag).refused("is there", "--overwrite")
@@ -135,6 +137,14 @@ def test_an_audit_with_a_judge(auditing, tmp_path, server):
     assert lines[4]["judge"] is None
     auditing(*judge, "--min-judge-score", 4).done("5 judge")
     assert len(server.got) == 6
+
+
+def test_a_low_score_of_the_judge_fails_by_every_criterion_but_completeness(auditing, tmp_path, server):
+    criteria = ("correctness", "alignment", "grounding", "completeness")
+    server.script = [answer({"justification": "", **SCORES, name: 2}) for name in criteria]
+    auditing("--judge", "--base-url", server.url, "--llm", "m", "--agreement", "any").done("3 judge")
+    lines = lines_of(tmp_path / "a" / "audit.jsonl")
+    assert [line["failures"] for line in lines[:4]] == [["judge"], ["judge"], ["judge"], []]
 
 
 def test_label_noise_is_found(r2d, tmp_path):
