@@ -140,7 +140,9 @@ class Recorder:
         self.saved, self.best = [], []
 
     def save_latest(self, step, *_):
-        self.saved.append(step)
+        # A step that is saved already is not saved again.
+        if self.saved[-1:] != [step]:
+            self.saved.append(step)
 
     def save_best(self, step, *_):
         self.best.append(step)
