@@ -253,13 +253,13 @@ def console(*, quiet: bool = False) -> Console:
 
 
 def require_no_input_among(outputs: list[pathlib.Path], *inputs: pathlib.Path | None) -> None:
-    """Refuse to write over an input.
+    """Refuse to write over an input, by whatever name: through a link or `..`, too.
 
     Raises:
         UserError: one of the outputs is one of the inputs.
     """
     for output in outputs:
-        if any(path and path.absolute() == output.absolute() for path in inputs):
+        if any(path and path.resolve() == output.resolve() for path in inputs):
             raise UserError(str(output), "is an input, and would be written over", ANOTHER_OUTPUT)
 
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
+from r2d_jax.cli_options import require_no_input_among
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
@@ -104,3 +106,38 @@ def test_only_options_that_are_given_go_before_the_settings_of_the_run(
     monkeypatch.setattr("r2d_jax.evaluation.apply.evaluate_model", evaluate_model)
     r2d("eval", "--model", prepared[0], "--output", tmp_path / "out", *options).refused("here: is the end")
     assert asked == [wanted]
+
+
+def test_a_run_goes_on_with_its_own_tokenizer_alone(prepared, tmp_path):
+    """With another it trained to the end, spoilt its checkpoints, and was only then refused."""
+    home, run, _ = prepared
+    work = tmp_path / "work"
+    shutil.copytree(home, work)
+    stored = work / "tokenizer" / "tokenizer.json"
+    whole = stored.read_bytes()
+    stored.unlink()
+    prepare(run.config, Workdir(work), run.mesh)
+    assert stored.read_bytes() == whole
+    swapped = json.loads(whole)
+    ids = swapped["model"]["vocab"]
+    one, other = list(ids)[-2:]
+    ids[one], ids[other] = ids[other], ids[one]
+    stored.write_text(json.dumps(swapped), encoding="utf-8")
+    before = (work / "run.json").read_bytes()
+    with pytest.raises(UserError, match="is not the tokenizer that this run began with"):
+        prepare(run.config, Workdir(work), run.mesh)
+    assert (work / "run.json").read_bytes() == before
+
+
+def test_an_input_is_not_written_over_by_another_name(tmp_path):
+    """`folder/../rows.jsonl` and a link were taken for another file."""
+    rows, link = tmp_path / "rows.jsonl", tmp_path / "link.jsonl"
+    rows.write_text("{}")
+    (tmp_path / "folder").mkdir()
+    link.symlink_to(rows)
+    for output in (rows, tmp_path / "folder" / ".." / "rows.jsonl", link):
+        with pytest.raises(UserError, match="is an input"):
+            require_no_input_among([output], None, rows)
+        with pytest.raises(UserError, match="is an input"):
+            require_no_input_among([rows], output)
+    require_no_input_among([tmp_path / "other.jsonl"], rows)

@@ -179,6 +179,18 @@ def _tokenizer(
     return Tokenizer.train(texts, config.tokenizer.train_vocab_size, config.tokenizer.text_map)
 
 
+def _check_same_tokenizer(workdir: Workdir, tokenizer: Tokenizer) -> None:
+    # Going on with other ids would spoil the checkpoints, and the run would only be refused at its end.
+    if not (workdir.started and (workdir.path / CARD_FILE).is_file()):
+        return
+    if read_card(workdir.path).tokenizer_fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            str(workdir.tokenizer),
+            "is not the tokenizer that this run began with",
+            "Restore its tokenizer.json, or choose a new --workdir; nothing was changed.",
+        )
+
+
 def _texts(rows: Iterable[Example], sources: Sequence[str]) -> Iterator[str]:
     for row in rows:
         yield question_text(row)
@@ -256,6 +268,7 @@ def prepare(
     splits = load_splits(config.data, config.seed, names, paced(report, "reading"))
     # Nobody saves it before all have loaded or trained it.
     tokenizer = _tokenizer(config, workdir, splits.train, names)
+    _check_same_tokenizer(workdir, tokenizer)
     wait_for_all("vocabulary")
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
@@ -312,7 +325,8 @@ def prepare(
         (*check_lines, token_line),
         trie,
     )
-    if is_writer() and (first or not (workdir.path / CARD_FILE).is_file()):
+    written = (workdir.path / CARD_FILE, workdir.tokenizer / "tokenizer.json")
+    if is_writer() and (first or not all(path.is_file() for path in written)):
         tokenizer.save(workdir.tokenizer)
         write_text(workdir.path / CARD_FILE, prepared.card.to_json())
     wait_for_all("card written")
