@@ -113,7 +113,7 @@ def audit(
     for option, path in (("--filter", filter), ("--flag", flag)):
         if path is not None:
             require_jsonl(path, option)
-    if filter is not None and flag is not None and filter.absolute() == flag.absolute():
+    if filter is not None and flag is not None and filter.resolve() == flag.resolve():
         raise UserError("--flag", "is the file of --filter", "Choose another.")
     written = [output / AUDIT_ROWS, output / AUDIT_SUMMARY, *(path for path in (filter, flag) if path)]
     require_no_input_among(written, which.input)

@@ -88,9 +88,8 @@ def tfds(
     """
     import json
 
-    from r2d_jax.config_check import used_sources
     from r2d_jax.config_file import load_config
-    from r2d_jax.data.splits import describe, load_splits
+    from r2d_jax.data.splits import describe, splits_of_run
     from r2d_jax.data.tfds_write import columns_of, write_tfds
     from r2d_jax.errors import UserError
 
@@ -98,7 +97,7 @@ def tfds(
         raise UserError("r2d data tfds", "no rows are named", "Give --config or --path.")
     named = [] if path is None else [f"data.path={json.dumps(path)}"]
     settings = load_config(config, [*named, *(overrides or ())])
-    splits = load_splits(settings.data, settings.seed, used_sources(settings), progress=_counter("rows read"))
+    splits = splits_of_run(settings, _counter("rows read"))
     folder = write_tfds(splits, out, shards=shards)
     print(describe(splits))
     print(f"written: {folder}; read it with\ndata:")
@@ -208,7 +207,7 @@ def check(
     file, settings = file_and_settings(words or ())
     if file is None and config is None:
         raise UserError("r2d data check", "no rows are named", "Give FILE, or --config.")
-    if json_file is not None and file is not None and json_file.absolute() == pathlib.Path(file).absolute():
+    if json_file is not None and file is not None and json_file.resolve() == pathlib.Path(file).resolve():
         raise UserError("--json", "is the file of rows, and would be written over", "Choose another name.")
     if no_rationales and rationale_column:
         raise UserError("--no-rationales", "stands beside --rationale-column", "Give one of the two.")

@@ -115,6 +115,9 @@ def test_options_of_an_audit(auditing, tmp_path, server):
     auditing("--filter", tmp_path / "x.jsonl", "--flag", tmp_path / "x.jsonl").refused(
         "is the file of --filter"
     )
+    (tmp_path / "folder").mkdir()
+    same = tmp_path / "folder" / ".." / "x.jsonl"
+    auditing("--filter", tmp_path / "x.jsonl", "--flag", same).refused("is the file of --filter")
     auditing("--rationale-column", "llm").refused("no column 'llm'")
     assert not (tmp_path / "a").exists()
 

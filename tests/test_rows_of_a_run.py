@@ -141,3 +141,11 @@ def test_an_input_is_not_written_over_by_another_name(tmp_path):
         with pytest.raises(UserError, match="is an input"):
             require_no_input_among([rows], output)
     require_no_input_among([tmp_path / "other.jsonl"], rows)
+
+
+def test_a_data_check_is_not_written_over_its_rows_by_another_name(r2d, tmp_path):
+    rows, link = tmp_path / "rows.jsonl", tmp_path / "link.jsonl"
+    rows.write_text('{"question": "q", "label": "a", "rationale": "r"}\n')
+    link.symlink_to(rows)
+    r2d("data", "check", rows, "--json", link).refused("--json: is the file of rows")
+    assert "question" in rows.read_text()
