@@ -91,12 +91,8 @@ def utilisation_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _keep(folder: pathlib.Path, result: dict[str, Any], name: str) -> str:
-    """Write what there is; its tables."""
-    add_utilisation(result, name)
-    table = f"{utilisation_table(result)}\n{markdown(result)}"
-    write_result(folder, result, table)
-    return table
+def _tables(result: dict[str, Any]) -> str:
+    return f"{utilisation_table(result)}\n{markdown(result)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,6 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scan_layers=options.scan_layers,
         alternating=False,
     )
+
+    def keep(result: dict[str, Any]) -> None:
+        add_utilisation(result, name)
+        write_result(options.output, result, _tables(result))
+
     try:
         result = measure(
             options.shapes,
@@ -145,13 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             t5_tokenizer=options.t5_tokenizer,
             matmul_size=MATMUL_SIZE,
             cache=options.cache and options.cache.resolve(),
-            keep=lambda result: _keep(options.output, result, name),
+            keep=keep,
         )
-        table = _keep(options.output, result, name)
     except (UserError, SideFailed, OSError) as error:
         print(f"benchmarks/gpu.py: {error}", file=sys.stderr)
         return 2
-    print(table)
+    print(_tables(result))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Alternating measurement of one case; in: a workload and settings, out: seconds, ratios, memory, compile counts."""
+"""Measurement of one case; in: a workload and settings, out: seconds, ratios, memory, compile counts."""
 
 import contextlib
 import dataclasses
@@ -131,19 +131,10 @@ class Case:
         if "shared" in ours:
             # What the decode takes where it has no encoder pass of its own; ours alone.
             result["parts"]["shared_decode_share"] = summary(_shares(ours["shared"]))
+            gold, sampled = (result["parts"][f"stage2_{kind}"] for kind in ("gold", "sampled"))
+            pairs = {name: zip(gold[name]["values"], sampled[name]["values"], strict=True) for name in found}
             result["parts"]["label_decode_share"] = {
-                name: summary(
-                    _shares(
-                        zip(
-                            *(
-                                result["parts"][f"stage2_{kind}"][name]["values"]
-                                for kind in ("gold", "sampled")
-                            ),
-                            strict=True,
-                        )
-                    )
-                )
-                for name in found
+                name: summary(_shares(of_side)) for name, of_side in pairs.items()
             }
 
     def _generation(self, found: dict[str, Any], result: dict[str, Any]) -> None:

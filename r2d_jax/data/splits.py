@@ -5,7 +5,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from r2d_jax.config import DataConfig
+from r2d_jax.config import Config, DataConfig
+from r2d_jax.config_check import used_sources
 from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
@@ -20,6 +21,7 @@ __all__ = [
     "describe",
     "label_set",
     "load_splits",
+    "splits_of_run",
     "take_validation",
 ]
 
@@ -49,6 +51,22 @@ def load_splits(
             told = "; ".join([f"the {name} split has no rows", *notes])
             raise UserError("data", told, _EMPTY_SPLIT[name])
     return Splits(*(rows[name] for name in NAMES), notes=tuple(notes))
+
+
+def splits_of_run(config: Config, progress: Progress | None = None) -> Splits:
+    """The rows of a run, with the rationales of all its stages.
+
+    Whoever asks for fewer sources has other splits: where rows that lack one are left out, the others are drawn
+    otherwise.
+
+    Args:
+        config: of the run.
+        progress: as for `load_splits`.
+
+    Raises:
+        UserError: as `load_splits`.
+    """
+    return load_splits(config.data, config.seed, used_sources(config), progress)
 
 
 _EMPTY_SPLIT = {

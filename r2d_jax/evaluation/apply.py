@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig
-from r2d_jax.config_check import rationale_source, used_sources
+from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import load_splits
+from r2d_jax.data.splits import splits_of_run
 from r2d_jax.data.subgroups import MISSING
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out, scorer_of
@@ -276,7 +276,7 @@ def evaluate_model(
         raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
     else:
         source = rationale_source(config, config.stage2)
-        examples = getattr(load_splits(config.data, config.seed, used_sources(config)), split)
+        examples = getattr(splits_of_run(config), split)
     evaluation = dataclasses.replace(asked.evaluation, **settings)
     left_out(evaluation, card.labels)
     model, mesh = _open(model_path, evaluation.batch_size)

@@ -5,11 +5,10 @@ import pathlib
 from collections.abc import Sequence
 
 from r2d_jax.config import EvaluationConfig, MeshConfig
-from r2d_jax.config_check import used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import load_splits
+from r2d_jax.data.splits import splits_of_run
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
@@ -81,4 +80,4 @@ def _rows(home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None) 
     if not (home / "config.yaml").is_file():
         raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
     config = load_config(home / "config.yaml")
-    return load_splits(config.data, config.seed, used_sources(config)).validation
+    return splits_of_run(config).validation

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from r2d_jax.config_check import rationale_source, used_sources
+from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.errors import UserError
@@ -80,11 +80,11 @@ def load_case_texts(run: RunRecord) -> list[CaseText]:
         UserError: the data cannot be read, or its rows are no longer those of the run.
     """
     from r2d_jax.data.features import question_text
-    from r2d_jax.data.splits import content_hash, load_splits
+    from r2d_jax.data.splits import content_hash, splits_of_run
 
     config = load_config(run.path / CONFIG_FILE)
     source = rationale_source(config, config.stage2)
-    splits = load_splits(config.data, config.seed, used_sources(config))
+    splits = splits_of_run(config)
     if run.data_hash not in ("", content_hash(splits)) or [example.row_id for example in splits.test] != [
         row.get("id") for row in run.predictions
     ]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from r2d_jax.config import ColumnsConfig, Config, TriageScoringConfig
-from r2d_jax.config_check import rationale_source, used_sources
+from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import load_splits
+from r2d_jax.data.splits import splits_of_run
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ def rows_of_run(model: pathlib.Path) -> RunRows:
         raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
     config = load_config(home / "config.yaml")
     source = rationale_source(config, config.stage2)
-    # With the sources of both stages: rows that lack one may be left out, and the others are then drawn otherwise.
-    splits = load_splits(config.data, config.seed, used_sources(config))
-    return RunRows(config, card.labels, splits, source)
+    return RunRows(config, card.labels, splits_of_run(config), source)
 
 
 def _home_and_card(model: pathlib.Path) -> "tuple[pathlib.Path, ModelCard]":

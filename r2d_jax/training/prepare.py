@@ -24,7 +24,7 @@ from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.splits import NAMES, content_hash, label_set, load_splits
+from r2d_jax.data.splits import NAMES, content_hash, label_set, splits_of_run
 from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out
@@ -265,7 +265,7 @@ def prepare(
     check_batch_sizes(config, mesh)
     sources = {number: rationale_source(config, stage) for number, stage in stage_configs(config).items()}
     names = used_sources(config)
-    splits = load_splits(config.data, config.seed, names, paced(report, "reading"))
+    splits = splits_of_run(config, paced(report, "reading"))
     # Nobody saves it before all have loaded or trained it.
     tokenizer = _tokenizer(config, workdir, splits.train, names)
     _check_same_tokenizer(workdir, tokenizer)
@@ -281,7 +281,6 @@ def prepare(
     encoder = FeatureEncoder(config.data, tokenizer, labels)
     trie = label_trie(labels, tokenizer) if config.label_decode == "constrained" else None
     data_hash = content_hash(splits)
-    first = not workdir.started
     # Nothing that is wrong is left to find, so files may be written from here on.
     workdir.start(config, data_hash)
     rows = {name: getattr(splits, name) for name in NAMES}
@@ -326,7 +325,7 @@ def prepare(
         trie,
     )
     written = (workdir.path / CARD_FILE, workdir.tokenizer / "tokenizer.json")
-    if is_writer() and (first or not all(path.is_file() for path in written)):
+    if is_writer() and not all(path.is_file() for path in written):
         tokenizer.save(workdir.tokenizer)
         write_text(workdir.path / CARD_FILE, prepared.card.to_json())
     wait_for_all("card written")

@@ -65,13 +65,13 @@ def turns_of(equation: Any) -> int:
     if kind != "while":
         return 1
     condition = equation.params["cond_jaxpr"].jaxpr
-    limits = []
-    for compared in condition.eqns:
-        if compared.primitive.name == "lt":
-            count, limit = compared.invars
-            # What is computed from the loop's values (how many rows still run) is no count of turns.
-            if count in condition.invars and isinstance(limit, Literal) and count.aval.dtype.kind in "iu":
-                limits.append(int(limit.val))
+    compared = (equation.invars for equation in condition.eqns if equation.primitive.name == "lt")
+    # What is computed from the loop's values (how many rows still run) is no count of turns.
+    limits = [
+        int(limit.val)
+        for count, limit in compared
+        if count in condition.invars and isinstance(limit, Literal) and count.aval.dtype.kind in "iu"
+    ]
     return min(limits, default=1)
 
 
