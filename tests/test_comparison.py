@@ -133,8 +133,9 @@ def test_costs_are_compared_and_tested_unscaled():
     assert "25.0 ± 0.0 | 1.500 ± 0.707 |" in row
 
 
-def test_runs_of_other_rows_are_not_compared():
-    other = {0: result(("yes", "yes", "no", "no"), ids=("1", "2", "3", "5"))}
+@pytest.mark.parametrize("ids", [("1", "2", "3", "5"), ("1", "3", "2", "4")])
+def test_runs_of_other_rows_or_another_order_are_not_compared(ids):
+    other = {0: result(("yes", "yes", "no", "no"), ids=ids)}
     with pytest.raises(UserError, match="different test rows"):
         compare({"good": GOOD, "other": other}, "good", resamples=10)
 
