@@ -237,6 +237,10 @@ def test_what_stands_everywhere_points_nowhere():
     assert cited_spans("There is pain.", text) == []
     assert parts(text, cited_spans("There is pain in the leg.", text)) == ["Pain in the leg."]
     assert len(cited_spans("There is pain.", "Pain in the arm. Pain in the leg. Cough.")) == 2
+    # Three sentences are more than a third of eight, and a third of nine.
+    eight = f"{text} Rash. Fall. Burn. Bite."
+    assert cited_spans("There is pain.", eight) == []
+    assert len(cited_spans("There is pain.", f"{eight} Itch.")) == 3
 
 
 # Real rationales
