@@ -1,5 +1,7 @@
 """Checkpoints: complete or ignored, restored into today's layout, weights alone, faults named."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +101,9 @@ def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
     (tmp_path / "latest" / "30").mkdir()
     (tmp_path / "latest" / "20.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "latest" / "notes").mkdir()
+    # All but the file that is written last.
+    shutil.copytree(tmp_path / "latest" / "10", tmp_path / "latest" / "40")
+    (tmp_path / "latest" / "40" / "_CHECKPOINT_METADATA").unlink()
     assert StageCheckpoints(tmp_path, HASH).latest_step() == 10
     save(tmp_path, state, 12)
     assert StageCheckpoints(tmp_path, HASH).latest_step() == 12
