@@ -4,6 +4,7 @@ import collections
 import json
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from r2d_jax.config import ColumnsConfig, DataConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.draws import draw_splits
+from r2d_jax.data.duplicates import drop_duplicates
 from r2d_jax.data.splits import content_hash, describe, load_splits
 from r2d_jax.errors import UserError
 
@@ -263,6 +265,14 @@ def test_rows_in_two_splits_are_dropped_with_a_report(file):
     assert all(note in describe(splits) for note in splits.notes)
     # "A" and "a " are other questions than "a" to a run, and near enough to be told of.
     assert overlaps(config, splits) == {("split-overlap", "test"): 2}
+
+
+def test_another_input_with_another_label_is_no_copy():
+    """The train row is input 0 with label 1; test has input 0 with label 0, and input 1 with label 0."""
+    rows = {"train": np.array([0]), "validation": np.array([], int), "test": np.array([1, 2])}
+    left, (told,) = drop_duplicates(rows, inputs=np.array([0, 0, 1]), labels=np.array([1, 0, 0]))
+    assert [len(left[name]) for name in NAMES] == [0, 0, 2]
+    assert told.endswith("(0 with the same label, 1 with another)")
 
 
 def test_dropping_all_rows_of_a_split_says_why(file):
