@@ -411,6 +411,11 @@ def test_a_limit_of_requests_counts_retries(judging, server):
 
 
 def test_a_limit_of_tokens_is_not_passed(judging):
+    # The prompt alone would fit; with the longest answer it may not.
+    judging("--max-tokens-total", 1000, "--max-answer-tokens", 1000).refused(
+        "--max-tokens-total: 0 tokens are"
+    )
+    assert not judging.sent
     judging("--max-tokens-total", 1000, "--max-answer-tokens", 50).refused("--max-tokens-total: .* are used")
     first = len(judging.sent)
     assert 1 <= first <= 6
@@ -460,6 +465,8 @@ def test_a_dry_run_sends_and_writes_nothing(command, request, monkeypatch):
         ("http://localhost:port/v1", "no http or https address"),
         (f"https://user:{KEY}@localhost/v1", "holds a user, password"),
         (f"https://localhost/v1?key={KEY}", "holds a user, password, query"),
+        ("http://192.168.1.5:8000/v1", "http to 192.168.1.5:8000 would send case text unencrypted"),
+        ("http://notlocalhost/v1", "http to notlocalhost would send case text unencrypted"),
         ("http://example.org/v1", "http to example.org would send case text unencrypted.*--allow-http"),
     ],
 )
