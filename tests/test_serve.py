@@ -29,6 +29,7 @@ from r2d_jax.serve.guard import HEADERS, host_name
 from r2d_jax.serve.limits import Limits
 from r2d_jax.serve.schema import INTENDED_USE, Answer, Note, UploadStatus, WhatIf
 from r2d_jax.serve.shapes import batch_sizes, question_widths
+from r2d_jax.serve.uploads import Upload, results_text
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOSTILE = {
@@ -154,6 +155,12 @@ def test_notes_bodies_and_rows_over_a_limit(server):
     assert server.predict("x" * (most + 1)).status == 413
     assert server.predict("x" * most, context="y").status == 413
     assert server.predict("\n ").json() == {"detail": "question: is blank."}
+    # Written as JSON escapes of six bytes, and filled up with blanks to the last byte that is taken.
+    body = json.dumps({"question": "\u2265" * most}).encode()
+    assert 6 * most < len(body) < server.limits.note_bytes
+    for size, status in ((server.limits.note_bytes, 200), (server.limits.note_bytes + 1, 413)):
+        headers = {"content-type": "application/json"}
+        assert server.ask("POST", "/api/predict", body.ljust(size), headers).status == status
     chunked = server.ask(
         "POST",
         "/api/predict",
@@ -241,6 +248,7 @@ def test_named_hosts_and_names():
         ("http://evil.example", 403),
         ("null", 403),
         ("http://localhost", 403),
+        ("http://127.0.0.1:1", 403),
     ],
 )
 def test_pages_of_others_are_not_served(server, origin, status):
@@ -426,6 +434,8 @@ def test_a_file_is_answered_in_its_order(server):
     status = server.finished(begun.json()["id"])
     assert (status["state"], status["rows"], status["done"], status["faults"]) == ("done", 32, 32, 0)
     assert sum(status["labels"].values()) == 32
+    # No text is held longer than it is needed.
+    assert SECRET not in repr(server.service.uploads.find(status["id"]).rows)
     rows = rows_of(server, status["id"])
     assert [row["id"] for row in rows] == [f"case {k}" for k in range(32)]
     assert [row["rationale"] for row in rows] == [f"Read {mark_of(text)}" for text in texts]
@@ -458,6 +468,14 @@ def test_rows_with_faults_stay_in_their_place(server):
     ]
     # A spreadsheet would run it.
     assert [row["id"] for row in rows_of(server, status["id"], "csv")] == ["'=1+1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_begins_as_a_formula_of_a_spreadsheet(start):
+    held = Upload("1", (), [{"id": "a", "rationale": f"{start}1+1", "unsupported": [f"{start}2"]}])
+    _, line, _ = results_text(held, "csv").split("\n")
+    assert [cell.strip('"') for cell in line.split(",")] == ["a", f"'{start}1+1", f"'{start}2"]
+    assert json.loads(results_text(held, "jsonl"))["rationale"] == f"{start}1+1"
 
 
 def test_columns_may_have_other_names(server):
