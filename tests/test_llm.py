@@ -27,6 +27,7 @@ from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.llm.cache import Answer, AnswerCache
 from r2d_jax.llm.client import LlmClient
+from r2d_jax.llm.questions import NO_JSON, OFF_LIST, RowAnswer
 
 ROWS = make_rows()[:6]
 COLUMNS = ("--id-column", "id", "--context-column", "context")
@@ -251,6 +252,13 @@ def test_unusable_answers_end_in_a_failed_row(judging, server, bad, fault):
     assert result["criteria"]["grounding"]["counts"] == [0, 0, 5, 0, 0]
     assert judging.lines("judgements.jsonl")[0] == {"id": "case-0", **dict.fromkeys(SCORES), "fault": fault}
     judging().done("sent now: 0 requests")
+
+
+def test_a_row_keeps_its_last_answer_in_the_right_form():
+    """Asked again after a label off the list, the model wrote no JSON; what the row then tells is the first answer."""
+    row = RowAnswer(None, None).plus(Answer({"label": "x"}, OFF_LIST, 9, 3), OFF_LIST)
+    row = row.plus(Answer(None, NO_JSON, 10, 4), NO_JSON)
+    assert (row.value, row.fault, row.prompt_tokens, row.answer_tokens) == ({"label": "x"}, NO_JSON, 19, 7)
 
 
 def test_one_row_that_the_server_refuses(judging, server):
