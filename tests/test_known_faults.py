@@ -151,25 +151,29 @@ class Recorder:
         return lambda *_: None
 
 
-def run_loop(losses, told, *, stop_in_evaluation=False, patience_evals=9):
-    """The training loop over steps of these losses, with an evaluation and a save at every second."""
+def run_loop(losses, told, *, stop_in_evaluation=False, patience_evals=9, log_every_steps=1, broken="loss", score=1.0):
+    """The training loop over steps of these losses, with an evaluation and a save at every second.
+
+    broken="grad_norm" gives each of these values to the norm of the gradients instead, beside a sound loss.
+    """
     stop, given = StopSignal(), iter(losses)
 
     def step_fn(state, batch):
         after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None, carried=())
-        return after, {"loss": jnp.float32(next(given)), steps.STOP: jnp.int32(0)}
+        sound = {"loss": jnp.float32(1.0), "grad_norm": jnp.float32(1.0)}
+        return after, sound | {broken: jnp.float32(next(given)), steps.STOP: jnp.int32(0)}
 
     def evaluate(params, step, check_stop):
         stop.requested = stop_in_evaluation
         check_stop()
-        return {"score": 0.5}
+        return {"score": score**step}
 
     config = Stage2Config(
         max_steps=len(losses),
         batch_size=ROWS,
         eval_every_steps=2,
         save_every_steps=2,
-        log_every_steps=1,
+        log_every_steps=log_every_steps,
         patience_evals=patience_evals,
     )
     state = types.SimpleNamespace(step=0, params=None, opt_state=None, carried=())
@@ -196,6 +200,15 @@ def test_the_first_loss_that_is_not_finite_ends_the_run():
     with pytest.raises(UserError, match=r"stage1, step 4 or shortly before: the loss is not finite"):
         run_loop([2.0, 1.5, 1.2, float("nan"), 1.0, 1.0], broken)
     assert broken.saved == [2]
+
+
+@pytest.mark.parametrize("broken", ["loss", "grad_norm"])
+def test_what_is_not_finite_is_not_saved_between_two_logs(broken):
+    """An evaluation forgot the steps since the last log, and the checkpoint after it held broken weights."""
+    told = Recorder()
+    with pytest.raises(UserError, match="is not finite"):
+        run_loop([2.0, 1.5, 1.2, float("nan"), 1.0, 1.0], told, log_every_steps=6, broken=broken, score=0.5)
+    assert (told.saved, told.best) == ([2], [2])
 
 
 def test_the_last_step_is_evaluated_and_patience_ends_a_run_at_once():

@@ -119,11 +119,11 @@ def train(
     iterator = batches(step)
     window: list[dict[str, jax.Array]] = []
     window_start = time.monotonic()
+    metrics: dict[str, jax.Array] = {}
     stop_before: jax.Array | None = None
 
     def save() -> None:
-        if window:
-            _require_finite(jax.device_get(window[-1]["loss"]), reporter.stage, step)
+        _require_finite(metrics, reporter.stage, step)
         saved = dataclasses.asdict(progress)
         checkpoints.save_latest(step, state.params, state.opt_state, saved, state.carried)
 
@@ -142,6 +142,7 @@ def train(
         finished = step >= config.max_steps or progress.stopped_early
         due = step > 0 and (step % config.eval_every_steps == 0 or step >= config.max_steps)
         if due and progress.last_eval_step < step:
+            _require_finite(metrics, reporter.stage, step)
             values = evaluate(state.params, step, check_stop)
             best = selection.update(progress, step, values, config.patience_evals)
             reporter.scalars(step, values)
@@ -165,7 +166,8 @@ def train(
         window.append(metrics)
         if step % config.log_every_steps == 0 or step >= config.max_steps:
             values = _window_values(window, config.batch_size, window_start)
-            _require_finite(values["train/loss"], reporter.stage, step)
+            means = {name.removeprefix("train/"): value for name, value in values.items()}
+            _require_finite(means, reporter.stage, step)
             reporter.scalars(step, values)
             reporter.progress(step, values)
             window_start, window = time.monotonic(), []
@@ -177,11 +179,14 @@ def train(
     return state, progress
 
 
-def _require_finite(loss: float, stage: str, step: int) -> None:
-    if not math.isfinite(loss):
+def _require_finite(metrics: Mapping[str, Any], stage: str, step: int) -> None:
+    # The loss is that before the update, so it does not show what the last update did; its gradients do.
+    broken = [name for name in ("loss", "grad_norm") if not np.isfinite(jax.device_get(metrics.get(name, 0.0)))]
+    if broken:
+        named = {"loss": "the loss", "grad_norm": "the norm of the gradients"}[broken[0]]
         raise UserError(
             f"{stage}, step {step} or shortly before",
-            "the loss is not finite",
+            f"{named} is not finite",
             "Lower the learning rate or use model.compute_dtype=float32; the checkpoints are intact.",
         )
 
