@@ -39,6 +39,12 @@ def test_schedules_have_the_published_values(step, alpha, pi):
 def test_selection_starts_after_warmup_and_transition():
     assert transition_end_step(PUBLISHED) == 19500
     assert transition_end_step(Stage2Config(max_steps=7)) == 5
+    # 6.5 and 6.3: step 6 is within the transition.
+    assert transition_end_step(Stage2Config(max_steps=10)) == 7
+    late = Stage2Config(max_steps=9, warmup_fraction=0.1, transition_fraction=0.6)
+    assert transition_end_step(late) == 7
+    # 0.1 + 0.2 is a little more than 0.3.
+    assert transition_end_step(Stage2Config(max_steps=10, warmup_fraction=0.1, transition_fraction=0.2)) == 3
 
 
 def test_no_warmup_means_full_label_weight_from_the_start():

@@ -64,7 +64,7 @@ def gumbel_temperature(step: jax.Array, config: Stage2Config) -> jax.Array:
 
 
 def transition_end_step(config: Stage2Config) -> int:
-    """The step nearest to the end of warm-up and transition; from here on evaluations count for selection."""
-    return min(
-        round((config.warmup_fraction + config.transition_fraction) * config.max_steps), config.max_steps
-    )
+    """The first step after warm-up and transition; from here on evaluations count for selection."""
+    # Sums of fractions such as 0.1 + 0.2 come out a little too large.
+    end = round((config.warmup_fraction + config.transition_fraction) * config.max_steps, 6)
+    return min(math.ceil(end), config.max_steps)
