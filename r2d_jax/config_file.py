@@ -1,9 +1,8 @@
-"""Config files; in: YAML 1.2 and dotted overrides, out: a checked Config, its text and its hash."""
+"""Config files; in: YAML 1.2 and dotted overrides, out: a checked Config, and its text."""
 
 import dataclasses
 import difflib
 import functools
-import hashlib
 import io
 import json
 import pathlib
@@ -19,52 +18,15 @@ from ruamel.yaml.nodes import MappingNode
 
 from r2d_jax.config import Config
 from r2d_jax.config_check import check_config
+from r2d_jax.config_identity import MAPS_OF_NAMES
 from r2d_jax.errors import UserError
 
 _ADAPTER = TypeAdapter(Config)
-# Results do not depend on these: a run may go on with others, on another layout of devices for example.
-_NOT_IN_HASH = (
-    "tensorboard",
-    "donate_buffers",
-    "platform",
-    "data.check",
-    "mesh",
-    "model.remat",
-    "model.scan_layers",
-    "evaluation.batch_size",
-    "evaluation.worked_examples",
-    *(
-        f"{stage}.{name}"
-        for stage in ("stage1", "stage2")
-        for name in ("micro_batches", "log_every_steps", "save_every_steps")
-    ),
-)
-# Other methods do not look at these.
-_R2DC_ONLY = tuple(
-    f"stage2.{name}"
-    for name in (
-        "adaptive_sampling",
-        "tau_window_steps",
-        "cycle_weight",
-        "gumbel_start_temperature",
-        "gumbel_end_temperature",
-    )
-)
-# Replaced as a whole by a file that extends another one.
-_MAPS_OF_NAMES = (
-    "rationales",
-    "split_values",
-    "split_shares",
-    "label_map",
-    "subgroups",
-    "subgroup_edges",
-    "costs",
-)
 # Beside its own errors ruamel lets those of int(), date() and deep recursion through, and values that
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
 
-__all__ = ["config_hash", "config_with", "dump_config", "load_config", "read_settings"]
+__all__ = ["config_with", "dump_config", "load_config", "read_settings"]
 
 
 def _yaml() -> YAML:
@@ -167,7 +129,7 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both and key not in _MAPS_OF_NAMES else value
+        merged[key] = _merged(merged[key], value) if both and key not in MAPS_OF_NAMES else value
     return merged
 
 
@@ -253,15 +215,3 @@ def dump_config(config: Config) -> str:
     yaml.allow_unicode = not set("\x85\u2028\u2029\ufeff") & set(json.dumps(values, ensure_ascii=False))
     yaml.dump(values, stream)
     return stream.getvalue()
-
-
-def config_hash(config: Config) -> str:
-    """Short sha256 of all settings that can change what is trained or how it is scored (rounding apart)."""
-    values = _ADAPTER.dump_python(config, mode="json")
-    for name in _NOT_IN_HASH if config.method == "r2dc" else (*_NOT_IN_HASH, *_R2DC_ONLY):
-        inner = values
-        *parents, last = name.split(".")
-        for parent in parents:
-            inner = inner[parent]
-        del inner[last]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -74,7 +74,9 @@ def test_a_batch_that_does_not_divide_over_the_devices(trained, tmp_path, compil
 
 def test_a_workdir_of_another_config(r2d, kept):
     r2d(*kept.arguments, "stage2.max_steps=4").refused(
-        f"{kept.workdir}: holds a run of another config", "config.yaml", "Choose a new --workdir"
+        f"{kept.workdir}: holds a run of another config",
+        "stage2.max_steps is 3, here 4 .see config.yaml",
+        "a new --workdir",
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import pathlib
 
@@ -19,7 +20,8 @@ from r2d_jax.config import (
     TriageConfig,
 )
 from r2d_jax.config_check import check_config
-from r2d_jax.config_file import config_hash, dump_config, load_config
+from r2d_jax.config_file import dump_config, load_config
+from r2d_jax.config_identity import config_hash, differences, settings_of
 from r2d_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -351,7 +353,8 @@ def test_every_setting_is_in_the_hash_unless_results_do_not_depend_on_it(path):
     for name in path[:-1]:
         holder = getattr(holder, name)
     # Past validation on purpose: any other value will do.
-    object.__setattr__(holder, path[-1], another(getattr(holder, path[-1])))
+    value = "sft" if path == ("method",) else another(getattr(holder, path[-1]))
+    object.__setattr__(holder, path[-1], value)
     free = path[0] in ("tensorboard", "donate_buffers", "platform", "mesh") or path in (
         ("data", "check"),
         ("model", "remat"),
@@ -361,6 +364,35 @@ def test_every_setting_is_in_the_hash_unless_results_do_not_depend_on_it(path):
     )
     free = free or path[-1] in ("log_every_steps", "save_every_steps", "micro_batches", *R2DC)
     assert (config_hash(config) == config_hash(Config())) == free
+    assert (differences(config, recorded(Config())) == []) == free
+
+
+def recorded(config):
+    return json.loads(json.dumps(settings_of(config)))
+
+
+def test_what_differs_from_a_run_is_named(tmp_path):
+    one = from_text(tmp_path, "")
+    assert differences(one, recorded(one)) == []
+    changes = ["stage1.max_steps=4000", "data.label_map={a: b}", "stage2.log_every_steps=7"]
+    found = differences(from_text(tmp_path, "", *changes), recorded(one))
+    assert found == [
+        'data.label_map is {}, here {"a": "b"}',
+        f"stage1.max_steps is {one.stage1.max_steps}, here 4000",
+    ]
+
+
+def test_a_newer_version_goes_on_with_a_run_where_its_new_settings_have_their_defaults(tmp_path):
+    """One more setting must not strand the runs that were begun before it was there."""
+    one = from_text(tmp_path, "", "method=sft")
+    older = recorded(one)
+    del older["stage2.optimizer.clip_norm"], older["data.label_map"]
+    assert differences(one, older) == []
+    assert differences(from_text(tmp_path, "", "method=sft", "data.label_map={a: b}"), older) != []
+    clipped = from_text(tmp_path, "", "method=sft", "stage2.optimizer.clip_norm=7")
+    assert differences(clipped, older) == ["stage2.optimizer.clip_norm is 1.0, here 7.0"]
+    # What is no setting any more was one that the run looked at.
+    assert differences(one, older | {"stage2.gone": 3}) == ["stage2.gone is 3, here absent"]
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,9 @@ class Recorder:
         return lambda *_: None
 
 
-def run_loop(losses, told, *, stop_in_evaluation=False, patience_evals=9, log_every_steps=1, broken="loss", score=1.0):
+def run_loop(
+    losses, told, *, stop_in_evaluation=False, patience_evals=9, log_every_steps=1, broken="loss", score=1.0
+):
     """The training loop over steps of these losses, with an evaluation and a save at every second.
 
     broken="grad_norm" gives each of these values to the norm of the gradients instead, beside a sound loss.

@@ -12,8 +12,6 @@ from rich.console import Console
 
 from r2d_jax.config import Config, EvaluationConfig, Stage2Config
 from r2d_jax.config_check import stage_configs
-from r2d_jax.config_file import config_hash
-from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
 from r2d_jax.evaluation.report import write_json
@@ -76,12 +74,8 @@ def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
     """Refuse a folder that holds other runs before the first one is trained."""
     for one in planned:
         workdir = Workdir(folder / one.folder)
-        if workdir.started and workdir.state.get("config_hash") != config_hash(one.config):
-            raise UserError(
-                str(workdir.path),
-                "holds a run of another config",
-                "Choose a new --workdir, or move this run away; nothing was changed.",
-            )
+        if workdir.started:
+            workdir.check_same_run(one.config)
 
 
 def _stage1_key(config: Config) -> str:

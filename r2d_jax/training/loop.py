@@ -181,7 +181,9 @@ def train(
 
 def _require_finite(metrics: Mapping[str, Any], stage: str, step: int) -> None:
     # The loss is that before the update, so it does not show what the last update did; its gradients do.
-    broken = [name for name in ("loss", "grad_norm") if not np.isfinite(jax.device_get(metrics.get(name, 0.0)))]
+    broken = [
+        name for name in ("loss", "grad_norm") if not np.isfinite(jax.device_get(metrics.get(name, 0.0)))
+    ]
     if broken:
         named = {"loss": "the loss", "grad_norm": "the norm of the gradients"}[broken[0]]
         raise UserError(

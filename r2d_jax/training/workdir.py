@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from r2d_jax.config import Config
-from r2d_jax.config_file import config_hash, dump_config
+from r2d_jax.config_file import dump_config
+from r2d_jax.config_identity import config_hash, differences, settings_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
@@ -18,6 +19,8 @@ from r2d_jax.runtime.reporting import say
 
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "run.json"
+# Differing settings that an error names.
+_NAMED = 3
 
 
 class Workdir:
@@ -87,10 +90,31 @@ class Workdir:
                     f"not empty and not a run folder (holds {', '.join(strangers[:3])})",
                     "Choose a new --workdir; nothing was changed.",
                 )
-        elif self.state.get("config_hash") != config_hash(config):
+        else:
+            self.check_same_run(config)
+
+    def check_same_run(self, config: Config) -> None:
+        """Refuse another config than that of the run in this folder.
+
+        Raises:
+            UserError: names the settings that differ.
+        """
+        state = self.state
+        recorded = state.get("settings")
+        # Runs of versions that recorded the hash alone.
+        same = state.get("config_hash") == config_hash(config)
+        others = (
+            differences(config, recorded)
+            if isinstance(recorded, dict)
+            else []
+            if same
+            else ["settings differ"]
+        )
+        if others:
+            more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
             raise UserError(
                 str(self.path),
-                f"holds a run of another config (see {self.path / CONFIG_FILE})",
+                f"holds a run of another config: {'; '.join(others[:_NAMED])}{more} (see {CONFIG_FILE} there)",
                 "Choose a new --workdir, or the config it was started with; nothing was changed.",
             )
 
@@ -103,7 +127,8 @@ class Workdir:
         if not self.started:
             wait_for_all("all saw that the run is new")
             if is_writer():
-                self._write_state({"config_hash": config_hash(config), "data_hash": data_hash})
+                run = {"config_hash": config_hash(config), "data_hash": data_hash}
+                self._write_state(run | {"settings": settings_of(config)})
                 write_text(self.path / CONFIG_FILE, dump_config(config))
             wait_for_all("run started")
         elif self.state.get("data_hash") != data_hash:
