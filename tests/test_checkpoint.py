@@ -1,24 +1,21 @@
 """Checkpoints: complete or ignored, restored into today's layout, weights alone, faults named."""
 
+import hashlib
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from r2d_jax.config import MeshConfig, OptimizerConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.model.parameters import T5Factory, flatten
-from r2d_jax.runtime.checkpoint import (
-    StageCheckpoints,
-    best_step,
-    checksum,
-    complete_steps,
-    restore_weights,
-    save_weights,
-)
-from r2d_jax.runtime.mesh import make_mesh, with_shardings
+from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_weights, save_weights
+from r2d_jax.runtime.checksums import checksum
+from r2d_jax.runtime.mesh import make_mesh, tree_shardings, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import abstract_state, fresh_state
 
@@ -75,7 +72,7 @@ def test_a_restore_is_bit_equal_in_any_layout_and_typed(tmp_path, state, layout,
         "2x2x2": lambda: make_mesh(MeshConfig(2, 2, 2)),
     }[layout]()
     step, params, opt_state, progress, carried = StageCheckpoints(tmp_path, HASH).restore_latest(
-        *targets(mesh)
+        print, *targets(mesh)
     )
     assert (step, carried) == (7, ())
     assert progress == {"best_score": 0.5, "last_eval_step": 7}
@@ -104,7 +101,9 @@ def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
     # All but the file that is written last.
     shutil.copytree(tmp_path / "latest" / "10", tmp_path / "latest" / "40")
     (tmp_path / "latest" / "40" / "_CHECKPOINT_METADATA").unlink()
-    assert StageCheckpoints(tmp_path, HASH).latest_step() == 10
+    checkpoints = StageCheckpoints(tmp_path, HASH)
+    assert checkpoints.latest_step() == 10
+    assert checkpoints.half_written() == [tmp_path / "latest" / "30", tmp_path / "latest" / "40"]
     save(tmp_path, state, 12)
     assert StageCheckpoints(tmp_path, HASH).latest_step() == 12
 
@@ -148,13 +147,106 @@ def test_a_training_state_of_another_shape_is_refused_by_name(tmp_path, state):
     deeper = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 3}))
     wanted = with_shardings(deeper.abstract_params, one_device())
     with pytest.raises(UserError, match="missing decoder/blocks/2/cross_attention/k/kernel"):
-        StageCheckpoints(tmp_path, HASH).restore_latest(wanted, targets(one_device())[1])
+        StageCheckpoints(tmp_path, HASH).restore_latest(print, wanted, targets(one_device())[1])
+
+
+def flip_a_bit(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+def halved(data):
+    return data[: len(data) // 2]
+
+
+def a_bit_flipped(data):
+    place = len(data) // 2
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+DAMAGES = {
+    "description": ("_CHECKPOINT_METADATA", lambda data: bytes(len(data))),
+    "list of weights": ("params/_METADATA", halved),
+    "manifest": ("opt_state/manifest.ocdbt", lambda data: b""),
+    "values cut": ("params/ocdbt.process_0/d/*", halved),
+    # In the values themselves, of which Orbax keeps no checksum.
+    "a flipped bit": ("params/ocdbt.process_0/d/*", a_bit_flipped),
+}
+
+
+def spoil(folder, damage):
+    pattern, how = DAMAGES[damage]
+    (file,) = folder.glob(pattern)
+    file.write_bytes(how(file.read_bytes()))
+
+
+def on_one_device(state):
+    """There the values have a file of their own."""
+    return jax.device_put(state, jax.tree.map(lambda _: jax.sharding.NamedSharding(one_device(), P()), state))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path, state, damage):
+    """It stopped the run with advice that did not help, or a traceback; a flipped bit was trained on in silence."""
+    state = on_one_device(state)
+    save(tmp_path, state, 4, 8)
+    spoil(tmp_path / "latest" / "8", damage)
+    told = []
+    checkpoints = StageCheckpoints(tmp_path, HASH)
+    step, params, opt_state, progress, _ = checkpoints.restore_latest(told.append, *targets(one_device()))
+    assert (step, progress["last_eval_step"]) == (4, 4)
+    assert_equal_trees(params, state.params)
+    assert_equal_trees(opt_state, state.opt_state)
+    assert len(told) == 1
+    assert told[0].startswith(f"warning: {tmp_path / 'latest' / '8'} is passed over: ")
+    # The same step again takes the place of the damaged one.
+    checkpoints.save_latest(8, state.params, state.opt_state, {"last_eval_step": 8})
+    checkpoints.close()
+    assert StageCheckpoints(tmp_path, HASH).restore_latest(print, *targets(one_device()))[0] == 8
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_trained(tmp_path, state):
+    save(tmp_path, state, 4, 8)
+    for step in (4, 8):
+        (tmp_path / "latest" / str(step) / "params" / "_METADATA").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint in it can be read\. Restore it from a copy"):
+        StageCheckpoints(tmp_path, HASH).restore_latest(print, *targets(one_device()))
+
+
+def test_damaged_weights_are_refused_and_a_lack_of_memory_is_no_damage(tmp_path, state, monkeypatch):
+    state = on_one_device(state)
+    save_weights(tmp_path / "weights", state.params)
+    wanted = targets(one_device())[0]
+    spoil(tmp_path / "weights", "a flipped bit")
+    with pytest.raises(UserError, match="its params are not what was written"):
+        restore_weights(tmp_path / "weights", wanted)
+    save_weights(tmp_path / "weights", state.params)
+
+    def short(*_):
+        raise ValueError("load failed") from jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr("r2d_jax.runtime.checkpoint_files.ocp.load_checkpointables", short)
+    with pytest.raises(ValueError, match="load failed"):
+        restore_weights(tmp_path / "weights", wanted)
+
+
+def test_the_checksum_is_that_of_any_layout_and_sees_what_changed_places(state):
+    """Against a count by hand: words times odd numbers in order, modulo 2^32."""
+    values = np.array([[1.5, -2.0, 0.0], [3.25, 1e-30, 7.0]], np.float32)
+    words = values.view(np.uint32).ravel().astype(object)
+    total = sum(int(word) * (2 * place + 1) for place, word in enumerate(words)) % 2**32
+    digest = hashlib.sha256(f"['w'] float32 (2, 3) {total}\n".encode()).hexdigest()[:16]
+    assert checksum({"w": jnp.asarray(values)}) == digest
+    assert checksum({"w": jnp.asarray(values[:, [1, 0, 2]])}) != digest
+    assert checksum({"w": jnp.asarray(values).astype(jnp.bfloat16)}) != digest
+    assert checksum({"w": jnp.array([True, False])}) != checksum({"w": jnp.array([False, True])})
+    spread = jax.device_put(state.params, tree_shardings(state.params, make_mesh(MeshConfig(2, 2, 2))))
+    assert checksum(spread) == checksum(jax.device_get(state.params)) == checksum(state.params)
 
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path, state):
     save(tmp_path, state, 5)
     with pytest.raises(UserError, match=f"another config .hash {HASH}, here other"):
-        StageCheckpoints(tmp_path, "other").restore_latest(*targets(one_device()))
+        StageCheckpoints(tmp_path, "other").restore_latest(print, *targets(one_device()))
 
 
 def vars_of(shape):

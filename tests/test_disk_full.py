@@ -13,7 +13,7 @@ from cli_cases import as_lines, in_a_process, make_rows, settings
 from ruamel.yaml import YAML
 
 from r2d_jax.runtime import reporting
-from r2d_jax.runtime.checkpoint import complete_steps
+from r2d_jax.runtime.checkpoint_files import complete_steps
 
 
 @pytest.fixture

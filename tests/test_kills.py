@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from test_run import assert_same_result, r2d, write_config
 
+from r2d_jax.runtime.checkpoint_files import complete_steps
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
@@ -49,4 +51,23 @@ def test_twenty_kills_at_random_moments_change_nothing(eventful, config, tmp_pat
         process.kill()
         process.communicate()
     r2d(*arguments)
+    assert_same_result(expected, workdir)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_damaged_after_a_kill_costs_some_steps_and_nothing_else(eventful, config, tmp_path):
+    """As after a power cut: the newest was written whole, and its blocks never came to the disk."""
+    expected, settings = eventful
+    workdir = tmp_path / "damaged"
+    arguments = ("run", "--config", config, "--workdir", workdir, *settings)
+    process, latest = r2d(*arguments, wait=False), workdir / "stage1" / "latest"
+    while len(complete_steps(latest)) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    newest = complete_steps(latest)[-1]
+    for file in (latest / str(newest) / "params").rglob("d/*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    told = r2d(*arguments)
+    assert f"{latest / str(newest)} is passed over" in told
     assert_same_result(expected, workdir)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from r2d_jax.config import MeshConfig, Stage1Config
-from r2d_jax.runtime.checkpoint import StageCheckpoints, restore_weights
+from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.checkpoint_files import restore_weights
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.loop import Progress, Selection, train
 from r2d_jax.training.state import TrainState
@@ -107,7 +108,7 @@ def train_on(folder, scores, kill_at=None, kill_after_writing=False):
     like, moments = {"w": jnp.zeros(3)}, {"mu": jnp.zeros(3)}
     state, progress = TrainState(jnp.int32(0), like, moments), Progress()
     if checkpoints.latest_step() is not None:
-        step, params, _, saved, _ = checkpoints.restore_latest(like, moments)
+        step, params, _, saved, _ = checkpoints.restore_latest(print, like, moments)
         state, progress = TrainState(jnp.int32(step), params, moments), Progress(**saved)
 
     def step_fn(state, batch):

@@ -20,7 +20,7 @@ from r2d_jax.evaluation.model_folder import (
 )
 from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
-from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh

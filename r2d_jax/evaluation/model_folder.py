@@ -16,7 +16,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.checkpoint import BEST, LATEST, complete_steps, restore_weights
+from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
 from r2d_jax.runtime.mesh import place, tree_shardings, with_shardings
 
 CARD_FILE = "r2d_model.json"

@@ -133,7 +133,7 @@ def _best_so_far(folder: pathlib.Path) -> int | None:
     if not (folder / "best").is_dir():
         return None
     # Loads Orbax, which takes seconds; a finished stage does without.
-    from r2d_jax.runtime.checkpoint import best_step
+    from r2d_jax.runtime.checkpoint_files import best_step
 
     return best_step(folder)
 

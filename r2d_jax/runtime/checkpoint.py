@@ -1,21 +1,32 @@
 """Orbax checkpoints of one stage; in: weights, optimiser state and progress, out: the same, restored or by step."""
 
 import contextlib
-import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
 from r2d_jax.errors import UserError
-from r2d_jax.runtime.distributed import fetch
+from r2d_jax.runtime.checkpoint_files import (
+    BEST,
+    LATEST,
+    SUMS,
+    WEIGHTS,
+    Damaged,
+    best_step,
+    complete_steps,
+    load_items,
+    metadata_of,
+    numbered_steps,
+    sums_of,
+)
+from r2d_jax.runtime.distributed import agree
 
-LATEST, BEST = "latest", "best"
 _SYSTEM_FAULT = re.compile(r"([\w -]+) \[os_error_code='\d+'\]|\[Errno \d+\] ([\w -]+)|PERMISSION_DENIED")
-WEIGHTS, OPTIMIZER, CARRIED = "params", "opt_state", "carried"
+OPTIMIZER, CARRIED = "opt_state", "carried"
 _HASH = "config_hash"
 
 
@@ -25,20 +36,6 @@ def _open(folder: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         cleanup_tmp_directories=True,
     )
-
-
-def complete_steps(folder: pathlib.Path) -> list[int]:
-    """Steps of `folder` that were written whole, oldest first; half-written and foreign folders are left out."""
-    if not folder.is_dir():
-        return []
-    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.is_dir() and entry.name.isdigit())
-    return [step for step in steps if _is_complete(folder / str(step))]
-
-
-def _is_complete(folder: pathlib.Path) -> bool:
-    # Orbax takes any folder named by a number for a checkpoint, an empty one too. These two files are
-    # part of its format; the first is written last.
-    return (folder / "_CHECKPOINT_METADATA").is_file() and (folder / WEIGHTS / "_METADATA").is_file()
 
 
 @contextlib.contextmanager
@@ -93,12 +90,9 @@ class StageCheckpoints:
         self._last_saved = step
         with _writing(self.folder):
             self._latest.wait()
+            items = {WEIGHTS: params, OPTIMIZER: opt_state} | _item(carried)
             self._latest.save_checkpointables_async(
-                step,
-                {WEIGHTS: params, OPTIMIZER: opt_state} | _item(carried),
-                force=True,
-                overwrite=True,
-                custom_metadata=progress | {_HASH: self.config_hash},
+                step, items, force=True, overwrite=True, custom_metadata=self._metadata(items, progress)
             )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
@@ -109,13 +103,13 @@ class StageCheckpoints:
         # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
         with _writing(self.folder):
             self._latest.wait()
+            items = {WEIGHTS: params}
             self._best.save_checkpointables(
-                step,
-                {WEIGHTS: params},
-                force=True,
-                overwrite=True,
-                custom_metadata=progress | {_HASH: self.config_hash},
+                step, items, force=True, overwrite=True, custom_metadata=self._metadata(items, progress)
             )
+
+    def _metadata(self, items: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
+        return progress | {_HASH: self.config_hash} | sums_of(items)
 
     def latest_step(self) -> int | None:
         """Newest complete step, or None."""
@@ -126,30 +120,68 @@ class StageCheckpoints:
         """Step of the best checkpoint, or None."""
         return best_step(self.folder)
 
+    def half_written(self) -> list[pathlib.Path]:
+        """Folders beyond the newest complete step whose writing did not come to its end."""
+        home = self.folder / LATEST
+        newest = self.latest_step() or 0
+        return [home / str(step) for step in numbered_steps(home) if step > newest]
+
     def restore_latest(
-        self, abstract_params: Any, abstract_opt_state: Any, abstract_carried: Any = ()
+        self,
+        report: Callable[[str], None],
+        abstract_params: Any,
+        abstract_opt_state: Any,
+        abstract_carried: Any = (),
     ) -> tuple[int, Any, Any, dict[str, Any], Any]:
-        """The newest complete (step, params, opt_state, progress, carried), in the layout of the abstract trees.
+        """The newest whole (step, params, opt_state, progress, carried), in the layout of the abstract trees.
+
+        Args:
+            report: takes a line for each newer checkpoint that is passed over, and why.
+            abstract_params: shapes, dtypes and shardings of the weights.
+            abstract_opt_state: of the optimiser state.
+            abstract_carried: of what the objective carries.
 
         Raises:
-            UserError: it was written by a run of another config, or its weights have other names or shapes.
+            UserError: it was written by a run of another config, its weights have other names or shapes, or none of
+                the checkpoints is whole.
         """
-        step = self.latest_step()
-        assert step is not None
-        folder = (self.folder / LATEST / str(step)).absolute()
-        metadata = ocp.checkpointables_metadata(folder)
-        progress = dict(metadata.custom_metadata)
+        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_carried)
+        home, whole = self.folder / LATEST, complete_steps(self.folder / LATEST)
+        for step in reversed(whole):
+            folder = home / str(step)
+            restored, reason = None, "another process cannot read it"
+            try:
+                restored = self._restore(folder, wanted)
+            except Damaged as error:
+                reason = str(error)
+            # All go back to the same step.
+            if not agree(restored is None) and restored is not None:
+                loaded, progress = restored
+                self._last_saved = step
+                carried = loaded.get(CARRIED, abstract_carried)
+                return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, carried
+            report(f"warning: {folder} is passed over: {reason}")
+        raise UserError(
+            str(home),
+            "no checkpoint in it can be read",
+            "Restore it from a copy, or move the stage's folder away to train the stage anew.",
+        )
+
+    def _restore(self, folder: pathlib.Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        metadata = metadata_of(folder)
+        progress = dict(metadata.custom_metadata or {})
         written_by = progress.pop(_HASH, None)
+        if written_by is None:
+            raise Damaged("its description is damaged")
         if written_by != self.config_hash:
             raise UserError(
                 str(folder),
                 f"was written by a run of another config (hash {written_by}, here {self.config_hash})",
                 "Use that config, or a new --workdir; nothing was changed.",
             )
-        _compare(folder, _shapes(metadata.metadata[WEIGHTS]), _shapes(abstract_params))
-        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_carried)
-        loaded = ocp.load_checkpointables(folder, wanted)
-        return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, loaded.get(CARRIED, abstract_carried)
+        loaded = load_items(folder, metadata, wanted)
+        progress.pop(SUMS, None)
+        return loaded, progress
 
     def wait(self) -> None:
         """Block until everything is on disk; a background save that failed raises here.
@@ -170,59 +202,3 @@ class StageCheckpoints:
 
 def _item(carried: Any) -> dict[str, Any]:
     return {CARRIED: carried} if jax.tree.leaves(carried) else {}
-
-
-def best_step(folder: pathlib.Path) -> int | None:
-    """Step of the best checkpoint of the stage in `folder`, or None."""
-    steps = complete_steps(folder / BEST)
-    return steps[-1] if steps else None
-
-
-def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
-    """Weights only, from one step folder, in the layout of `abstract_params`; reads no optimiser state.
-
-    Raises:
-        UserError: the checkpoint's weights have other names or shapes; each is named.
-    """
-    found = ocp.checkpointables_metadata(folder.absolute()).metadata[WEIGHTS]
-    _compare(folder, _shapes(found), _shapes(abstract_params))
-    return ocp.load_checkpointables(folder.absolute(), {WEIGHTS: abstract_params})[WEIGHTS]
-
-
-def save_weights(folder: pathlib.Path, params: Any) -> None:
-    """Write weights alone into `folder`, as `restore_weights` reads them."""
-    ocp.save_checkpointables(folder.absolute(), {WEIGHTS: params}, overwrite=True)
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _compare(
-    folder: pathlib.Path, found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
-) -> None:
-    faults = [f"missing {name} {wanted[name]}" for name in sorted(wanted.keys() - found.keys())]
-    faults += [f"unexpected {name} {found[name]}" for name in sorted(found.keys() - wanted.keys())]
-    faults += [
-        f"{name} is {found[name]}, not {wanted[name]}"
-        for name in sorted(wanted.keys() & found.keys())
-        if found[name] != wanted[name]
-    ]
-    if faults:
-        raise UserError(
-            str(folder),
-            "the checkpoint does not fit the model: " + "; ".join(faults),
-            "Use the config that it was trained with.",
-        )
-
-
-def checksum(params: Any) -> str:
-    """Short checksum of the weights that does not depend on how they are sharded; for logs."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(fetch(leaf).tobytes())
-    return digest.hexdigest()[:16]

@@ -149,6 +149,13 @@ def agree(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Sum of an array of unsigned numbers over all processes, modulo their range; all must call it."""
+    if jax.process_count() == 1:
+        return values
+    return np.sum(multihost_utils.process_allgather(values), axis=0, dtype=values.dtype)
+
+
 def wait_for_all(name: str) -> None:
     """Go on only when every process has come here."""
     if jax.process_count() > 1:

@@ -34,7 +34,7 @@ from r2d_jax.evaluation.predict import Predictor, RationalePrompt
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.checkpoint import restore_weights
+from r2d_jax.runtime.checkpoint_files import restore_weights
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings

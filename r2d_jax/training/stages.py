@@ -16,7 +16,9 @@ from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.objective.schedules import transition_end_step
-from r2d_jax.runtime.checkpoint import StageCheckpoints, best_step, checksum, restore_weights
+from r2d_jax.runtime.checkpoint import StageCheckpoints
+from r2d_jax.runtime.checkpoint_files import best_step, restore_weights
+from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
@@ -139,8 +141,12 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     stage = STAGES[number](prepared)
     optimizer = make_optimizer(stage.config.optimizer, stage.config.max_steps)
     checkpoints = StageCheckpoints(workdir.stage(number), workdir.state["config_hash"])
-    state, progress, origin = _starting_point(prepared, workdir, stage, optimizer, checkpoints)
-    say(console, f"{name}: {origin}")
+
+    def tell(line: str) -> None:
+        say(console, f"{name}: {line}")
+
+    state, progress, origin = _starting_point(prepared, workdir, stage, optimizer, checkpoints, tell)
+    tell(origin)
     reporter = Reporter(
         workdir.stage(number),
         name,
@@ -182,8 +188,8 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     finally:
         reporter.close()
         checkpoints.close()
-    say(console, f"{name}: compiled {compiled}")
-    say(console, f"{name}: best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
+    tell(f"compiled {compiled}")
+    tell(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
     workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
 
 
@@ -209,14 +215,17 @@ def _starting_point(
     stage: Stage,
     optimizer: Any,
     checkpoints: StageCheckpoints,
+    report: Callable[[str], None],
 ) -> tuple[TrainState, Progress, str]:
     """The state to train from, its progress, and where it came from, in words."""
+    for folder in checkpoints.half_written():
+        report(f"{folder} was not written to its end and is passed over")
     abstract = with_shardings(prepared.factory.abstract_params, prepared.mesh)
     number, start = stage.number, stage.objective.start
     if checkpoints.latest_step() is not None:
         target = abstract_state(prepared.factory.abstract_params, optimizer, start)
-        targets = (with_shardings(part, prepared.mesh) for part in (target.opt_state, target.carried))
-        step, params, opt_state, saved, carried = checkpoints.restore_latest(abstract, *targets)
+        beside = (with_shardings(part, prepared.mesh) for part in (target.opt_state, target.carried))
+        step, params, opt_state, saved, carried = checkpoints.restore_latest(report, abstract, *beside)
         count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
         state = TrainState(count, params, opt_state, carried)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
