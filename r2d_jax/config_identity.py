@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from r2d_jax.config import Config
 
-__all__ = ["MAPS_OF_NAMES", "config_hash", "differences", "settings_of"]
+__all__ = ["MAPS_OF_NAMES", "R2DC_ONLY", "all_settings", "config_hash", "differences", "settings_of"]
 
 # Settings whose inner names are the user's: one value each, replaced as a whole by a file that extends another one.
 MAPS_OF_NAMES = (
@@ -40,7 +40,7 @@ _FREE = (
     ),
 )
 # Other methods do not look at these.
-_R2DC_ONLY = tuple(
+R2DC_ONLY = tuple(
     f"stage2.{name}"
     for name in (
         "adaptive_sampling",
@@ -56,7 +56,7 @@ _ABSENT = object()
 
 def _values(config: Config) -> dict[str, Any]:
     values = _ADAPTER.dump_python(config, mode="json")
-    for name in _FREE if config.method == "r2dc" else (*_FREE, *_R2DC_ONLY):
+    for name in _FREE if config.method == "r2dc" else (*_FREE, *R2DC_ONLY):
         inner = values
         *parents, last = name.split(".")
         for parent in parents:
@@ -73,8 +73,13 @@ def _leaves(values: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, A
             yield f"{start}{name}", value
 
 
+def all_settings(config: Config) -> dict[str, Any]:
+    """Every setting as a JSON value by dotted name."""
+    return dict(_leaves(_ADAPTER.dump_python(config, mode="json")))
+
+
 def settings_of(config: Config) -> dict[str, Any]:
-    """All settings that can change what is trained or how it is scored, as JSON values by dotted name."""
+    """Those settings that can change what is trained or how it is scored, as JSON values by dotted name."""
     return dict(_leaves(_values(config)))
 
 

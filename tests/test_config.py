@@ -20,6 +20,7 @@ from r2d_jax.config import (
     TriageConfig,
 )
 from r2d_jax.config_check import check_config
+from r2d_jax.config_effect import without_effect
 from r2d_jax.config_file import dump_config, load_config
 from r2d_jax.config_identity import config_hash, differences, settings_of
 from r2d_jax.errors import UserError
@@ -393,6 +394,37 @@ def test_a_newer_version_goes_on_with_a_run_where_its_new_settings_have_their_de
     assert differences(clipped, older) == ["stage2.optimizer.clip_norm is 1.0, here 7.0"]
     # What is no setting any more was one that the run looked at.
     assert differences(one, older | {"stage2.gone": 3}) == ["stage2.gone is 3, here absent"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["stage1.max_steps=7000", "stage2.max_sampling_probability=0.5"], []),
+        (["stage2.cycle_weight=0.3"], ["stage2.cycle_weight"]),
+        (["method=r2dc", "stage2.cycle_weight=0.3"], []),
+        (
+            ["method=r2dc", "stage2.cycle_weight=0", "stage2.gumbel_end_temperature=0.4"],
+            ["stage2.gumbel_end_temperature"],
+        ),
+        (
+            ["method=r2dc", "stage2.adaptive_sampling=false", "stage2.tau_window_steps=9"],
+            ["stage2.tau_window_steps"],
+        ),
+        (["method=dss", "stage1.optimizer.clip_norm=3"], ["stage1.optimizer.clip_norm"]),
+        (["method=dss", "stage2.label_weight=0.5", "stage1.enabled=false"], []),
+        (["method=dss", "stage2.max_sampling_probability=0.5"], ["stage2.max_sampling_probability"]),
+        (["method=sft", "stage2.label_weight=0.5"], ["stage2.label_weight"]),
+        (["stage1.enabled=false", "stage1.batch_size=8"], ["stage1.batch_size"]),
+        (
+            ["stage2.max_sampling_probability=0", "stage2.label_decode_dropout=true"],
+            ["stage2.label_decode_dropout"],
+        ),
+        (["evaluation.rationale_checks=false", "evaluation.flip_rows=3"], ["evaluation.flip_rows"]),
+        (["evaluation.probabilities=false", "evaluation.target_risk=0.1"], ["evaluation.target_risk"]),
+    ],
+)
+def test_settings_that_a_run_does_not_look_at_are_told(tmp_path, settings, told):
+    assert without_effect(from_text(tmp_path, "", *settings)) == told
 
 
 @pytest.mark.parametrize(

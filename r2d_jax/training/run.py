@@ -9,6 +9,7 @@ from rich.console import Console
 
 from r2d_jax.config import Config
 from r2d_jax.config_check import check_config, stage_configs
+from r2d_jax.config_effect import without_effect
 from r2d_jax.data.buckets import padding_fraction
 from r2d_jax.data.row_counts import COUNTS_FILE, row_counts
 from r2d_jax.data.row_store import labels_of
@@ -50,6 +51,11 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     say(console, describe(prepared.splits, prepared.data_hash))
     for line in prepared.notes:
         say(console, line)
+    if unread := without_effect(config):
+        say(
+            console,
+            f"note: set, but without effect in this run (method={config.method}): {', '.join(unread)}",
+        )
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
     path, table = workdir.path / "parameters.txt", parameter_table(rows)
@@ -82,11 +88,13 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
             console,
             f"stage {number}: batches are trimmed to question+rationale {widths} tokens, {share:.1f} % padding",
         )
-    named = {
-        "train": prepared.stages[2].train,
-        "validation": prepared.stages[2].validation,
-        "test": prepared.test,
-    }
+    named = {}
+    for number, stage in prepared.stages.items():
+        source = prepared.sources[number]
+        # Stages that learn the same rationales cut the same.
+        suffix = f", rationales {source}" if source != prepared.sources[2] else ""
+        named |= {f"train{suffix}": stage.train, f"validation{suffix}": stage.validation}
+    named["test"] = prepared.test
     for name, features in named.items():
         if features.cut_questions or features.cut_rationales:
             say(

@@ -1,0 +1,42 @@
+"""What a run tells before its first step: rows that are cut, settings that nothing depends on."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from test_run import write_config
+
+from r2d_jax.config_file import load_config
+from r2d_jax.training.run import start
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Stage 1 learns longer rationales than stage 2."""
+    path = write_config(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    long = {row["id"]: " ".join([row["rationale"]] * (8 if row["id"].endswith("3") else 1)) for row in rows}
+    text = "".join(json.dumps(row | {"long": long[row["id"]]}) + "\n" for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text)
+    return path
+
+
+SOURCES = ["data.columns.rationales={short: rationale, long: long}", "stage2.rationale_source=short"]
+
+
+@pytest.mark.parametrize(
+    ("first", "cut"),
+    [("long", [("train, rationales long", 4), ("validation, rationales long", 1)]), ("short", [])],
+)
+def test_cut_rationales_of_both_stages_are_told(config, tmp_path, monkeypatch, first, cut):
+    # It would change where this whole process keeps programs.
+    monkeypatch.setattr("r2d_jax.training.run.enable_compile_cache", lambda: None)
+    stream = io.StringIO()
+    settings = load_config(config, [*SOURCES, f"stage1.rationale_source={first}", "stage2.cycle_weight=0.3"])
+    start(settings, tmp_path / "run", Console(file=stream, width=1000))
+    told = stream.getvalue()
+    lines = [line.partition("warning: ")[2] for line in told.splitlines() if "were cut at the end" in line]
+    assert [line.partition(":")[0] for line in lines] == [name for name, _ in cut]
+    assert all(f"{count} rationales" in line for line, (_, count) in zip(lines, cut, strict=True))
+    assert "without effect in this run (method=r2d): stage2.cycle_weight\n" in told
