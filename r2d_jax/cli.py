@@ -58,10 +58,14 @@ Distributed = Annotated[
 StartTimeout = Annotated[int, typer.Option(help="Seconds to wait for the other processes.", min=1)]
 
 
-def _joined(distributed: str, timeout_secs: int) -> Console:
+def _joined(distributed: str, timeout_secs: int, *, deterministic: bool = False) -> Console:
     """Join the other processes; the console of all but the first is quiet."""
+    from r2d_jax.runtime.devices import ask_for_same_bits
     from r2d_jax.runtime.distributed import is_writer, start
 
+    if deterministic:
+        # Joining may already start the devices.
+        ask_for_same_bits()
     start(distributed, timeout_secs=timeout_secs)
     return console(quiet=not is_writer())
 
@@ -97,7 +101,7 @@ def run(
     from r2d_jax.training import run as job
 
     settings = load_config(config, overrides or ())
-    job.run(settings, workdir, _joined(distributed, start_timeout))
+    job.run(settings, workdir, _joined(distributed, start_timeout, deterministic=settings.deterministic))
 
 
 @app.command()
@@ -114,7 +118,8 @@ def train(
     from r2d_jax.training import run as job
 
     settings = load_config(config, overrides or ())
-    job.train_stage(settings, workdir, stage, _joined(distributed, start_timeout))
+    joined = _joined(distributed, start_timeout, deterministic=settings.deterministic)
+    job.train_stage(settings, workdir, stage, joined)
 
 
 @app.command()

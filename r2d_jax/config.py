@@ -341,5 +341,7 @@ class Config:
     donate_buffers: bool = True
     """Let a training step write the new state over the old one. False holds both: for a debugger that looks at
     inputs again (JAX_DEBUG_NANS)."""
+    deterministic: bool = False
+    """True: a GPU uses only kernels that give the same bits each time, which are slower. Nothing changes elsewhere."""
     tensorboard: bool = True
     """Write scalar metrics for TensorBoard beside metrics.jsonl."""

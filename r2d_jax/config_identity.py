@@ -26,6 +26,7 @@ MAPS_OF_NAMES = (
 _FREE = (
     "tensorboard",
     "donate_buffers",
+    "deterministic",
     "platform",
     "data.check",
     "mesh",

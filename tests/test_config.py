@@ -356,7 +356,7 @@ def test_every_setting_is_in_the_hash_unless_results_do_not_depend_on_it(path):
     # Past validation on purpose: any other value will do.
     value = "sft" if path == ("method",) else another(getattr(holder, path[-1]))
     object.__setattr__(holder, path[-1], value)
-    free = path[0] in ("tensorboard", "donate_buffers", "platform", "mesh") or path in (
+    free = path[0] in ("tensorboard", "donate_buffers", "deterministic", "platform", "mesh") or path in (
         ("data", "check"),
         ("model", "remat"),
         ("model", "scan_layers"),

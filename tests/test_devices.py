@@ -1,5 +1,6 @@
 """Places that a run writes to, and the devices it finds: faults are told before anything costly."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -131,3 +132,25 @@ def test_what_compiling_has_freed_is_given_back():
     freed, short, long = map(float, told.split())
     assert freed - short < 10
     assert freed - long > 100
+
+
+@pytest.mark.parametrize("mine", ["", "--xla_gpu_autotune_level=0"])
+def test_the_flag_for_the_same_bits_comes_in_time(mine):
+    """A flag that XLA does not know ends the process, so these are read after the command has set its own."""
+    code = """
+import os, sys
+import r2d_jax.training.run
+from r2d_jax.runtime.devices import ask_for_same_bits
+print(ask_for_same_bits(), ask_for_same_bits(), flush=True)
+os.environ["XLA_FLAGS"] += sys.argv[1]
+import jax
+print(len(jax.devices()))
+"""
+    environment = os.environ | {"XLA_FLAGS": mine}
+    for unknown, ends_well in (("", True), (" --xla_no_such_flag=1", False)):
+        command = [sys.executable, "-c", code, unknown]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        once = "XLA_FLAGS=" + f"{mine} --xla_gpu_deterministic_ops=true".strip()
+        assert ended.stdout.splitlines()[0] == f"{once} {once}"
+        assert (ended.returncode == 0) == ends_well
+        assert ("xla_no_such_flag" in ended.stderr) != ends_well

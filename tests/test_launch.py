@@ -438,6 +438,14 @@ def test_debug_gpu_tells_what_it_found(cloud):
     assert (cloud.folder / "installed").read_text().count(".[cuda]") == 1
 
 
+def test_b076_memory_settings_are_there_before_the_program_starts(cloud):
+    cloud.stub("nvidia-smi", 'echo "NVIDIA GeForce RTX, 4070, 8188, 550.54.14"')
+    result = cloud.call("debug_gpu.sh", "--dry-run", "--gpu", "1")
+    command = shlex.split(result.stdout.splitlines()[-1])
+    assert command[:3] == ["env", "CUDA_VISIBLE_DEVICES=1", "XLA_PYTHON_CLIENT_PREALLOCATE=false"]
+    assert command[3].endswith("bin/r2d")
+
+
 @pytest.mark.parametrize(
     ("code", "part"),
     [

@@ -33,10 +33,13 @@ def test_cut_rationales_of_both_stages_are_told(config, tmp_path, monkeypatch, f
     # It would change where this whole process keeps programs.
     monkeypatch.setattr("r2d_jax.training.run.enable_compile_cache", lambda: None)
     stream = io.StringIO()
-    settings = load_config(config, [*SOURCES, f"stage1.rationale_source={first}", "stage2.cycle_weight=0.3"])
+    monkeypatch.setenv("XLA_FLAGS", "")
+    changes = [f"stage1.rationale_source={first}", "stage2.cycle_weight=0.3", "deterministic=true"]
+    settings = load_config(config, [*SOURCES, *changes])
     start(settings, tmp_path / "run", Console(file=stream, width=1000))
     told = stream.getvalue()
     lines = [line.partition("warning: ")[2] for line in told.splitlines() if "were cut at the end" in line]
     assert [line.partition(":")[0] for line in lines] == [name for name, _ in cut]
     assert all(f"{count} rationales" in line for line, (_, count) in zip(lines, cut, strict=True))
     assert "without effect in this run (method=r2d): stage2.cycle_weight\n" in told
+    assert "deterministic: XLA_FLAGS=--xla_gpu_deterministic_ops=true\n" in told

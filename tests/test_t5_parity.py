@@ -341,6 +341,30 @@ def test_bfloat16_computes_close_with_float32_weights_and_logits(pair: Pair) -> 
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
 
+def test_in_bfloat16_batch_and_padding_decide_at_near_ties_alone(pair: Pair) -> None:
+    """B083: where a row's tokens differ, the two candidates are closer than the rounding of bfloat16."""
+    ids, mask = _rows(21, [3, 48, 17, 30] * 8)
+    half = dataclasses.replace(pair, factory=T5Factory(pair.factory.config, "bfloat16"))
+    together = half.greedy(ids, mask)
+    gaps = []
+    for extra in (0, 8, 100):
+        padding = ((0, 0), (0, extra))
+        padded = np.pad(ids, padding, constant_values=77), np.pad(mask, padding)
+        # In another batch: by fours, and the wide ones in another order too.
+        for rows in np.split(np.arange(len(ids))[:: -1 if extra else 1], 8):
+            other = half.greedy(padded[0][rows], padded[1][rows])
+            for here, row in enumerate(rows):
+                differs = np.flatnonzero(other.token_ids[here] != together.token_ids[row])
+                if differs.size:
+                    at = int(differs[0])
+                    decoder_ids = np.r_[0, together.token_ids[row, :at]][None]
+                    logits = pair.logits(ids[row : row + 1], mask[row : row + 1], decoder_ids)[0, -1]
+                    one, two = other.token_ids[here, at], together.token_ids[row, at]
+                    gaps.append(abs(logits[one] - logits[two]) / logits.std())
+    print(f"bfloat16: {len(gaps)} of {3 * len(ids)} decodes differ, widest gap {max(gaps, default=0):.4f}")
+    assert max(gaps, default=0.0) < 0.05
+
+
 def _keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(9), count)
 

@@ -53,6 +53,18 @@ def enable_compile_cache() -> pathlib.Path | None:
     return folder
 
 
+def ask_for_same_bits() -> str:
+    """Let XLA use only kernels of a GPU that give the same bits each time; call before the first array is made.
+
+    Returns:
+        The variable that says so, for the log.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "--xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    return f"XLA_FLAGS={os.environ['XLA_FLAGS']}"
+
+
 def check_platform(platform: str) -> str:
     """Compare what was found with what the config states.
 

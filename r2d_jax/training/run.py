@@ -11,6 +11,7 @@ from r2d_jax.config import Config
 from r2d_jax.config_check import check_config, stage_configs
 from r2d_jax.config_effect import without_effect
 from r2d_jax.data.buckets import padding_fraction
+from r2d_jax.data.features import Features
 from r2d_jax.data.row_counts import COUNTS_FILE, row_counts
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.splits import describe
@@ -22,7 +23,7 @@ from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples, write_json
 from r2d_jax.evaluation.scoring import require_libraries
-from r2d_jax.runtime.devices import check_platform, enable_compile_cache
+from r2d_jax.runtime.devices import ask_for_same_bits, check_platform, enable_compile_cache
 from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
@@ -43,6 +44,8 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     check_config(config)
     require_libraries()
     cache = enable_compile_cache()
+    if config.deterministic:
+        say(console, f"deterministic: {ask_for_same_bits()}")
     say(console, f"devices: {check_platform(config.platform)}")
     workdir = Workdir(folder)
     prepared = prepare(config, workdir, make_mesh(config.mesh), lambda line: say(console, line))
@@ -88,7 +91,7 @@ def _say_limits(prepared: Prepared, console: Console) -> None:
             console,
             f"stage {number}: batches are trimmed to question+rationale {widths} tokens, {share:.1f} % padding",
         )
-    named = {}
+    named: dict[str, Features] = {}
     for number, stage in prepared.stages.items():
         source = prepared.sources[number]
         # Stages that learn the same rationales cut the same.
