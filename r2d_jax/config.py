@@ -38,7 +38,7 @@ class T5Config:
     """Half of them are for positions to the right; half of the rest hold one distance each."""
     relative_attention_max_distance: Count = 128
     """From here on all distances share a bucket; above half of the number of buckets."""
-    layer_norm_epsilon: float = 1e-6
+    layer_norm_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     dropout_rate: Fraction = 0.1
 
     @model_validator(mode="after")

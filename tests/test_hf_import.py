@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import pathlib
+import re
 import warnings
 from collections.abc import Callable
 
@@ -71,6 +72,24 @@ def test_every_wrong_tensor_is_named_in_one_error(tied: pathlib.Path) -> None:
         assert part in message
     assert message.count(" is missing") == 2
     assert message.count(" is unexpected") == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_that_is_no_number_is_named_with_its_file(
+    tmp_path: pathlib.Path, dtype: str, value: float
+) -> None:
+    """Else a model with NaN gives a label, with the probability NaN."""
+    shape = SHAPES["tied_relu"]
+    write_hf_folder(tmp_path / "m", shape, random_weights(shape), dtype=dtype, generation={})
+    name = "encoder.block.1.layer.0.SelfAttention.q.weight"
+
+    def spoil(tensors: dict[str, np.ndarray]) -> None:
+        tensors[f"{name}_scale" if dtype == "int8" else name][-1, -1] = value
+
+    _rewrite(tmp_path / "m", spoil)
+    with pytest.raises(UserError, match=rf"^\S*model\.safetensors: {re.escape(name)} holds NaN or infinity"):
+        read_hf_folder(tmp_path / "m")
 
 
 def test_a_missing_head_of_an_untied_model_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -155,6 +174,9 @@ def test_a_cut_file_and_an_absent_one_are_told(tied: pathlib.Path) -> None:
         ({"pad_token_id": 3}, "pad_token_id is 3, not 0"),
         ({"d_model": "16"}, "d_model: "),
         ({"num_heads": 0}, "num_heads: "),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon: "),
+        ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon: "),
+        ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon: "),
     ],
 )
 def test_configs_that_the_model_cannot_compute_are_refused(

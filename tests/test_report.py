@@ -208,6 +208,15 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("nan")])
+def test_a_row_with_a_figure_that_is_no_number_is_never_written(tmp_path: pathlib.Path, value: float) -> None:
+    """JSON has no NaN: other programs could not read the file."""
+    path = tmp_path / "predictions.jsonl"
+    with pytest.raises(UserError, match=r"predictions\.jsonl: a figure of a row is no number"):
+        write_predictions(path, [{"label_confidence": 0.5}, {"label_confidence": value}])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_json_takes_numpy_numbers_and_paths(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "metrics.json"
     (tmp_path / ".metrics.json.partial").write_text("left behind by a killed process")

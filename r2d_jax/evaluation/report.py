@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
+from r2d_jax.errors import UserError
 from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30
@@ -306,11 +307,19 @@ def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> 
         rows: taken one by one.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the place cannot be written to, or a row holds NaN or infinity, which JSON has not.
     """
     with whole_file(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, default=_plain).translate(_LINE_ENDS) + "\n")
+            try:
+                line = json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+            except ValueError as error:
+                raise UserError(
+                    str(path),
+                    "a figure of a row is no number, so the weights of the model are damaged or too large",
+                    "Take another checkpoint; nothing was written.",
+                ) from error
+            file.write(line.translate(_LINE_ENDS) + "\n")
 
 
 def write_json(path: pathlib.Path, obj: Any) -> None:

@@ -101,8 +101,8 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
         weights multiplied by their scales.
 
     Raises:
-        UserError: as `read_hf_config`; no safetensors file; or tensors missing, unexpected, wrong in
-            shape or type (all of them are named).
+        UserError: as `read_hf_config`; no safetensors file; tensors missing, unexpected, wrong in
+            shape or type (all of them are named); or NaN or infinity in one of them.
     """
     folder = pathlib.Path(folder)
     stored_config = read_json(folder / CONFIG_FILE)

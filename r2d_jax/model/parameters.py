@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, traverse_util
 
 from r2d_jax.config import ModelConfig, T5Config
+from r2d_jax.errors import UserError
 from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.t5 import T5, LayerLoop
 
@@ -24,6 +26,21 @@ def flatten(params: Params) -> dict[str, Any]:
 def unflatten(flat: dict[str, Any]) -> Params:
     """Inverse of `flatten`."""
     return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def require_finite(where: str, name: str, array: np.ndarray) -> np.ndarray:
+    """The array, of any float type, of a weight of this name.
+
+    Raises:
+        UserError: it holds NaN or infinity, with which a model gives some label and no probability.
+    """
+    if not np.isfinite(array).all():
+        raise UserError(
+            where,
+            f"{name} holds NaN or infinity",
+            "Fetch the file again, or take weights of a training that went well.",
+        )
+    return array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from flax import serialization, traverse_util
 
 from r2d_jax.config import T5Config
 from r2d_jax.errors import UserError
-from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
+from r2d_jax.model.parameters import Params, T5Factory, flatten, require_finite, unflatten
 
 _ATTENTION_PARTS = {"q": "query", "k": "key", "v": "value", "o": "out"}
 _BLOCKS = {
@@ -31,7 +31,8 @@ def read_t5x_checkpoint(path: str | pathlib.Path) -> tuple[T5Config, Params]:
         The shape, and the nested dict of float32 numpy arrays.
 
     Raises:
-        UserError: not such a file, arrays kept outside it, or weights that are not those of one T5.
+        UserError: not such a file, arrays kept outside it, weights that are not those of one T5, or that hold NaN
+            or infinity.
     """
     path = pathlib.Path(path)
     flat = _unstacked(_read(path))
@@ -51,7 +52,7 @@ def read_t5x_checkpoint(path: str | pathlib.Path) -> tuple[T5Config, Params]:
         array = _oriented(ours, flat[names[ours]])
         if array.shape != leaf.shape:
             problems.append(f"{names[ours]} has shape {list(array.shape)} where {list(leaf.shape)} is needed")
-        result[ours] = np.ascontiguousarray(array, dtype=np.float32)
+        result[ours] = require_finite(str(path), names[ours], np.ascontiguousarray(array, dtype=np.float32))
     if problems:
         raise UserError(
             str(path), f"weights of no known T5: {'; '.join(problems)}", "Name a T5 checkpoint of T5X."

@@ -9,6 +9,7 @@ import safetensors
 
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format_int8 import SCALE_SUFFIX
+from r2d_jax.model.parameters import require_finite
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -51,13 +52,17 @@ class WeightFiles:
         return [] if dtype in _FLOATS else [f"{name} has type {dtype}, not F32, F16 or BF16"]
 
     def read(self, name: str) -> np.ndarray:
-        """The tensor in its stored type; float32 where that is int8 with a scale."""
+        """The tensor in its stored type; float32 where that is int8 with a scale.
+
+        Raises:
+            UserError: it holds NaN or infinity.
+        """
         with _opened(self.where[name]) as file:
-            stored = file.get_tensor(name)
-        if name not in self._scales:
-            return stored
-        with _opened(self._scales[name]) as file:
-            return stored.astype(np.float32) * file.get_tensor(name + SCALE_SUFFIX).astype(np.float32)
+            array = file.get_tensor(name)
+        if name in self._scales:
+            with _opened(self._scales[name]) as file:
+                array = array.astype(np.float32) * file.get_tensor(name + SCALE_SUFFIX).astype(np.float32)
+        return require_finite(str(self.where[name]), name, array)
 
 
 def _opened(path: pathlib.Path) -> Any:
