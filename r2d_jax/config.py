@@ -11,6 +11,7 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SplitName = Literal["train", "validation", "test"]
+ComputeType = Literal["float32", "bfloat16"]
 LabelDecode = Literal["free", "constrained"]
 
 
@@ -58,7 +59,7 @@ class ModelConfig:
     shape: T5Config = Field(default_factory=T5Config)
     """Shape for random weights; vocab_size then follows from the tokenizer. With `init` the weights'
     own shape counts, and of this one only dropout_rate."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    compute_dtype: ComputeType = "float32"
     """Type of activations; weights, softmax, norms and losses are always float32."""
     remat: Literal["none", "dots", "full"] = "none"
     """What the backward pass computes again to save memory: nothing, all but the outputs of weight

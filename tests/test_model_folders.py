@@ -1,5 +1,7 @@
 """Folders of models that something has spoilt; in: a sound folder and a change to it, out: one line, or the model."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -74,6 +76,13 @@ def predict(r2d, tmp_path):
     return run
 
 
+def reworded(folder, file=CARD_FILE, **values):
+    """The folder, with other values in one of its JSON files."""
+    stored = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(stored | values), encoding="utf-8")
+    return folder
+
+
 def imported(model, folder, params):
     """A folder as `r2d import` lays it out."""
     folder.mkdir()
@@ -90,3 +99,53 @@ def test_a_model_that_computes_nan_writes_no_predictions(model, predict, tmp_pat
     predict(imported(model, tmp_path / "broken", broken)).refused(
         r"out\.jsonl: a figure of a row is no number"
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"compute_dtype": "float16"}, "compute_dtype: Input should be 'float32' or 'bfloat16'"),
+        ({"compute_dtype": "int8"}, "compute_dtype: "),
+        ({"label_tokens": 0}, "label_tokens: Input should be greater than or equal to 2"),
+        ({"input_limit_tokens": 1}, "input_limit_tokens: "),
+        ({"rationale_tokens": 0}, "rationale_tokens: "),
+        ({"rationale_tokens": None}, "rationale_tokens: "),
+        ({"labels": [1, 2]}, r"labels\.0: Input should be a valid string"),
+        ({"labels": "urgent"}, "labels: "),
+        ({"labels": [["urgent"]]}, "labels"),
+        ({"labels": 7}, "labels: "),
+        ({"label_map": ["a"]}, "label_map: "),
+        ({"columns": 3}, "columns: "),
+        ({"shape": []}, "shape: "),
+        ({"label_decode": "beam"}, "label_decode: "),
+    ],
+)
+def test_a_value_that_no_card_has_is_named(exported, predict, values, wanted):
+    predict(reworded(exported, **values)).refused(f"r2d_model\\.json: not a readable model card \\({wanted}")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff" * 9, b"[]", b"null", b"", b"{}", b'{"labels": ' + b"[" * 100_000]
+)
+def test_a_card_that_is_none_is_one_line(exported, predict, content):
+    (exported / CARD_FILE).write_bytes(content)
+    predict(exported).refused(r"r2d_model\.json: not a readable model card")
+
+
+def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tmp_path):
+    """A shape that computes with these weights gives other texts; one that does not failed deep within."""
+    predict(exported).done("2 predictions written")
+    told = json.loads((exported / CARD_FILE).read_text())["shape"]
+    told |= {"layer_norm_epsilon": 0.1, "relative_attention_max_distance": 64}
+    reworded(exported, shape=told)
+    what = r"layer_norm_epsilon is 0\.1, not 1e-06"
+    predict(exported).refused(what, r"relative_attention_max_distance is 64, not 128")
+    r2d("import", exported, "--output", tmp_path / "import").refused(what)
+    assert not (tmp_path / "import").exists()
+    config = tmp_path / "config.yaml"
+    config.write_text(f"data: {{source: triage}}\nmodel: {{init: {exported}}}\n")
+    r2d("run", "--config", config, "--workdir", tmp_path / "run").refused(what)
+
+
+def test_a_rationale_of_one_token_is_a_limit_like_any_other(exported, predict, tmp_path):
+    predict(reworded(exported, rationale_tokens=1)).done()

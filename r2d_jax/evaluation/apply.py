@@ -68,7 +68,8 @@ def predictor_of(model: LoadedModel, mesh: Mesh, decode: str) -> Predictor:
     card = model.card
     limits = DataConfig(
         input_limit_tokens=card.input_limit_tokens,
-        rationale_limit_tokens=card.rationale_tokens,
+        # Of gold rationales alone, and no limit of these is lower.
+        rationale_limit_tokens=max(card.rationale_tokens, 2),
         label_limit_tokens=card.label_tokens,
     )
     encoder = FeatureEncoder(limits, model.tokenizer, card.labels)

@@ -17,6 +17,7 @@ from r2d_jax.evaluation.model_folder import (
     find_model_folder,
     load_model,
     read_card,
+    require_shape,
 )
 from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
@@ -99,7 +100,9 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
 def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer) -> ModelCard:
     if (path / CARD_FILE).is_file():
         # Our own export: labels and limits come along.
-        return dataclasses.replace(read_card(path), tokenizer_fingerprint=tokenizer.fingerprint)
+        card = read_card(path)
+        require_shape(path, card, shape)
+        return dataclasses.replace(card, tokenizer_fingerprint=tokenizer.fingerprint)
     defaults = DataConfig()
     return ModelCard(
         shape=shape,

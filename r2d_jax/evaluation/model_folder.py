@@ -4,16 +4,16 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from jax.sharding import Mesh
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from r2d_jax.config import ColumnsConfig, LabelDecode, T5Config
+from r2d_jax.config import ColumnsConfig, ComputeType, Count, LabelDecode, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
@@ -47,10 +47,10 @@ class ModelCard:
 
     shape: T5Config
     labels: tuple[str, ...]
-    label_tokens: int
-    input_limit_tokens: int
-    rationale_tokens: int
-    compute_dtype: str
+    label_tokens: Annotated[int, Field(ge=2)]
+    input_limit_tokens: Annotated[int, Field(ge=16)]
+    rationale_tokens: Count
+    compute_dtype: ComputeType
     tokenizer_fingerprint: str
     columns: ColumnsConfig
     rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
@@ -92,8 +92,8 @@ def read_card(folder: pathlib.Path) -> ModelCard:
     try:
         # JSON has lists where the card has tuples.
         return TypeAdapter(ModelCard).validate_json(path.read_text(encoding="utf-8"), strict=False)
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        reason = first_fault(error) if isinstance(error, ValidationError) else error
         raise UserError(
             str(path), f"not a readable model card ({reason})", "Export or import the model again."
         ) from error
@@ -155,7 +155,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
         compute_dtype: "float32" or "bfloat16"; None: that of the card.
 
     Raises:
-        UserError: no model there, or its tokenizer is not the one it was trained with.
+        UserError: no model there, or its tokenizer or weights are not those that the card tells of.
     """
     folder = find_model_folder(path)
     card = read_card(folder)
@@ -169,13 +169,30 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
         )
     factory = T5Factory(card.shape, compute_dtype or card.compute_dtype)
     if is_hf:
-        _, params = read_hf_folder(folder)
+        shape, params = read_hf_folder(folder)
+        require_shape(folder, card, shape)
         return LoadedModel(
             card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE)
         )
     source = _weights_source(folder, path)
     params = restore_weights(source, with_shardings(factory.abstract_params, mesh))
     return LoadedModel(card, factory, params, tokenizer, str(source))
+
+
+def require_shape(folder: pathlib.Path, card: ModelCard, shape: T5Config) -> None:
+    """Refuse an exported folder whose card tells of another model than its config.json, of this shape.
+
+    Raises:
+        UserError: a value of the shape is another; each is named.
+    """
+    found, told = dataclasses.asdict(shape), dataclasses.asdict(card.shape)
+    faults = [f"{name} is {told[name]}, not {found[name]}" for name in found if told[name] != found[name]]
+    if faults:
+        raise UserError(
+            str(folder / CARD_FILE),
+            f"does not fit the weights and their config.json: {', '.join(faults)}",
+            "Use the files of one export together, unchanged.",
+        )
 
 
 def place_params(params: Any, mesh: Mesh) -> Params:

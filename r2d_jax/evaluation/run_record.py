@@ -85,7 +85,9 @@ def read_run(path: pathlib.Path) -> RunRecord:
         raise UserError(str(path), fault, "Give the --workdir of a run.")
     state = _json_object(path / STATE_FILE)
     settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
-    card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
+    labels = _json_object(path / CARD_FILE).get("labels", []) if (path / CARD_FILE).is_file() else []
+    if not isinstance(labels, list):
+        raise _damaged(str(path / CARD_FILE))
     metrics_file = path / "evaluation" / "metrics.json"
     metrics = _with_cells(_json_object(metrics_file)) if metrics_file.is_file() else {}
     if not _is_whole(metrics):
@@ -102,7 +104,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
     return RunRecord(
         path=path,
         settings=settings,
-        labels=tuple(map(str, card.get("labels", ()))),
+        labels=tuple(map(str, labels)),
         stages=stages,
         metrics=metrics,
         predictions=predictions,

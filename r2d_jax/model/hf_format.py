@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from r2d_jax.config import T5Config
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.hf_format_int8 import INT8_CONFIG, int8_tensors
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
 from r2d_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
@@ -302,9 +302,7 @@ def _parse_config(stored: Mapping[str, Any], path: pathlib.Path) -> T5Config:
     try:
         return T5Config(**fields, feed_forward_proj=activation, tie_word_embeddings=tied)
     except ValidationError as error:
-        first = error.errors()[0]
-        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise UserError(str(path), what, "Fetch the file again.") from error
+        raise UserError(str(path), first_fault(error), "Fetch the file again.") from error
 
 
 def _hf_config(config: T5Config, dtype: str) -> dict[str, Any]:

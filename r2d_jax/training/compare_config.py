@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from r2d_jax.config import Config
 from r2d_jax.config_file import config_with, read_settings
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, first_fault
 
 _strict = ConfigDict(strict=True, extra="forbid")
 
@@ -82,9 +82,7 @@ def load_comparison(
         # Through JSON, in which strict validation takes nested settings.
         comparison = TypeAdapter(CompareConfig).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}, {field}", first["msg"], "See configs/compare_triage.yaml.") from error
+        raise UserError(str(path), first_fault(error), "See configs/compare_triage.yaml.") from error
     _check(path, comparison)
     base = read_settings(path.parent / comparison.base, overrides)
     runs = [

@@ -28,7 +28,14 @@ from r2d_jax.data.splits import NAMES, content_hash, label_set, splits_of_run
 from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out
-from r2d_jax.evaluation.model_folder import CARD_FILE, WEIGHTS_FOLDER, ModelCard, place_params, read_card
+from r2d_jax.evaluation.model_folder import (
+    CARD_FILE,
+    WEIGHTS_FOLDER,
+    ModelCard,
+    place_params,
+    read_card,
+    require_shape,
+)
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor, RationalePrompt
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
@@ -120,7 +127,7 @@ class Prepared:
             label_tokens=self.shapes.label,
             input_limit_tokens=self.config.data.input_limit_tokens,
             rationale_tokens=self.rationale_tokens,
-            compute_dtype=self.factory.compute_dtype,
+            compute_dtype=self.config.model.compute_dtype,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             columns=self.config.data.columns,
             rationale_prompt=_RATIONALE_PROMPT[self.config.method],
@@ -156,7 +163,12 @@ class Prepared:
 
 def _init_shape(init: str) -> T5Config:
     folder = locate(init)
-    return read_card(folder).shape if (folder / CARD_FILE).is_file() else read_hf_config(folder)
+    if (folder / WEIGHTS_FOLDER).is_dir():
+        return read_card(folder).shape
+    shape = read_hf_config(folder)
+    if (folder / CARD_FILE).is_file():
+        require_shape(folder, read_card(folder), shape)
+    return shape
 
 
 def load_initial(init: str, factory: T5Factory, mesh: Mesh) -> Params:
