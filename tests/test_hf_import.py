@@ -143,6 +143,23 @@ def test_sharded_files_read_as_one(folder: pathlib.Path, config: T5Config) -> No
         read_hf_folder(folder)
 
 
+@pytest.mark.parametrize("name", ["../{}", "{absolute}", "inner/{}", "./{}", "..\\{}", "..", ".", ""])
+def test_a_shard_outside_the_folder_is_not_read(tied: pathlib.Path, name: str) -> None:
+    """The index of a foreign model must not reach other files of this machine."""
+    weights = "model-00001-of-00001.safetensors"
+    tensors = load_file(tied / "model.safetensors")
+    (tied / "inner").mkdir()
+    for place in (tied, tied.parent, tied / "inner"):
+        save_file(tensors, place / weights)
+    (tied / "model.safetensors").unlink()
+    shard = name.format(weights, absolute=tied.parent / weights)
+    (tied / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(tensors, shard)})
+    )
+    with pytest.raises(UserError, match=r"index\.json: .* is no name of a file in this folder"):
+        read_hf_folder(tied)
+
+
 def test_pickle_is_refused_with_what_to_do(tied: pathlib.Path) -> None:
     (tied / "model.safetensors").rename(tied / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pickle \(pytorch_model\.bin\).*save_pretrained"):

@@ -25,7 +25,7 @@ class WeightFiles:
         where: tensor name -> file that holds it; the scales of int8 tensors belong to these.
 
     Raises:
-        UserError: no safetensors file, a shard is missing or a file is not readable.
+        UserError: no safetensors file, a shard is missing or outside the folder, or a file is not readable.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -83,6 +83,11 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
         if not isinstance(listed, dict):
             raise UserError(str(index), "has no weight_map", "Fetch the file again.")
         shards = sorted({str(shard) for shard in listed.values()})
+        # An index of someone else must not open files elsewhere on this machine.
+        if outside := [shard for shard in shards if not _is_plain(shard)]:
+            raise UserError(
+                str(index), f"{outside[0]!r} is no name of a file in this folder", "Fetch the file again."
+            )
         absent = [shard for shard in shards if not (folder / shard).is_file()]
         if absent:
             raise UserError(str(folder), f"shards are missing: {', '.join(absent)}", "Fetch them as well.")
@@ -94,6 +99,12 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(str(folder), what, fix)
     raise UserError(
         str(folder), f"no {WEIGHTS_FILE}", f"Name a folder that has one. Pickle files are not read: {fix}"
+    )
+
+
+def _is_plain(name: str) -> bool:
+    return (
+        name not in ("", "..") and pathlib.PurePath(name).name == pathlib.PureWindowsPath(name).name == name
     )
 
 
