@@ -9,6 +9,9 @@ _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+# What a damaged file tells must not hang or abort a process: far beyond every T5 there is (24 layers, 65,536 wide).
+_Width = Annotated[int, Field(ge=1, le=2**20)]
+_Depth = Annotated[int, Field(ge=1, le=128)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SplitName = Literal["train", "validation", "test"]
 ComputeType = Literal["float32", "bfloat16"]
@@ -23,21 +26,21 @@ def _same_split_values() -> dict[SplitName, str]:
 class T5Config:
     """Shape of a T5 (1.0: relu and tied; 1.1 and Flan: gated-gelu and untied)."""
 
-    vocab_size: Count = 32128
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)] = 32128
     """Rows of the embedding; may exceed the tokenizer's size (padding rows are never generated)."""
-    d_model: Count = 512
-    d_ff: Count = 2048
-    d_kv: Count = 64
+    d_model: _Width = 512
+    d_ff: _Width = 2048
+    d_kv: _Width = 64
     """Size of one head; num_heads * d_kv may differ from d_model."""
-    num_heads: Count = 8
-    num_layers: Count = 6
-    num_decoder_layers: Count = 6
+    num_heads: _Width = 8
+    num_layers: _Depth = 6
+    num_decoder_layers: _Depth = 6
     feed_forward_proj: Literal["relu", "gated-gelu"] = "relu"
     tie_word_embeddings: bool = True
     """True: the output head is the embedding, scaled by d_model**-0.5. False: a head of its own."""
-    relative_attention_num_buckets: Annotated[int, Field(ge=4)] = 32
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=2**20)] = 32
     """Half of them are for positions to the right; half of the rest hold one distance each."""
-    relative_attention_max_distance: Count = 128
+    relative_attention_max_distance: _Width = 128
     """From here on all distances share a bucket; above half of the number of buckets."""
     layer_norm_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     dropout_rate: Fraction = 0.1

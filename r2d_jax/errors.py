@@ -1,11 +1,6 @@
 """The one exception for a user's mistake; in: where, what, what to do; out: one line and exit code 2."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -22,8 +17,10 @@ class UserError(Exception):
         super().__init__(f"{where}: {what}. {fix}")
 
 
-def first_fault(error: ValidationError) -> str:
-    """Of what pydantic found wrong in a file the first: field and fault, and nothing of the value."""
+def first_fault(error: Exception) -> str:
+    """An error as part of a line; of what pydantic found wrong the first, field and fault, and nothing of the value."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False, include_input=False)[0]
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 

@@ -191,6 +191,15 @@ def test_a_cut_file_and_an_absent_one_are_told(tied: pathlib.Path) -> None:
         ({"pad_token_id": 3}, "pad_token_id is 3, not 0"),
         ({"d_model": "16"}, "d_model: "),
         ({"num_heads": 0}, "num_heads: "),
+        ({"num_layers": 1_000_000}, "num_layers: Input should be less than or equal to 128"),
+        ({"num_decoder_layers": 129}, "num_decoder_layers: "),
+        ({"vocab_size": 10**12}, "vocab_size: "),
+        ({"d_model": 2**40}, "d_model: "),
+        ({"d_ff": 2**40}, "d_ff: "),
+        ({"d_kv": 2**60}, "d_kv: "),
+        ({"num_heads": 2**62}, "num_heads: "),
+        ({"relative_attention_num_buckets": 2**40}, "relative_attention_num_buckets: "),
+        ({"relative_attention_max_distance": 10**400}, "relative_attention_max_distance: "),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon: "),
         ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon: "),
         ({"layer_norm_epsilon": -1e-6}, "layer_norm_epsilon: "),
@@ -203,6 +212,41 @@ def test_configs_that_the_model_cannot_compute_are_refused(
     with pytest.raises(UserError) as caught:
         read_hf_config(tied)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_layers": 128}, "num_layers is 128, and there are 2 in the encoder"),
+        ({"num_layers": 1}, "num_layers is 1, and there are 2 in the encoder"),
+        ({"num_decoder_layers": 128}, "num_decoder_layers is 128, and there are 1 in the decoder"),
+    ],
+)
+def test_another_depth_is_told_before_the_model_is_built(
+    tied: pathlib.Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, int], message: str
+) -> None:
+    """Building so many blocks takes minutes."""
+    _reconfigure(tied, **values)
+    monkeypatch.setattr("r2d_jax.model.hf_format.T5Factory", None)
+    with pytest.raises(UserError, match=f"weights do not fit config.json: {message}"):
+        read_hf_folder(tied)
+
+
+def test_the_widest_model_that_may_be_named_is_only_another_one(tied: pathlib.Path) -> None:
+    """Nothing of its size is made before it is compared with the weights."""
+    widths = dict.fromkeys(("d_model", "d_ff", "d_kv", "num_heads"), 2**20)
+    _reconfigure(tied, vocab_size=2**24, relative_attention_num_buckets=2**20, **widths)
+    _reconfigure(tied, relative_attention_max_distance=2**20)
+    with pytest.raises(UserError, match=r"shared\.weight has shape \[40, 16\], not \[16777216, 1048576\]"):
+        read_hf_folder(tied)
+
+
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000])
+def test_json_that_python_cannot_read_is_one_line(tied: pathlib.Path, nested: str) -> None:
+    (tied / "config.json").write_text(nested)
+    with pytest.raises(UserError, match=r"config\.json: not readable as JSON") as caught:
+        read_hf_folder(tied)
+    assert "\n" not in str(caught.value)
 
 
 def test_feed_forward_proj_counts_where_fields_contradict(tied: pathlib.Path) -> None:

@@ -132,6 +132,11 @@ def test_a_card_that_is_none_is_one_line(exported, predict, content):
     predict(exported).refused(r"r2d_model\.json: not a readable model card")
 
 
+def test_settings_of_a_tokenizer_that_python_cannot_read_count_as_none(exported, predict):
+    (exported / "tokenizer_config.json").write_text("[" * 100_000)
+    predict(exported).done("2 predictions written")
+
+
 def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tmp_path):
     """A shape that computes with these weights gives other texts; one that does not failed deep within."""
     predict(exported).done("2 predictions written")

@@ -145,6 +145,12 @@ def test_foreign_and_incomplete_t5x_files_are_refused(tmp_path: pathlib.Path) ->
     refused(b"\x80\x04not msgpack at all", "not a msgpack checkpoint|holds no T5")
     refused(serialization.msgpack_serialize({"params": {"dense": np.zeros(2)}}), "holds no T5")
     tree = _as_t5x(shape, random_weights(shape))
+    tree["encoder"]["relpos_bias"]["rel_embedding"] = np.zeros((SMALL["num_heads"], 3), np.float32)
+    refused(
+        serialization.msgpack_serialize(tree),
+        r"^.*not the weights of a T5 \(relative_attention_num_bu.*T5X\.$",
+    )
+    tree = _as_t5x(shape, random_weights(shape))
     tree["encoder"]["encoder_norm"]["scale"] = np.full(SMALL["d_model"], np.inf, np.float32)
     refused(serialization.msgpack_serialize(tree), "encoder/encoder_norm/scale holds NaN or infinity")
     tree = _as_t5x(shape, random_weights(shape))

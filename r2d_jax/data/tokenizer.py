@@ -234,7 +234,7 @@ def _require_t5(backend: tokenizers.Tokenizer) -> None:
 def _saved_map(path: pathlib.Path) -> bool:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True
     return not isinstance(settings, dict) or settings.get(_MAP_KEY, True) is not False
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 from jax.sharding import Mesh
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from r2d_jax.config import ColumnsConfig, ComputeType, Count, LabelDecode, T5Config
@@ -93,10 +93,8 @@ def read_card(folder: pathlib.Path) -> ModelCard:
         # JSON has lists where the card has tuples.
         return TypeAdapter(ModelCard).validate_json(path.read_text(encoding="utf-8"), strict=False)
     except (OSError, ValueError) as error:
-        reason = first_fault(error) if isinstance(error, ValidationError) else error
-        raise UserError(
-            str(path), f"not a readable model card ({reason})", "Export or import the model again."
-        ) from error
+        what = f"not a readable model card ({first_fault(error)})"
+        raise UserError(str(path), what, "Export or import the model again.") from error
 
 
 def find_model_folder(path: pathlib.Path) -> pathlib.Path:

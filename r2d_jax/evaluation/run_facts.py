@@ -144,7 +144,7 @@ def _posix(path: object) -> str:
 def _counts(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(stored, dict) and {"rows", "labels"} <= stored.keys()
     return stored if whole else {}

@@ -109,7 +109,10 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
     config = _parse_config(stored_config, folder / CONFIG_FILE)
     tensors = WeightFiles(folder)
     names = _names(config)
-    problems: list[str] = []
+    # First of all, as blocks take long to build.
+    problems = _other_depths(config, tensors)
+    if problems:
+        raise _unfit(folder, problems)
     source = _sources(config, stored_config, tensors, problems)
     shapes = flatten(T5Factory(config).abstract_params)
     for ours, (theirs, transposed) in names.items():
@@ -124,11 +127,7 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
     if not problems:
         problems += _differing_copies(config, tensors, source)
     if problems:
-        raise UserError(
-            str(folder),
-            f"weights do not fit {CONFIG_FILE}: {'; '.join(problems)}",
-            "Use the files of one checkpoint together, unchanged.",
-        )
+        raise _unfit(folder, problems)
     flat: dict[str, np.ndarray] = {}
     for ours, (theirs, transposed) in names.items():
         array = tensors.read(source.get(theirs, theirs)).astype(np.float32, copy=False)
@@ -199,6 +198,24 @@ def write_hf_folder(
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unfit(folder: pathlib.Path, problems: list[str]) -> UserError:
+    return UserError(
+        str(folder),
+        f"weights do not fit {CONFIG_FILE}: {'; '.join(problems)}",
+        "Use the files of one checkpoint together, unchanged.",
+    )
+
+
+def _other_depths(config: T5Config, tensors: WeightFiles) -> list[str]:
+    problems = []
+    for stack, field in (("encoder", "num_layers"), ("decoder", "num_decoder_layers")):
+        begin = f"{stack}.block."
+        found = len({name.split(".")[2] for name in tensors.where if name.startswith(begin)})
+        if found != getattr(config, field):
+            problems.append(f"{field} is {getattr(config, field)}, and there are {found} in the {stack}")
+    return problems
 
 
 def _sources(

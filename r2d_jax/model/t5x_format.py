@@ -7,7 +7,7 @@ import numpy as np
 from flax import serialization, traverse_util
 
 from r2d_jax.config import T5Config
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.parameters import Params, T5Factory, flatten, require_finite, unflatten
 
 _ATTENTION_PARTS = {"q": "query", "k": "key", "v": "value", "o": "out"}
@@ -41,9 +41,8 @@ def read_t5x_checkpoint(path: str | pathlib.Path) -> tuple[T5Config, Params]:
         names = _names(config)
         problems = [f"{theirs} is missing" for theirs in names.values() if theirs not in flat]
     except (KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            str(path), f"not the weights of a T5 ({error})", "Name a T5 checkpoint of T5X."
-        ) from error
+        what = f"not the weights of a T5 ({first_fault(error)})"
+        raise UserError(str(path), what, "Name a T5 checkpoint of T5X.") from error
     problems += [f"{name} is unexpected" for name in sorted(flat.keys() - set(names.values()))]
     result: dict[str, np.ndarray] = {}
     for ours, leaf in flatten(T5Factory(config).abstract_params).items():

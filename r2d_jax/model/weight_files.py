@@ -118,7 +118,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(str(path), "no such file", "Name a folder in Hugging Face format.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(str(path), f"not readable as JSON ({error})", "Fetch the file again.") from error
     if not isinstance(stored, dict):
         raise UserError(str(path), "holds no JSON object", "Fetch the file again.")
