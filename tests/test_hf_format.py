@@ -1,6 +1,7 @@
 """Hugging Face folders; in: small and real models, out: equal weights back and torch's logits and tokens."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -194,6 +195,23 @@ def test_export_needs_no_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_of_an_export_are_for_whom_the_umask_says(
+    tmp_path: pathlib.Path, config: T5Config, umask: int, mode: int
+) -> None:
+    """Weights that only their owner can read cannot be shared within a group."""
+    before = os.umask(umask)
+    try:
+        write_hf_folder(
+            tmp_path / "m", config, random_weights(config), generation={}, extra_files={"README.md": ""}
+        )
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()} == dict.fromkeys(
+        ("README.md", "config.json", "generation_config.json", "model.safetensors"), mode
+    )
 
 
 def test_what_a_kill_left_of_an_export_goes_with_the_next_one(

@@ -189,6 +189,8 @@ def write_hf_folder(
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        # safetensors leaves it readable by its owner alone, whatever the umask says.
+        shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)
         if finish is not None:
             finish(partial)
         _replace(partial, target)
