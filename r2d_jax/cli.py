@@ -218,6 +218,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every label, too.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -239,6 +240,7 @@ def predict(
         batch_size=batch_size,
         label_decode=label_decode,
         probabilities=probabilities,
+        overwrite=overwrite,
         overrides=overrides or (),
     )
     print(f"{rows} predictions written to {output}")

@@ -10,11 +10,10 @@ from r2d_jax.cli_options import (
     RowOptions,
     SplitsOption,
     console,
-    require_jsonl,
-    require_no_input_among,
     shares_options,
 )
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.outputs import require_distinct, require_file, require_folder
 
 _PASS = "What passes"
 
@@ -108,18 +107,14 @@ def audit(
     if asking.dry_run and not judge:
         raise UserError("--dry-run", "goes with --judge only", "The rules send nothing.")
     endpoint = asking.endpoint() if judge else None
-    if output.exists() and not output.is_dir():
-        raise UserError(str(output), "is a file, not a folder", "Name the folder to write to.")
-    for option, path in (("--filter", filter), ("--flag", flag)):
-        if path is not None:
-            require_jsonl(path, option)
-    if filter is not None and flag is not None and filter.resolve() == flag.resolve():
-        raise UserError("--flag", "is the file of --filter", "Choose another.")
-    written = [output / AUDIT_ROWS, output / AUDIT_SUMMARY, *(path for path in (filter, flag) if path)]
-    require_no_input_among(written, which.input)
-    for option, path in (("--filter", filter), ("--flag", flag)):
-        if path is not None and path.exists() and not overwrite:
-            raise UserError(f"{option} {path}", "is there", "Choose another, or add --overwrite.")
+    cache = output / "audit_judge_answers.jsonl"
+    named = [(option, path) for option, path in (("--filter", filter), ("--flag", flag)) if path is not None]
+    require_folder(output, (AUDIT_ROWS, AUDIT_SUMMARY, cache.name), inputs=[which.input])
+    own = [("--output", output / AUDIT_ROWS), ("--output", output / AUDIT_SUMMARY), ("--output", cache)]
+    require_distinct([*own, *named])
+    for option, path in named:
+        made = path.parent.resolve() == output.resolve()
+        require_file(path, option, endings=[".jsonl"], made=made, inputs=[which.input], overwrite=overwrite)
     rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
     rows = rows.first(asking.max_rows)
     column = rationale_column or rows.rationale_column
@@ -132,7 +127,6 @@ def audit(
         from r2d_jax.llm.job import LlmJob
         from r2d_jax.rationales.audit_judge import judge_cases_of, judge_question, scores_of
 
-        cache = output / "audit_judge_answers.jsonl"
         job = LlmJob("audit", endpoint, asking.limits(), cache, asking.max_reasks, console())
         question, cases = judge_question(), judge_cases_of(rows.examples, rationales)
         if asking.dry_run:
@@ -163,4 +157,5 @@ def audit(
     if flag is not None:
         write_rows(flag, [{**row.cells, flags: list(one.failures)} for row, one in pairs])
     print_audit(result, console())
+    written = [output / AUDIT_ROWS, output / AUDIT_SUMMARY, *(path for _, path in named)]
     print(f"written: {', '.join(map(str, written))}")

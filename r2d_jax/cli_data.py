@@ -47,7 +47,9 @@ def prepare(
     """
     from r2d_jax.data.named.prepare import CARD_TEXT_FILE, ROWS_FILE
     from r2d_jax.data.named.prepare import prepare as prepare_rows
+    from r2d_jax.runtime.outputs import require_local
 
+    require_local(out, "--out")
     card = prepare_rows(
         name,
         source,
@@ -92,7 +94,9 @@ def tfds(
     from r2d_jax.data.splits import describe, splits_of_run
     from r2d_jax.data.tfds_write import columns_of, write_tfds
     from r2d_jax.errors import UserError
+    from r2d_jax.runtime.outputs import require_folder
 
+    require_folder(out, (), "--out")
     if config is None and path is None:
         raise UserError("r2d data tfds", "no rows are named", "Give --config or --path.")
     named = [] if path is None else [f"data.path={json.dumps(path)}"]
@@ -203,12 +207,13 @@ def check(
     from r2d_jax.evaluation.data_check_report import data_check_json, print_data_check
     from r2d_jax.evaluation.report import write_json
     from r2d_jax.model.hf_format import locate
+    from r2d_jax.runtime.outputs import require_file
 
     file, settings = file_and_settings(words or ())
     if file is None and config is None:
         raise UserError("r2d data check", "no rows are named", "Give FILE, or --config.")
-    if json_file is not None and file is not None and json_file.resolve() == pathlib.Path(file).resolve():
-        raise UserError("--json", "is the file of rows, and would be written over", "Choose another name.")
+    if json_file is not None:
+        require_file(json_file, "--json", inputs=[pathlib.Path(file) if file else None, config])
     if no_rationales and rationale_column:
         raise UserError("--no-rationales", "stands beside --rationale-column", "Give one of the two.")
     columns = {

@@ -6,26 +6,18 @@ from typing import Annotated
 import typer
 
 from r2d_jax.cli_options import (
-    ANOTHER_OUTPUT,
     HOW_PANEL,
     LlmOptions,
     RowOptions,
     console,
-    require_no_input_among,
     shares_options,
 )
-from r2d_jax.errors import UserError
+from r2d_jax.runtime.outputs import EVALUATION_FILES, require_folder, require_own_results
 
 SplitOption = Annotated[str, typer.Option("--split", help="test or validation, where --input is not given.")]
 OutputOption = Annotated[
     pathlib.Path, typer.Option("--output", help="Folder for the results and the cache of paid answers.")
 ]
-
-
-def _require_folder(folder: pathlib.Path, written: tuple[str, ...], *inputs: pathlib.Path | None) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise UserError(str(folder), "is a file, not a folder", "Name the folder to write to.")
-    require_no_input_among([folder / name for name in written], *inputs)
 
 
 @shares_options
@@ -52,16 +44,18 @@ def judge(
     stopped command goes on where it stopped, and pays for no answer twice.
     """
     endpoint = asking.endpoint()
-    _require_folder(output, ("judgements.jsonl", "judge.json"), predictions, which.input)
+    require_folder(output, ("judgements.jsonl", "judge.json"), inputs=(predictions, which.input))
     from r2d_jax.evaluation import judge as judging
-    from r2d_jax.evaluation.labelled_rows import labelled_rows
+    from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
     from r2d_jax.llm.job import LlmJob
 
     rows = labelled_rows(which.model, which.input, split=split, columns=which.columns, with_rationales=False)
     judged = judging.read_predictions(predictions, rows.examples)[: asking.max_rows]
+    require_same_rows(output / "judgements.jsonl", rows.examples)
     question = judging.judge_question(keep_justifications=keep_justifications)
     cases = judging.judge_cases(rows.examples, judged)
     cache = output / "judge_answers.jsonl"
+    require_own_results(output / "judgements.jsonl", cache)
     job = LlmJob("judge", endpoint, asking.limits(), cache, asking.max_reasks, console())
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
@@ -94,18 +88,18 @@ def zero_shot(
     labels and gold rationales are not sent. A stopped command goes on where it stopped.
     """
     endpoint = asking.endpoint()
-    _require_folder(output, ("predictions.jsonl", "row_scores.jsonl", "metrics.json"), which.input)
+    require_folder(output, EVALUATION_FILES, inputs=[which.input])
     from r2d_jax.evaluation import zero_shot as guessing
-    from r2d_jax.evaluation.labelled_rows import labelled_rows
+    from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
     from r2d_jax.evaluation.report import print_results
     from r2d_jax.llm.job import LlmJob
 
     cache = output / "zero_shot_answers.jsonl"
     job = LlmJob("zero-shot", endpoint, asking.limits(), cache, asking.max_reasks, console())
-    if (output / "predictions.jsonl").exists() and not cache.exists():
-        raise UserError(str(output / "predictions.jsonl"), "is there and not of this command", ANOTHER_OUTPUT)
+    require_own_results(output / "predictions.jsonl", cache)
     columns = which.columns | {"rationale": rationale_column}
     rows = labelled_rows(which.model, which.input, split=split, columns=columns, with_rationales=rationale)
+    require_same_rows(output / "predictions.jsonl", rows.examples)
     rows = rows.first(asking.max_rows)
     question = guessing.zero_shot_question(rows.labels, rationale=rationale, task=task)
     cases = [guessing.zero_shot_case(example, rows.labels) for example in rows.examples]

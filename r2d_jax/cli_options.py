@@ -250,27 +250,3 @@ class LlmOptions:
 def console(*, quiet: bool = False) -> Console:
     """Where commands print; lines are broken only for a person's terminal."""
     return Console(soft_wrap=not sys.stdout.isatty(), quiet=quiet)
-
-
-def require_no_input_among(outputs: list[pathlib.Path], *inputs: pathlib.Path | None) -> None:
-    """Refuse to write over an input, by whatever name: through a link or `..`, too.
-
-    Raises:
-        UserError: one of the outputs is one of the inputs.
-    """
-    for output in outputs:
-        if any(path and path.resolve() == output.resolve() for path in inputs):
-            raise UserError(str(output), "is an input, and would be written over", ANOTHER_OUTPUT)
-
-
-def require_jsonl(output: pathlib.Path, option: str = "--output") -> None:
-    """Refuse a place for rows that is no .jsonl file.
-
-    Raises:
-        UserError: another ending, or a folder.
-    """
-    if output.suffix != ".jsonl" or output.is_dir():
-        raise UserError(f"{option} {output}", "is no .jsonl file", "Name a file such as rows_llm.jsonl.")
-
-
-ANOTHER_OUTPUT = "Choose another --output; nothing was changed."

@@ -7,17 +7,14 @@ import typer
 
 from r2d_jax.cli_audit import audit
 from r2d_jax.cli_options import (
-    ANOTHER_OUTPUT,
     HOW_PANEL,
     LlmOptions,
     RowOptions,
     SplitsOption,
     console,
-    require_jsonl,
-    require_no_input_among,
     shares_options,
 )
-from r2d_jax.errors import UserError
+from r2d_jax.runtime.outputs import require_file, require_own_results
 
 if TYPE_CHECKING:
     from r2d_jax.rationales.provenance import NewRationale
@@ -47,10 +44,10 @@ def _cache_of(output: pathlib.Path, command: str) -> pathlib.Path:
     return output.with_name(f"{output.stem}_{command}_answers.jsonl")
 
 
-def _require_own(output: pathlib.Path, cache: pathlib.Path) -> None:
-    # With its cache beside it, it was written by this command and is written again.
-    if output.exists() and not cache.exists():
-        raise UserError(str(output), "is there and not of this command", ANOTHER_OUTPUT)
+def _require_free(output: pathlib.Path, cache: pathlib.Path, *inputs: pathlib.Path | None) -> None:
+    require_file(output, endings=[".jsonl"], made=True, inputs=inputs)
+    require_file(cache, made=True, inputs=inputs)
+    require_own_results(output, cache)
 
 
 @shares_options
@@ -77,16 +74,14 @@ def generate(
     twice. Rows without a usable answer stay in the output with an empty rationale and a status.
     """
     endpoint = asking.endpoint()
-    require_jsonl(output)
     cache = _cache_of(output, "generate")
-    require_no_input_among([output, cache], which.input, prompt)
+    _require_free(output, cache, which.input, prompt)
     from r2d_jax.llm.job import LlmJob
     from r2d_jax.rationales import generate as generating
     from r2d_jax.rationales.prompt_templates import read_template
     from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
-    _require_own(output, cache)
     rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))
@@ -135,9 +130,8 @@ def polish(
     label that the text names, is refused: the original is kept then, with a status.
     """
     endpoint = asking.endpoint()
-    require_jsonl(output)
     cache = _cache_of(output, "polish")
-    require_no_input_among([output, cache], which.input, prompt)
+    _require_free(output, cache, which.input, prompt)
     from r2d_jax.data.mentions import LabelFinder
     from r2d_jax.llm.job import LlmJob
     from r2d_jax.rationales import polish as polishing
@@ -145,7 +139,6 @@ def polish(
     from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
-    _require_own(output, cache)
     rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))

@@ -239,14 +239,41 @@ def test_an_output_that_would_be_lost_or_cannot_be(r2d, kept, tmp_path):
     own.write_text(as_lines(make_rows()))
     before = own.read_bytes()
     predict = ("predict", "--model", kept.workdir, "--input", own, "--output")
-    r2d(*predict, own).refused("is the input itself", "nothing was changed")
+    r2d(*predict, own).refused("is an input", "nothing was changed")
     r2d(*predict, tmp_path).refused("is a folder, not a file", "Name the file")
     r2d(*predict, tmp_path / "absent" / "out.jsonl").refused("its folder does not exist", "Create it")
     evaluate = ("eval", "--model", kept.workdir, "--input", own, "--output")
-    r2d(*evaluate, tmp_path).refused("is the input itself", "nothing was changed")
+    r2d(*evaluate, tmp_path).refused("is an input", "nothing was changed")
     r2d(*evaluate, own).refused("is a file, not a folder", "Name the folder")
     assert own.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [own.name]
+
+
+def test_predictions_replace_nothing_but_predictions_and_on_request(r2d, kept, tmp_path):
+    """A model, its card, the run's own results, a pipe and what a link leads to were written over."""
+    exported, imported = (shutil.copytree(kept.workdir / "export", tmp_path / name) for name in ("a", "b"))
+    own = [
+        kept.workdir / name for name in ("run.json", "evaluation/predictions.jsonl", "stage2/metrics.jsonl")
+    ]
+    own += [exported / name for name in ("model.safetensors", "r2d_model.json", "README.md")]
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(kept.home / "config.yaml")
+    before = snapshot(tmp_path)
+    rows = kept.home / "rows.jsonl"
+    for model, output in [*((kept.workdir, one) for one in own), (imported, exported / "config.json")]:
+        command = ("predict", "--model", model, "--input", rows, "--output", output)
+        for more in ([], ["--overwrite"]):
+            r2d(*command, *more).refused("belongs to the (run|model) in", "nothing was changed")
+    command = ("predict", "--model", kept.workdir, "--input", rows, "--output")
+    r2d(*command, link, "--overwrite").refused("is a device, pipe or link")
+    evaluate = ("eval", "--model", kept.workdir, "--input", rows, "--output", kept.workdir / "evaluation")
+    r2d(*evaluate).refused("belongs to the run in", "Choose another --output")
+    assert snapshot(tmp_path) == before
+    output = tmp_path / "out.jsonl"
+    output.write_text("years of work")
+    r2d(*command, output).refused("is there already", "--overwrite")
+    assert output.read_text() == "years of work"
+    r2d(*command, output, "--overwrite").done("30 predictions")
 
 
 def test_an_export_target_that_exists(r2d, kept, tmp_path):

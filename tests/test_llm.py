@@ -551,6 +551,26 @@ def test_inputs_and_outputs(r2d, server, tmp_path, judging, guessing, rows, pred
     assert not out.exists()
 
 
+def test_results_of_other_rows_are_not_replaced(r2d, judging, guessing, rows, predictions):
+    """The same rows, or some of them, may be asked about again."""
+    for command, results in ((judging, "judgements.jsonl"), (guessing, "predictions.jsonl")):
+        command("--max-rows", 2).done()
+        command().done()
+        before = (command.output / results).read_bytes()
+        original = rows.read_bytes(), predictions.read_bytes()
+        others = [row | {"id": f"other-{row['id']}"} for row in ROWS]
+        rows.write_text(as_lines(others))
+        predictions.write_text(as_lines(predictions_of(others)))
+        command("--dry-run").refused(f"{results}: holds the results of other rows", "nothing was changed")
+        command().refused(f"{results}: holds the results of other rows", "Choose another --output")
+        assert (command.output / results).read_bytes() == before
+        rows.write_bytes(original[0])
+        predictions.write_bytes(original[1])
+        command("--max-rows", 2).done()
+    (judging.output / "judge_answers.jsonl").unlink()
+    judging().refused("judgements.jsonl: is there and not of this command")
+
+
 # Privacy
 
 

@@ -111,7 +111,7 @@ def test_options_of_an_audit(auditing, tmp_path, server):
     auditing("--judge").refused("--base-url: is not given")
     auditing("--dry-run").refused("--dry-run: goes with --judge only")
     auditing("--filter", tmp_path / "audited.jsonl").refused("is an input")
-    auditing("--filter", tmp_path / "x.csv").refused("is no .jsonl file")
+    auditing("--filter", tmp_path / "x.csv").refused("does not end in .jsonl")
     auditing("--filter", tmp_path / "x.jsonl", "--flag", tmp_path / "x.jsonl").refused(
         "is the file of --filter"
     )

@@ -391,7 +391,7 @@ def test_inputs_are_never_written_over(generating_rows, rows, tmp_path, r2d, ser
     endpoint = ("--base-url", server.url, "--llm", "m")
     command = ("rationales", "generate", "--input", rows, *COLUMNS, *endpoint, "--output")
     r2d(*command, rows).refused("is an input")
-    r2d(*command, tmp_path / "x.csv").refused("is no .jsonl file")
+    r2d(*command, tmp_path / "x.csv").refused("does not end in .jsonl")
     (tmp_path / "other.jsonl").write_text("{}")
     r2d(*command, tmp_path / "other.jsonl").refused("is there and not of this command")
     generating_rows("--column", "rationale").refused("'rationale' is there already", "another --column")

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from r2d_jax.cli_options import require_no_input_among
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
@@ -14,6 +13,7 @@ from r2d_jax.evaluation.labelled_rows import labelled_rows, rows_of_run
 from r2d_jax.evaluation.model_folder import CARD_FILE, read_card
 from r2d_jax.rationales.row_files import read_row_file
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.outputs import require_no_input_among
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
 
@@ -147,5 +147,5 @@ def test_a_data_check_is_not_written_over_its_rows_by_another_name(r2d, tmp_path
     rows, link = tmp_path / "rows.jsonl", tmp_path / "link.jsonl"
     rows.write_text('{"question": "q", "label": "a", "rationale": "r"}\n')
     link.symlink_to(rows)
-    r2d("data", "check", rows, "--json", link).refused("--json: is the file of rows")
+    r2d("data", "check", rows, "--json", link).refused("link.jsonl: is an input")
     assert "question" in rows.read_text()

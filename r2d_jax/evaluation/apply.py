@@ -36,6 +36,7 @@ from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
+from r2d_jax.runtime.outputs import EVALUATION_FILES, require_file, require_folder
 
 _SUBGROUPS = "data.columns.subgroup"
 _TRIAGE = "evaluation.triage"
@@ -94,13 +95,6 @@ def _predictor(
     return predictor, features
 
 
-def _require_free(output: pathlib.Path, input_file: pathlib.Path | None) -> None:
-    if output.is_dir():
-        raise UserError(str(output), "is a folder, not a file", "Name the file to write.")
-    if input_file is not None and output.exists() and input_file.exists() and output.samefile(input_file):
-        raise UserError(str(output), "is the input itself", "Choose another --output; nothing was changed.")
-
-
 def predict_file(
     model_path: pathlib.Path,
     input_file: pathlib.Path,
@@ -110,6 +104,7 @@ def predict_file(
     batch_size: int,
     label_decode: str | None = None,
     probabilities: bool = False,
+    overwrite: bool = False,
     overrides: Sequence[str] = (),
 ) -> int:
     """Predict every row of a file, in order; a row without a question stays in place, marked.
@@ -122,6 +117,7 @@ def predict_file(
         batch_size: rows decoded at once.
         label_decode: "free" or "constrained"; None: that of the model.
         probabilities: write those of all labels, however many there are.
+        overwrite: replace a file that is there.
         overrides: "evaluation.triage={...}": what mistakes cost, in another way than the run's config has it. Where
             it is known, the label of least expected cost is written, too.
 
@@ -131,11 +127,7 @@ def predict_file(
     Raises:
         UserError: a fault of the file, folder or costs.
     """
-    if not output_file.absolute().parent.is_dir():
-        raise UserError(
-            str(output_file), "its folder does not exist", "Create it, or choose another --output."
-        )
-    _require_free(output_file, input_file)
+    require_file(output_file, inputs=[input_file], overwrite=overwrite)
     # The rows before the weights: a wrong path is told at once.
     home = find_model_folder(model_path)
     card = read_card(home)
@@ -243,9 +235,7 @@ def evaluate_model(
     Raises:
         UserError: a fault of the file, folder or settings, or no run to take the split from.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(str(folder), "is a file, not a folder", "Name the folder to write to.")
-    _require_free(folder / "predictions.jsonl", input_file)
+    require_folder(folder, EVALUATION_FILES, inputs=[input_file])
     home = find_model_folder(model_path)
     card, config = read_card(home), _run_config(home, overrides)
     asked = _or_default(config, overrides)

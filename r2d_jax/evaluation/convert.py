@@ -25,6 +25,7 @@ from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.outputs import require_folder, require_local
 
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
@@ -62,6 +63,7 @@ def export_folder(
         raise UserError("--format", "ONNX graphs are float32 only", "Leave --dtype out.")
     if options is not None:
         options.check()
+    require_local(folder)
     enable_compile_cache()
     model = load_model(model_path, make_mesh(MeshConfig()))
     home = find_model_folder(model_path)
@@ -77,6 +79,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     Raises:
         UserError: nothing readable there, no tokenizer, or the target is not empty.
     """
+    require_folder(folder, ())
     if folder.exists() and any(folder.iterdir()):
         raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
     path = locate(source)

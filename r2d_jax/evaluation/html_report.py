@@ -19,6 +19,7 @@ from r2d_jax.evaluation import (
 from r2d_jax.evaluation.case_table import case_table, load_case_texts, row_sets, short
 from r2d_jax.evaluation.run_record import RunRecord, read_run
 from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.outputs import require_file
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _INSTALL = "Install what reports need: pip install 'r2d_jax[report]'."
@@ -52,24 +53,13 @@ def write_report(
         UserError: no run in a folder, a damaged file, rows that changed since the run, a place that cannot
             be written to, or the packages of the extra `report` are missing.
     """
-    _check_output(output, overwrite)
+    # Else --overwrite and a slip of the hand could replace any file.
+    require_file(output, endings=[".html", ".htm"], overwrite=overwrite)
     if len({path.resolve() for path in runs}) < len(runs):
         raise UserError("RUN", "a folder is named twice", "Name each run once.")
     records = [read_run(path) for path in runs]
     page = _page(records, include_text)
     write_text(output, page)
-
-
-def _check_output(output: pathlib.Path, overwrite: bool) -> None:
-    if output.suffix.lower() not in (".html", ".htm"):
-        # Else --overwrite and a slip of the hand could replace a file of the run.
-        raise UserError(str(output), "does not end in .html", "Name the HTML file to write.")
-    if not output.absolute().parent.is_dir():
-        raise UserError(str(output), "its folder does not exist", "Create it, or choose another --output.")
-    if output.is_dir():
-        raise UserError(str(output), "is a folder, not a file", "Name the file to write.")
-    if output.exists() and not overwrite:
-        raise UserError(str(output), "is there already", "Choose another --output, or give --overwrite.")
 
 
 def _page(records: Sequence[RunRecord], include_text: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from r2d_jax.config import ColumnsConfig, Config, TriageScoringConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
+from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.sources import read_examples
@@ -86,6 +87,25 @@ def _home_and_card(model: pathlib.Path) -> "tuple[pathlib.Path, ModelCard]":
 
     home = find_model_folder(model)
     return home, read_card(home)
+
+
+def require_same_rows(results: pathlib.Path, examples: Sequence[Example]) -> None:
+    """Refuse to replace the results of other rows; those of more or fewer of the same, from the first, may be replaced.
+
+    Args:
+        results: JSONL with an id in each row; need not exist.
+        examples: the rows whose results are to be written there.
+
+    Raises:
+        UserError: it holds other rows, or cannot be read.
+    """
+    if not results.exists():
+        return
+    pairs = zip(raw_rows(results), examples, strict=False)
+    if any(row.cells.get("id") != example.row_id for row, example in pairs):
+        raise UserError(
+            str(results), "holds the results of other rows", "Choose another --output; nothing was changed."
+        )
 
 
 def require_rows(

@@ -18,8 +18,9 @@ from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
 from r2d_jax.runtime.mesh import place, tree_shardings, with_shardings
+from r2d_jax.runtime.outputs import MODEL_MARK
 
-CARD_FILE = "r2d_model.json"
+CARD_FILE = MODEL_MARK
 WEIGHTS_FOLDER = "weights"
 TOKENIZER_FOLDER = "tokenizer"
 HF_WEIGHTS_FILE = "model.safetensors"

@@ -12,9 +12,10 @@ from ruamel.yaml.error import YAMLError
 
 from r2d_jax.config_check import TWO_STAGES
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.outputs import MODEL_MARK, RUN_MARK
 from r2d_jax.runtime.reporting import METRICS_FILE
 
-STATE_FILE, CONFIG_FILE, CARD_FILE = "run.json", "config.yaml", "r2d_model.json"
+STATE_FILE, CONFIG_FILE, CARD_FILE = RUN_MARK, "config.yaml", MODEL_MARK
 """The first is what makes a folder a run; it is written before all others."""
 
 Curve = tuple[tuple[int, ...], tuple[float, ...]]

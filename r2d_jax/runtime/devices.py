@@ -10,31 +10,33 @@ import jax
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.compilation import give_back_after_compiling
 from r2d_jax.runtime.files import write_fault
+from r2d_jax.runtime.outputs import require_local
 
-CACHE_VARIABLE = "R2D_COMPILE_CACHE"
+CACHE_VARIABLE, _JAX_VARIABLE = "R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"
 
 
-def enable_compile_cache() -> pathlib.Path | None:
+def enable_compile_cache() -> str | None:
     """Keep compiled programs between runs; call before the first array is made.
 
-    The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, else the user's cache folder. What compiling
-    takes beside is given back from then on (`give_back_after_compiling`).
+    The folder is $R2D_COMPILE_CACHE, else $JAX_COMPILATION_CACHE_DIR, which may be an address that JAX itself writes
+    to, such as gs://bucket/compiled, else the user's cache folder. What compiling takes beside is given back from
+    then on (`give_back_after_compiling`).
 
     Returns:
-        The folder; None, with a warning, where the user's cache folder cannot be written to.
+        The folder or address; None, with a warning, where the user's cache folder cannot be written to.
 
     Raises:
-        UserError: a folder named by a variable cannot be written to, or does not answer.
+        UserError: a folder named by a variable cannot be written to, or does not answer, or an address is named where
+            a folder has to be.
     """
     give_back_after_compiling()
-    for variable in (CACHE_VARIABLE, "JAX_COMPILATION_CACHE_DIR"):
-        if os.environ.get(variable):
-            folder = pathlib.Path(os.environ[variable])
-            break
-    else:
-        variable = ""
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-        folder = home / "r2d_jax" / "jax"
+    variable = next((name for name in (CACHE_VARIABLE, _JAX_VARIABLE) if os.environ.get(name)), "")
+    place = os.environ[variable] if variable else str(_users_cache() / "r2d_jax" / "jax")
+    if variable == _JAX_VARIABLE and "://" in place:
+        # What JAX cannot reach it tells in a warning, and compiles.
+        return _keep_programs(place)
+    folder = pathlib.Path(place)
+    require_local(folder, variable or "XDG_CACHE_HOME")
     fault = write_fault(folder)
     if fault and variable:
         raise UserError(
@@ -46,11 +48,19 @@ def enable_compile_cache() -> pathlib.Path | None:
             stacklevel=2,
         )
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    return _keep_programs(str(folder))
+
+
+def _users_cache() -> pathlib.Path:
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+
+
+def _keep_programs(place: str) -> str:
+    jax.config.update("jax_compilation_cache_dir", place)
     # A start-up is made of small programs, which the default thresholds leave out.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    return folder
+    return place
 
 
 def ask_for_same_bits() -> str:

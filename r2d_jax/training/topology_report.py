@@ -14,6 +14,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.outputs import require_file
 from r2d_jax.runtime.reporting import say
 from r2d_jax.training.footprint import parameter_rows, parameter_table, weight_count
 from r2d_jax.training.topology import (
@@ -53,6 +54,8 @@ def compile_report(
     """
     if not 0 < utilisation <= 1:
         raise UserError("--utilisation", f"{utilisation} is no share", "Give a number above 0, at most 1.")
+    if output is not None:
+        require_file(output)
     chip, devices = chip_of(topology), topology_devices(topology)
     mesh = make_mesh(config.mesh, devices)
     shape = model_shape(config)

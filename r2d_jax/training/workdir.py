@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import shutil
 from typing import Any
 
@@ -15,10 +14,11 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
 from r2d_jax.runtime.files import write_fault, write_text
+from r2d_jax.runtime.outputs import RUN_MARK, require_local
 from r2d_jax.runtime.reporting import say
 
 CONFIG_FILE = "config.yaml"
-STATE_FILE = "run.json"
+STATE_FILE = RUN_MARK
 # Differing settings that an error names.
 _NAMED = 3
 
@@ -32,12 +32,7 @@ class Workdir:
         Raises:
             UserError: an address such as gs://bucket/run, which would become a local folder named "gs:".
         """
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-            raise UserError(
-                str(path),
-                "buckets cannot be written to directly yet",
-                "Mount the bucket on every host (for example with Cloud Storage FUSE) and give that folder.",
-            )
+        require_local(path, "--workdir")
         self.path = path.absolute()
 
     def stage(self, number: int) -> pathlib.Path:

@@ -1,0 +1,213 @@
+"""Places that a command is told to write to; in: a path, out: nothing, or one line before any work."""
+
+import pathlib
+import re
+import stat
+from collections.abc import Sequence
+
+from r2d_jax.errors import UserError
+
+RUN_MARK, MODEL_MARK = "run.json", "r2d_model.json"
+"""A folder with one of these is a run or a model."""
+EVALUATION_FILES = (
+    "predictions.jsonl",
+    "row_scores.jsonl",
+    "rationale_checks.jsonl",
+    "faithfulness.jsonl",
+    "metrics.json",
+)
+"""What an evaluation may write into its folder."""
+_MODEL_FOLDERS = frozenset({"weights", "tokenizer", "onnx"})
+_MODEL_FILES = frozenset(
+    {
+        MODEL_MARK,
+        "calibration.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "README.md",
+    }
+)
+_RUN_FOLDERS = frozenset({"stage1", "stage2", "tokenizer", "tokens", "export"})
+_RUN_FILES = frozenset(
+    {
+        RUN_MARK,
+        MODEL_MARK,
+        "calibration.json",
+        "config.yaml",
+        "parameters.txt",
+        "rows.json",
+        *(f"evaluation/{name}" for name in EVALUATION_FILES),
+    }
+)
+# As far as a model is looked for above a path that lies in it.
+_LEVELS = 5
+
+
+def require_local(place: pathlib.Path, option: str = "--output") -> None:
+    """Refuse an address such as gs://bucket/rows, which would become a local folder named "gs:".
+
+    Args:
+        place: as the user gave it.
+        option: what named it, as it is told.
+
+    Raises:
+        UserError: it is an address.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
+        raise UserError(
+            f"{option} {place}",
+            "buckets cannot be written to directly yet",
+            "Mount the bucket on every host (for example with Cloud Storage FUSE) and give that folder.",
+        )
+
+
+def require_file(
+    file: pathlib.Path,
+    option: str = "--output",
+    *,
+    endings: Sequence[str] = (),
+    made: bool = False,
+    inputs: Sequence[pathlib.Path | None] = (),
+    overwrite: bool | None = None,
+) -> None:
+    """Refuse a place for a file where it cannot be written, or where something else would be lost.
+
+    Args:
+        file: as the user gave it.
+        option: what named it, as it is told.
+        endings: that its name may have, such as ".jsonl"; empty: any.
+        made: whether the command makes the folder of the file.
+        inputs: files that are read; None among them are passed over.
+        overwrite: False refuses a file that is there, as a command with --overwrite does; True and None replace it.
+
+    Raises:
+        UserError: an address, a folder, a device, a pipe or a link, no folder to write into, another ending, an
+            input, a file of a run or model, or a file that is there.
+    """
+    require_local(file, option)
+    where, another = f"{option} {file}", f"Choose another {option}; nothing was changed."
+    if file.is_dir():
+        raise UserError(where, "is a folder, not a file", "Name the file to write.")
+    if endings and file.suffix.lower() not in endings:
+        raise UserError(
+            where, f"does not end in {endings[0]}", f"Name a file such as {file.stem}{endings[0]}."
+        )
+    if not (made or file.absolute().parent.is_dir()):
+        raise UserError(where, "its folder does not exist", f"Create it, or choose another {option}.")
+    require_no_input_among([file], *inputs, option=option)
+    if _kind(file) not in (None, stat.S_IFREG):
+        # A device or pipe would become a file, and a link no longer lead anywhere.
+        raise UserError(where, "is a device, pipe or link", another)
+    require_not_own(file, option)
+    if overwrite is False and file.exists():
+        raise UserError(where, "is there already", f"Choose another {option}, or add --overwrite.")
+
+
+def require_folder(
+    folder: pathlib.Path,
+    written: Sequence[str],
+    option: str = "--output",
+    *,
+    inputs: Sequence[pathlib.Path | None] = (),
+) -> None:
+    """Refuse a place for a folder of files where these cannot be written, or where something else would be lost.
+
+    Args:
+        folder: as the user gave it; need not exist.
+        written: names of the files in it.
+        option: what named it, as it is told.
+        inputs: files that are read; None among them are passed over.
+
+    Raises:
+        UserError: an address or a file, or one of the files cannot be written (see `require_file`).
+    """
+    require_local(folder, option)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{option} {folder}", "is a file, not a folder", "Name the folder to write to.")
+    if not next(one for one in folder.absolute().parents if one.exists()).is_dir():
+        raise UserError(f"{option} {folder}", "a file stands in its way", f"Choose another {option}.")
+    for name in written:
+        require_file(folder / name, option, made=True, inputs=inputs)
+
+
+def require_no_input_among(
+    outputs: Sequence[pathlib.Path], *inputs: pathlib.Path | None, option: str = "--output"
+) -> None:
+    """Refuse to write over an input, by whatever name: through a link or `..`, too.
+
+    Raises:
+        UserError: one of the outputs is one of the inputs.
+    """
+    for output in outputs:
+        if any(path and path.resolve() == output.resolve() for path in inputs):
+            raise UserError(
+                str(output),
+                "is an input, and would be written over",
+                f"Choose another {option}; nothing was changed.",
+            )
+
+
+def require_own_results(results: pathlib.Path, answers: pathlib.Path) -> None:
+    """Refuse results that another command wrote; those with their paid answers beside them are written again.
+
+    Args:
+        results: what the command writes.
+        answers: its cache.
+
+    Raises:
+        UserError: results without answers.
+    """
+    if results.exists() and not answers.exists():
+        raise UserError(
+            str(results), "is there and not of this command", "Choose another --output; nothing was changed."
+        )
+
+
+def require_distinct(outputs: Sequence[tuple[str, pathlib.Path]]) -> None:
+    """Refuse two outputs under one name, or two names of one file.
+
+    Args:
+        outputs: option and file of each.
+
+    Raises:
+        UserError: two are the same.
+    """
+    seen: dict[pathlib.Path, str] = {}
+    for option, file in outputs:
+        place = file.resolve()
+        if place in seen:
+            raise UserError(f"{option} {file}", f"is the file of {seen[place]}", f"Choose another {option}.")
+        seen[place] = option
+
+
+def require_not_own(file: pathlib.Path, option: str = "--output") -> None:
+    """Refuse a file that a run or a model has made and needs, whether it is there yet or not.
+
+    Raises:
+        UserError: it is one.
+    """
+    place = file.parent.resolve() / file.name
+    for home in list(place.parents)[:_LEVELS]:
+        inside = place.relative_to(home)
+        is_run, is_model = ((home / mark).is_file() for mark in (RUN_MARK, MODEL_MARK))
+        own = is_run and (inside.parts[0] in _RUN_FOLDERS or inside.as_posix() in _RUN_FILES)
+        own |= is_model and (inside.parts[0] in _MODEL_FOLDERS or inside.as_posix() in _MODEL_FILES)
+        if own:
+            what = "run" if is_run else "model"
+            raise UserError(
+                f"{option} {file}",
+                f"belongs to the {what} in {home}",
+                f"Choose another {option}; nothing was changed.",
+            )
+
+
+def _kind(file: pathlib.Path) -> int | None:
+    """Kind of what is there, as of `stat.S_IFMT`; a link is a link. None: nothing."""
+    try:
+        return stat.S_IFMT(file.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,160 @@
+"""Where commands may write: no address, no device, nothing of a run or model; all told before any work."""
+
+import os
+import pathlib
+
+import jax
+import pytest
+
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import as_lines, make_rows, settings, snapshot
+from ruamel.yaml import YAML
+
+from r2d_jax.errors import UserError
+from r2d_jax.runtime import devices
+from r2d_jax.runtime.outputs import require_distinct, require_file, require_folder, require_not_own
+
+ASKING = ("--base-url", "http://localhost:9/v1", "--llm", "m", "--id-column", "id")
+COMMANDS = [
+    ("run", "--config", "config.yaml", "--workdir"),
+    ("eval", "--model", "absent", "--output"),
+    ("predict", "--model", "absent", "--input", "rows.jsonl", "--output"),
+    ("export", "--model", "absent", "--output"),
+    ("import", "absent", "--output"),
+    ("compile", "--config", "config.yaml", "--topology", "v5e:2x4", "--output"),
+    ("report", "absent", "--output"),
+    ("data", "prepare", "ecqa", "--source", "absent", "--out"),
+    ("data", "tfds", "--path", "rows.jsonl", "--out"),
+    ("data", "check", "rows.jsonl", "--json"),
+    ("judge", "--predictions", "rows.jsonl", "--input", "rows.jsonl", *ASKING, "--output"),
+    ("zero-shot", "--input", "rows.jsonl", *ASKING, "--output"),
+    ("rationales", "generate", "--input", "rows.jsonl", *ASKING, "--output"),
+    ("rationales", "polish", "--input", "rows.jsonl", *ASKING, "--output"),
+    ("rationales", "audit", "--input", "rows.jsonl", "--output"),
+    ("rationales", "audit", "--input", "rows.jsonl", "--output", "audited", "--filter"),
+    ("rationales", "audit", "--input", "rows.jsonl", "--output", "audited", "--flag"),
+]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text(as_lines(make_rows()))
+    YAML().dump(settings("rows.jsonl"), tmp_path / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/x.jsonl", "s3://bucket/x.jsonl"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: " ".join([*one[:2], one[-1]]))
+def test_an_address_is_not_taken_for_a_local_folder(r2d, home, command, address):
+    before = snapshot(home)
+    r2d(*command, address).refused(
+        f"{command[-1]} {address[:3]}/+bucket/x.jsonl: buckets", "Mount the bucket"
+    )
+    assert snapshot(home) == before
+    assert not (home / address[:3]).exists()
+
+
+def test_the_cache_of_jax_alone_may_be_an_address(tmp_path, monkeypatch):
+    """JAX writes to one itself; ours is a folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("R2D_COMPILE_CACHE", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/compiled")
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        assert devices.enable_compile_cache() == "gs://bucket/compiled"
+        assert jax.config.jax_compilation_cache_dir == "gs://bucket/compiled"
+        monkeypatch.setenv("R2D_COMPILE_CACHE", "gs://bucket/compiled")
+        with pytest.raises(UserError, match=r"R2D_COMPILE_CACHE gs:/+bucket/compiled: buckets"):
+            devices.enable_compile_cache()
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path):
+    rows, link, gone = tmp_path / "rows.jsonl", tmp_path / "link.jsonl", tmp_path / "gone.jsonl"
+    rows.write_text("{}")
+    link.symlink_to(rows)
+    gone.symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for file in (link, gone, tmp_path / "pipe.jsonl", pathlib.Path("/dev/null")):
+        with pytest.raises(UserError, match=r"is a device, pipe or link.*nothing was changed"):
+            require_file(file, overwrite=True)
+        with pytest.raises(UserError, match="is a device, pipe or link"):
+            require_folder(file.parent, [file.name])
+
+
+def test_a_file_that_is_there_is_replaced_on_request_only(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"--filter .*rows.jsonl: is there already.*--overwrite"):
+        require_file(tmp_path / "rows.jsonl", "--filter", overwrite=False)
+    require_file(tmp_path / "rows.jsonl", overwrite=True)
+    require_file(tmp_path / "rows.jsonl")
+    require_file(tmp_path / "other.jsonl", overwrite=False)
+    with pytest.raises(UserError, match=r"does not end in \.html\. Name a file such as rows\.html"):
+        require_file(tmp_path / "rows.jsonl", endings=[".html"])
+    with pytest.raises(UserError, match="its folder does not exist"):
+        require_file(tmp_path / "new" / "rows.jsonl")
+    require_file(tmp_path / "new" / "rows.jsonl", made=True)
+    with pytest.raises(UserError, match="a file stands in its way"):
+        require_folder(tmp_path / "rows.jsonl" / "new", ["x.json"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "own", "free"),
+    [
+        (
+            "run.json",
+            "run.json config.yaml rows.json r2d_model.json stage1/metrics.jsonl stage2/best/7/params/x export/a.b "
+            "tokenizer/tokenizer.json tokens/a.ids evaluation/metrics.json evaluation/predictions.jsonl",
+            "mine.jsonl evaluation/mine.jsonl judged/predictions.jsonl again/metrics.json weights/a",
+        ),
+        (
+            "r2d_model.json",
+            "r2d_model.json model.safetensors config.json README.md tokenizer.json weights/a tokenizer/a onnx/a",
+            "mine.jsonl run.json stage1/a evaluation/predictions.jsonl judged/predictions.jsonl",
+        ),
+    ],
+)
+def test_files_of_a_run_or_model_are_its_own_by_any_name(tmp_path, mark, own, free):
+    home = tmp_path / "home"
+    (home / "folder").mkdir(parents=True)
+    (home / mark).write_text("{}")
+    (tmp_path / "link").symlink_to(home)
+    for name in own.split():
+        for file in (home / name, tmp_path / "link" / name, home / "folder" / ".." / name):
+            with pytest.raises(UserError, match=f"belongs to the (run|model) in {home}"):
+                require_not_own(file)
+    for name in free.split():
+        require_not_own(home / name)
+        require_not_own(tmp_path / "elsewhere" / name)
+
+
+def test_two_outputs_of_one_name(tmp_path):
+    require_distinct([("--output", tmp_path / "a"), ("--output", tmp_path / "b"), ("--flag", tmp_path / "c")])
+    with pytest.raises(UserError, match=r"--flag .*: is the file of --output"):
+        require_distinct([("--output", tmp_path / "a"), ("--flag", tmp_path / "x" / ".." / "a")])
+
+
+def test_an_audit_does_not_replace_its_own_files(r2d, home):
+    command = ("rationales", "audit", "--input", "rows.jsonl", "--output", "audited")
+    for name in ("audit.jsonl", "audit_judge_answers.jsonl"):
+        for option in ("--filter", "--flag"):
+            r2d(*command, option, f"audited/{name}").refused(
+                f"{option} audited/{name}: is the file of --output"
+            )
+    assert not (home / "audited").exists()
+    r2d(*command, "--filter", "audited/good.jsonl").done()
+    r2d(*command, "--filter", "audited/good.jsonl").refused("is there already", "--overwrite")
+
+
+def test_a_data_check_leaves_a_run_as_it_is(r2d, home):
+    (home / "run.json").write_text("{}")
+    r2d("data", "check", "rows.jsonl", "--json", "run.json").refused("--json run.json: belongs to the run")
+    r2d("data", "check", "rows.jsonl", "--config", "config.yaml", "--json", "config.yaml").refused(
+        "is an input"
+    )
+    assert (home / "run.json").read_text() == "{}"
