@@ -24,6 +24,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import T5Factory
+from r2d_jax.runtime.files import write_texts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -186,7 +187,7 @@ def make(
     params = jax.jit(T5Factory(shape).init)(jax.random.key(0))
     params = jax.tree_util.tree_map_with_path(_scaled, params)
     write_hf_folder(folder / MODEL_FOLDER, shape, params, generation={})
-    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     prompts = {name: list(getattr(tokens, name)) for name in ("predict", "explain", "given", "then_explain")}
     _write(folder / ROWS_FILE, {"rows": encoded, "prompts": prompts, "label_tokens": label_tokens})
     _write(folder / TEXTS_FILE, texts)

@@ -26,6 +26,7 @@ from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.convert import export_folder, import_model
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.files import write_texts
 
 LABELS = ("rash", "cough", "pain", "fever")
 ROWS = 60
@@ -153,7 +154,7 @@ def make_model(folder, decode="constrained"):
     )
     folder.mkdir()
     save_weights(folder / WEIGHTS_FOLDER, params)
-    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     (folder / CARD_FILE).write_text(card.to_json())
     return folder
 

@@ -2,6 +2,7 @@
 
 import errno
 import pathlib
+import resource
 import subprocess
 
 import pytest
@@ -12,8 +13,12 @@ pytest.register_assert_rewrite("cli_cases")
 from cli_cases import as_lines, in_a_process, make_rows, settings
 from ruamel.yaml import YAML
 
+from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
+from r2d_jax.llm.cache import Answer, AnswerCache
 from r2d_jax.runtime import reporting
 from r2d_jax.runtime.checkpoint_files import complete_steps
+from r2d_jax.runtime.files import whole_file, write_texts
 
 
 @pytest.fixture
@@ -88,3 +93,56 @@ def test_a_log_that_is_opened_on_a_full_disk_stays_whole(tmp_path, monkeypatch):
     before = path.stat().st_ino
     reporting._reopened(path, 2).close()
     assert path.stat().st_ino == before
+
+
+@pytest.fixture
+def little_room():
+    """No file may grow beyond so many bytes; the system refuses the rest as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_tokenizer_is_written_whole_or_not_at_all(tmp_path, little_room):
+    """Half of tokenizer.json made every further start of the run fail."""
+    tokenizer = Tokenizer.train(["one two three four"] * 5, 200)
+    little_room(2000)
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be written \(File too large\)"):
+        write_texts(tmp_path, tokenizer.files())
+    assert not list(tmp_path.iterdir())
+    little_room(10_000_000)
+    write_texts(tmp_path, tokenizer.files())
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    little_room(2000)
+    with pytest.raises(UserError, match=r"tokenizer\.json: cannot be written"):
+        write_texts(tmp_path, tokenizer.files())
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
+
+
+def test_the_file_that_the_disk_refuses_is_named(tmp_path, little_room):
+    """It said "file system"."""
+    from rich.console import Console
+
+    reporter = reporting.Reporter(
+        tmp_path, "stage 1", console=Console(), total_steps=5, start_step=0, tensorboard=False
+    )
+    cache = AnswerCache(tmp_path / "answers.jsonl")
+    little_room(0)
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written"):
+        reporter.scalars(1, {"train/loss": 1.0})
+    with pytest.raises(UserError, match=r"answers\.jsonl: cannot be written"):
+        cache.put("key", Answer(None, None))
+    with (
+        pytest.raises(UserError, match=r"rows\.jsonl: cannot be written"),
+        whole_file(tmp_path / "rows.jsonl") as file,
+    ):
+        file.write("text")
+    little_room(1000)
+    absent = tmp_path / "absent"
+    with pytest.raises(FileNotFoundError, match="absent"), whole_file(tmp_path / "rows.jsonl") as file:
+        file.write(absent.read_text())
+    assert not (tmp_path / "rows.jsonl").exists()

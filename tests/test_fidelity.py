@@ -25,6 +25,7 @@ from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.evaluation.report import write_predictions
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory
+from r2d_jax.runtime.files import write_texts
 from r2d_jax.runtime.mesh import make_mesh
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -168,7 +169,7 @@ def exported(tokenizer, tmp_path_factory):
     """The tokenizer of an exported folder, as transformers loads it."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("export")
-    tokenizer.save(folder)
+    write_texts(folder, tokenizer.files())
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 

@@ -8,6 +8,7 @@ from tokenizer_cases import without_escape
 
 from r2d_jax.data.text_map import MARKERS
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.runtime.files import write_texts
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "text.md").read_text(encoding="utf-8")
@@ -60,7 +61,7 @@ def test_what_t5_replaces(real):
 
 def test_the_code_of_the_page_runs(tmp_path, real, capsys):
     pytest.importorskip("transformers")
-    real.save(tmp_path)
+    write_texts(tmp_path, real.files())
     code = PAGE.split("```python\n")[1].split("```")[0]
     exec(code.replace("runs/quickstart/export", str(tmp_path)), {})
     assert capsys.readouterr().out == "SpO2 < 92 %\nin [brackets]\n"

@@ -18,6 +18,7 @@ from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.text_map import LINE_BREAKS, MARKERS
 from r2d_jax.data.tokenizer import Tokenizer, fold_blanks
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.files import write_texts
 
 TEXTS = [
     PREDICT,
@@ -172,7 +173,7 @@ def test_b010_transformers_reads_the_saved_folder_alike(tmp_path, shared_data, k
         tokenizer = Tokenizer.load(shared_data / "t5_tokenizer", text_map=mapped)
     else:
         tokenizer = Tokenizer.train(TEXTS, 400, text_map=mapped)
-    tokenizer.save(tmp_path)
+    write_texts(tmp_path, tokenizer.files())
     other = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(other) == tokenizer.size
     assert (other.pad_token_id, other.eos_token_id, other.unk_token_id) == (0, 1, 2)
@@ -200,9 +201,9 @@ def test_b010_saved_and_loaded_is_the_same_tokenizer(tmp_path, shared_data, kind
         tokenizer = Tokenizer.load(shared_data / "t5_tokenizer", text_map=mapped)
     else:
         tokenizer = Tokenizer.train(TEXTS, 400, text_map=mapped)
-    tokenizer.save(tmp_path / "one")
+    write_texts(tmp_path / "one", tokenizer.files())
     loaded = Tokenizer.load(tmp_path / "one")
-    loaded.save(tmp_path / "two")
+    write_texts(tmp_path / "two", loaded.files())
     assert loaded.fingerprint == tokenizer.fingerprint
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -224,10 +225,11 @@ def test_b010_the_fingerprint_tells_vocabularies_and_settings_apart(real, traine
 
 @pytest.mark.parametrize("parallel", ["true", "false"])
 def test_training_gives_the_same_file_in_another_process(tmp_path, trained, parallel):
-    trained.save(tmp_path / "here")
+    write_texts(tmp_path / "here", trained.files())
     code = (
         "import sys, json, pathlib\nfrom r2d_jax.data.tokenizer import Tokenizer\n"
-        "Tokenizer.train(json.loads(sys.argv[1]), 400).save(sys.argv[2])"
+        "from r2d_jax.runtime.files import write_texts\n"
+        "write_texts(pathlib.Path(sys.argv[2]), Tokenizer.train(json.loads(sys.argv[1]), 400).files())"
     )
     root = str(pathlib.Path(__file__).parents[1])
     environment = os.environ | {

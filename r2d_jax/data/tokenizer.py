@@ -132,10 +132,8 @@ class Tokenizer:
         backend.post_processor = end
         return cls(_with_map(backend) if text_map else backend)
 
-    def save(self, folder: str | pathlib.Path) -> None:
-        """Write tokenizer.json and the two files by which transformers' AutoTokenizer loads it."""
-        path = pathlib.Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
+    def files(self) -> dict[str, str]:
+        """Texts by name: tokenizer.json and the two files by which transformers' AutoTokenizer loads it."""
         tokens = {"pad_token": SPECIAL[0], "eos_token": SPECIAL[1], "unk_token": SPECIAL[2]}
         settings = tokens | {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -144,9 +142,11 @@ class Tokenizer:
             "model_max_length": 1_000_000,
             _MAP_KEY: _has_map(self._backend),
         }
-        _write(path / FILE, self._backend.to_str(pretty=True))
-        _write(path / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-        _write(path / "special_tokens_map.json", json.dumps(tokens, indent=2) + "\n")
+        return {
+            FILE: self._backend.to_str(pretty=True),
+            SETTINGS_FILE: json.dumps(settings, indent=2) + "\n",
+            "special_tokens_map.json": json.dumps(tokens, indent=2) + "\n",
+        }
 
     @property
     def markers(self) -> dict[str, str]:
@@ -210,10 +210,6 @@ class Tokenizer:
             for char, marker in MARKERS.items()
             if marker in folded and self.decode(self.encode(marker)) == char
         }
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _read(path: pathlib.Path) -> tokenizers.Tokenizer:

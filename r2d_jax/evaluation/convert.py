@@ -23,7 +23,7 @@ from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.outputs import require_folder, require_local
 
@@ -91,7 +91,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     card = _imported_card(path, shape, tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(folder / WEIGHTS_FOLDER, params)
-    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     write_text(folder / CARD_FILE, card.to_json())
     if card.labels and (calibration := load_calibration(path, str(path))) is not None:
         write_text(folder / CALIBRATION_FILE, calibration.to_json())

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import tempfile
 
 import jax
 
@@ -59,7 +58,7 @@ def export_model(
         params,
         dtype=dtype,
         generation=_generation(card, model.tokenizer),
-        extra_files=_tokenizer_files(model.tokenizer)
+        extra_files=model.tokenizer.files()
         | {
             CARD_FILE: card.to_json(),
             "README.md": readme,
@@ -84,9 +83,3 @@ def _generation(card: ModelCard, tokenizer: Tokenizer) -> dict[str, object]:
 def _calibration(home: pathlib.Path | None, source: str) -> dict[str, str]:
     calibration = None if home is None else load_calibration(home, source)
     return {} if calibration is None else {CALIBRATION_FILE: calibration.to_json()}
-
-
-def _tokenizer_files(tokenizer: Tokenizer) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(folder)
-        return {path.name: path.read_text(encoding="utf-8") for path in pathlib.Path(folder).iterdir()}

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from pydantic import TypeAdapter, ValidationError
 
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.files import named_faults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +102,18 @@ class AnswerCache:
         return self._answers.get(key)
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer; it is on disk when this returns."""
+        """Keep an answer; it is on disk when this returns.
+
+        Raises:
+            UserError: the file cannot be written to.
+        """
         if self._file is None:
             raise ValueError("opened for reading only")
         line = json.dumps({"key": key, "answer": dataclasses.asdict(answer)})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with named_faults(pathlib.Path(self._file.name)):
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._answers[key] = answer
 
     def close(self) -> None:

@@ -5,10 +5,28 @@ import os
 import pathlib
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from r2d_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def named_faults(path: pathlib.Path) -> Iterator[None]:
+    """Name the file that is written in the block, where the system refuses it and does not say which it was.
+
+    Raises:
+        UserError: no room, or the place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        # One with a name is about another file, such as one that is read meanwhile.
+        if error.filename is not None or error.strerror is None:
+            raise
+        raise UserError(
+            str(path), f"cannot be written ({error.strerror})", "Make room, or choose another place."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -27,7 +45,7 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
             str(path), f"cannot be written ({error.strerror})", "Choose another place."
         ) from error
     try:
-        with file:
+        with named_faults(path), file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -41,6 +59,17 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Write a text whole or not at all; see `whole_file`."""
     with whole_file(path) as file:
         file.write(text)
+
+
+def write_texts(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
+    """Write texts by file name into a folder, which is made where it is missing; each is there whole or not at all.
+
+    Raises:
+        UserError: the place cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None:

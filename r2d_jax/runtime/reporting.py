@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from r2d_jax.runtime.distributed import is_writer
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import named_faults, write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -57,10 +57,15 @@ class Reporter:
             self._bar.start()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values to metrics.jsonl and TensorBoard."""
+        """Write values to metrics.jsonl and TensorBoard.
+
+        Raises:
+            UserError: metrics.jsonl cannot be written to.
+        """
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with named_faults(pathlib.Path(self._file.name)):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)

@@ -43,7 +43,7 @@ from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import restore_weights
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.training.objectives import StepContext, seed_key
 from r2d_jax.training.tokens import tokenise
@@ -338,7 +338,7 @@ def prepare(
     )
     written = (workdir.path / CARD_FILE, workdir.tokenizer / "tokenizer.json")
     if is_writer() and not all(path.is_file() for path in written):
-        tokenizer.save(workdir.tokenizer)
+        write_texts(workdir.tokenizer, tokenizer.files())
         write_text(workdir.path / CARD_FILE, prepared.card.to_json())
     wait_for_all("card written")
     return prepared
