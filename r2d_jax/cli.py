@@ -232,7 +232,7 @@ def predict(
     from r2d_jax.evaluation.apply import predict_file
 
     columns = {"question": question_column, "context": context_column, "id": id_column}
-    rows = predict_file(
+    predicted, without = predict_file(
         model,
         input,
         output,
@@ -243,7 +243,8 @@ def predict(
         overwrite=overwrite,
         overrides=overrides or (),
     )
-    print(f"{rows} predictions written to {output}")
+    marked = f"; {without} rows without a question are marked and have none" if without else ""
+    print(f"{predicted} predictions written to {output}{marked}")
 
 
 cli_hub.register(app)

@@ -248,7 +248,10 @@ def test_the_label_of_least_cost_is_predicted(used, tmp_path):
         expected = [sum(p * costs[i][j] for i, p in enumerate(shares)) for j in range(len(LABELS))]
         assert expected[LABELS.index(row["least_cost_label"])] == pytest.approx(min(expected), abs=1e-4)
     assert any(row["least_cost_label"] != row["label"] for row in rows)
-    assert (empty["least_cost_label"], empty["label"]) == ("", "")
+    assert (empty["least_cost_label"], empty["label"], empty["error"]) == ("", "", "empty question")
+    for name in ("label_confidence", "label_probability", "abstained", "probabilities"):
+        assert empty.pop(name) is None
+    assert empty.keys() | {"probabilities"} <= rows[0].keys() | {"error"}
     assert not any("least_cost_label" in row for row in used.after)
     (used.model / "config.yaml").write_text(
         f"data: {{source: triage}}\nevaluation: {{triage: {given.partition('=')[2]}}}"

@@ -233,6 +233,25 @@ def test_a_run_of_one_device_predicts_on_all_there_are(r2d, kept, tmp_path):
     ]
 
 
+def test_a_row_without_a_question_is_not_counted_as_predicted(r2d, kept, tmp_path):
+    """It had a confidence, and the message counted it."""
+    (tmp_path / "rows.jsonl").write_text(as_lines(make_rows(question=" ")[:4]))
+    command = ("predict", "--model", kept.workdir, "--input", tmp_path / "rows.jsonl", "--output")
+    r2d(*command, tmp_path / "out.jsonl").done(
+        "^3 predictions written to .*; 1 rows without a question are marked"
+    )
+    first, _, empty, _ = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (empty["id"], empty["label"], empty["rationale"], empty["error"]) == (
+        "case-2",
+        "",
+        "",
+        "empty question",
+    )
+    assert (empty["label_confidence"], empty["label_probability"]) == (None, None)
+    assert not any(empty[name] for name in ("label_valid", "label_finished", "rationale_finished"))
+    assert empty.keys() - {"error"} == first.keys()
+
+
 def test_an_output_that_would_be_lost_or_cannot_be(r2d, kept, tmp_path):
     """All told before the first row is decoded."""
     own = tmp_path / "predictions.jsonl"

@@ -106,8 +106,8 @@ def predict_file(
     probabilities: bool = False,
     overwrite: bool = False,
     overrides: Sequence[str] = (),
-) -> int:
-    """Predict every row of a file, in order; a row without a question stays in place, marked.
+) -> tuple[int, int]:
+    """Predict every row of a file, in order; a row without a question stays in place, marked and without a prediction.
 
     Args:
         model_path: run, exported or imported folder.
@@ -122,7 +122,7 @@ def predict_file(
             it is known, the label of least expected cost is written, too.
 
     Returns:
-        The number of rows.
+        The number of predictions, and of rows without a question.
 
     Raises:
         UserError: a fault of the file, folder or costs.
@@ -146,20 +146,27 @@ def predict_file(
     def rows() -> Iterator[dict[str, Any]]:
         predictions = itertools.chain.from_iterable(predictor.predict(model.params, features, batch_size))
         for example, prediction, scored in zip(examples, predictions, scores, strict=True):
-            label = prediction.label if example.question.strip() else ""
             row = prediction_row(example.row_id, prediction, card.labels) | NOT_SCORED
             if scored is not None:
-                known = Probabilities.of(card.labels, scored[None], calibration, [label])
+                known = Probabilities.of(card.labels, scored[None], calibration, [prediction.label])
                 row |= known.lines(every_label=probabilities)[0]
                 if scale is not None:
                     row |= {"least_cost_label": least_cost_labels(scale, card.labels, known.table)[0]}
-            if not example.question.strip():
-                row |= {"label": "", "label_valid": False, "rationale": "", "error": "empty question"}
-                row |= {"least_cost_label": ""} if "least_cost_label" in row else {}
-            yield row
+            # Whatever the model makes of nothing at all is no prediction.
+            yield row if example.question.strip() else _unpredicted(row)
 
     write_predictions(output_file, rows())
-    return len(examples)
+    without = sum(not example.question.strip() for example in examples)
+    return len(examples) - without, without
+
+
+def _unpredicted(row: dict[str, Any]) -> dict[str, Any]:
+    """The line of a row without a question, with the fields of the others."""
+    empty = dict.fromkeys(row) | {"id": row["id"], "label": "", "label_valid": False, "rationale": ""}
+    empty |= {name: False for name in ("label_finished", "rationale_finished")}
+    return (
+        empty | ({"least_cost_label": ""} if "least_cost_label" in row else {}) | {"error": "empty question"}
+    )
 
 
 def _scale(home: pathlib.Path, labels: Sequence[str], overrides: Sequence[str]) -> TriageScale | None:
