@@ -116,6 +116,21 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
         ({"arms": {"../x": {}}, "reference": "../x"}, "no name for a folder"),
         ({"arms": {"r2d": {"sett": {}}}}, "Unexpected|Extra"),
         ({"rationale_sources": ["nurse", "llm"]}, "is no source|has no method"),
+        (
+            {
+                "arms": {
+                    "a": {"rationale_sources": ["clinical-polished", "default"]},
+                    "a-clinical": {"rationale_sources": ["polished", "default"]},
+                },
+                "reference": "a-default",
+                "set": {
+                    "data": {
+                        "columns": {"rationales": {"clinical-polished": "x", "polished": "y", "default": "z"}}
+                    }
+                },
+            },
+            "two methods have the folder a-clinical-polished",
+        ),
     ],
 )
 def test_a_faulty_comparison_ends_with_one_line(tmp_path, r2d, changes, told):

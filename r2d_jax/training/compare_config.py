@@ -1,5 +1,6 @@
 """What a comparison trains; in: a YAML file, out: one Config per method, rationale source and seed."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -92,6 +93,12 @@ def load_comparison(
         for method, source in _methods(comparison, name, arm)
     ]
     known = list(dict.fromkeys(run.method for run in runs))
+    # Arm a with source b-c and arm a-b with source c: one would be taken for the other, finished before.
+    (folder, times), *_ = collections.Counter(run.folder for run in runs).most_common(1)
+    if times > 1:
+        raise UserError(
+            f"{path}, arms", f"two methods have the folder {folder.parent}", "Give one arm another name."
+        )
     for name in (comparison.reference, *only):
         if name not in known:
             raise UserError(str(path), f"has no method {name!r}", f"Choose of {', '.join(known)}.")
