@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
-from r2d_jax.cli_options import console
+from r2d_jax.cli_options import EncodingOption, console
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
@@ -149,6 +149,7 @@ def evaluate(
         pathlib.Path | None,
         typer.Option(help="Labelled rows (JSONL or CSV). Default: the test split of the run in --model."),
     ] = None,
+    encoding: EncodingOption = "utf-8",
     split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
     batch_size: Annotated[
         int | None,
@@ -194,6 +195,7 @@ def evaluate(
         model,
         output,
         input_file=input,
+        encoding=encoding,
         split=split,
         settings=settings,
         label_decode=label_decode,
@@ -213,6 +215,7 @@ def predict(
     question_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
     context_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: as in training, else line numbers.")] = None,
+    encoding: EncodingOption = "utf-8",
     batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
     label_decode: LabelDecodeOption = None,
     probabilities: Annotated[
@@ -237,6 +240,7 @@ def predict(
         input,
         output,
         columns={k: v for k, v in columns.items() if v is not None},
+        encoding=encoding,
         batch_size=batch_size,
         label_decode=label_decode,
         probabilities=probabilities,

@@ -115,7 +115,9 @@ def audit(
     for option, path in named:
         made = path.parent.resolve() == output.resolve()
         require_file(path, option, endings=[".jsonl"], made=made, inputs=[which.input], overwrite=overwrite)
-    rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
+    rows = read_row_file(
+        which.model, which.input, split=split, columns=which.columns, encoding=which.encoding
+    )
     rows = rows.first(asking.max_rows)
     column = rationale_column or rows.rationale_column
     rationales = rows.rationales(column)

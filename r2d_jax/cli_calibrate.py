@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from r2d_jax.cli_options import EncodingOption
+
 
 def calibrate(
     model: Annotated[
@@ -18,6 +20,7 @@ def calibrate(
             help="Labelled rows (JSONL or CSV) that the model was not trained on. Default: validation rows of the run.",
         ),
     ] = None,
+    encoding: EncodingOption = "utf-8",
     target_risk: Annotated[
         float | None,
         typer.Option(
@@ -47,6 +50,7 @@ def calibrate(
     calibration, path = calibrate_model(
         model,
         input_file=input,
+        encoding=encoding,
         batch_size=batch_size,
         target_risk=target_risk,
         risk_confidence=None if empirical else risk_confidence,

@@ -49,7 +49,14 @@ def judge(
     from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
     from r2d_jax.llm.job import LlmJob
 
-    rows = labelled_rows(which.model, which.input, split=split, columns=which.columns, with_rationales=False)
+    rows = labelled_rows(
+        which.model,
+        which.input,
+        split=split,
+        columns=which.columns,
+        encoding=which.encoding,
+        with_rationales=False,
+    )
     judged = judging.read_predictions(predictions, rows.examples)[: asking.max_rows]
     require_same_rows(output / "judgements.jsonl", rows.examples)
     question = judging.judge_question(keep_justifications=keep_justifications)
@@ -98,7 +105,14 @@ def zero_shot(
     job = LlmJob("zero-shot", endpoint, asking.limits(), cache, asking.max_reasks, console())
     require_own_results(output / "predictions.jsonl", cache)
     columns = which.columns | {"rationale": rationale_column}
-    rows = labelled_rows(which.model, which.input, split=split, columns=columns, with_rationales=rationale)
+    rows = labelled_rows(
+        which.model,
+        which.input,
+        split=split,
+        columns=columns,
+        encoding=which.encoding,
+        with_rationales=rationale,
+    )
     require_same_rows(output / "predictions.jsonl", rows.examples)
     rows = rows.first(asking.max_rows)
     question = guessing.zero_shot_question(rows.labels, rationale=rationale, task=task)

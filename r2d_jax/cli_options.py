@@ -22,6 +22,7 @@ _WHERE, _COST = "Where it is sent", "Limits"
 SplitsOption = Annotated[
     str, typer.Option("--split", help="train, validation, test or all, where --input is not given.")
 ]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as latin-1.")]
 
 
 def shares_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,6 +73,7 @@ class RowOptions:
         pathlib.Path | None,
         typer.Option("--input", help="Labelled rows (JSONL or CSV) in place of the split."),
     ] = None
+    encoding: EncodingOption = "utf-8"
     question_column: Annotated[str | None, typer.Option("--question-column", help="Column of --input.")] = (
         None
     )

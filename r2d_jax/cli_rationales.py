@@ -82,7 +82,9 @@ def generate(
     from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
-    rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
+    rows = read_row_file(
+        which.model, which.input, split=split, columns=which.columns, encoding=which.encoding
+    )
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))
     with_context = any(example.context for example in rows.examples)
@@ -139,7 +141,9 @@ def polish(
     from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
-    rows = read_row_file(which.model, which.input, split=split, columns=which.columns)
+    rows = read_row_file(
+        which.model, which.input, split=split, columns=which.columns, encoding=which.encoding
+    )
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))
     originals = rows.rationales(rationale_column or rows.rationale_column)

@@ -32,7 +32,7 @@ ALLOWED = {
     "rationales": DATA_AND_DEVICES | {"llm", "evaluation"},
     "serve": DATA_AND_DEVICES | {"model", "evaluation"},
     "training": DATA_AND_DEVICES | {"model", "objective", "evaluation"},
-    "cli_calibrate": FOUNDATION | {"evaluation"},
+    "cli_calibrate": FOUNDATION | {"evaluation", "cli_options"},
     "cli_data": DATA_AND_DEVICES | {"model", "evaluation", "cli_options"},
     "cli_hub": FOUNDATION | {"evaluation"},
     "cli_options": FOUNDATION | {"llm"},

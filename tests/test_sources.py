@@ -181,7 +181,7 @@ def test_b019_wrong_encoding_names_line_and_byte(write):
     refusal(path, "line 3", f"byte {content.index(chr(0xE9))} ", "data.encoding", "latin-1")
     assert read(path, encoding="latin-1")[1].question.endswith("café")
     refusal(write("wide.csv", content, "utf-16"), "byte 0 ", "utf-16")
-    with pytest.raises(UserError, match=r"data\.encoding: 'utf-9' is not known"):
+    with pytest.raises(UserError, match=r"encoding 'utf-9': is not known"):
         read(path, encoding="utf-9")
 
 

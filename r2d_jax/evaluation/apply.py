@@ -21,6 +21,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out, scorer_of
 from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
+from r2d_jax.evaluation.labelled_rows import require_file_for
 from r2d_jax.evaluation.model_folder import (
     LoadedModel,
     ModelCard,
@@ -101,6 +102,7 @@ def predict_file(
     output_file: pathlib.Path,
     *,
     columns: dict[str, Any],
+    encoding: str = "utf-8",
     batch_size: int,
     label_decode: str | None = None,
     probabilities: bool = False,
@@ -114,6 +116,7 @@ def predict_file(
         input_file: JSONL or CSV; labels and rationales are not read.
         output_file: JSONL, written whole or not at all.
         columns: names that differ from those in training, by question, context and id.
+        encoding: of the input.
         batch_size: rows decoded at once.
         label_decode: "free" or "constrained"; None: that of the model.
         probabilities: write those of all labels, however many there are.
@@ -134,7 +137,7 @@ def predict_file(
     scale = _scale(home, card.labels, overrides)
     decode = _label_decode(card, label_decode)
     named = dataclasses.replace(card.columns, **columns)
-    examples = read_examples(input_file, named, rationale_sources=(), need_targets=False)
+    examples = read_examples(input_file, named, rationale_sources=(), encoding=encoding, need_targets=False)
     if probabilities and not card.labels:
         raise UserError("--probabilities", "this model has no label set", "Leave it out.")
     model, mesh = _open(model_path, batch_size)
@@ -222,6 +225,7 @@ def evaluate_model(
     folder: pathlib.Path,
     *,
     input_file: pathlib.Path | None,
+    encoding: str = "utf-8",
     split: str,
     settings: Mapping[str, Any],
     label_decode: str | None = None,
@@ -233,6 +237,7 @@ def evaluate_model(
         model_path: run, exported or imported folder.
         folder: where predictions and metrics go.
         input_file: labelled rows; None: those of the run.
+        encoding: of the input.
         split: "test" or "validation", where there is no input_file.
         settings: fields of EvaluationConfig that differ from the run's.
         label_decode: "free" or "constrained"; None: that of the model.
@@ -243,6 +248,7 @@ def evaluate_model(
         UserError: a fault of the file, folder or settings, or no run to take the split from.
     """
     require_folder(folder, EVALUATION_FILES, inputs=[input_file])
+    require_file_for(input_file, {}, encoding)
     home = find_model_folder(model_path)
     card, config = read_card(home), _run_config(home, overrides)
     asked = _or_default(config, overrides)
@@ -262,6 +268,7 @@ def evaluate_model(
             input_file,
             columns,
             rationale_sources=sources,
+            encoding=encoding,
             label_map=card.label_map,
             need_subgroups=named,
         )

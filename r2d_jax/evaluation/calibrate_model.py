@@ -13,6 +13,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
 from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, is_calibrated
+from r2d_jax.evaluation.labelled_rows import require_file_for
 from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import write_text
@@ -23,6 +24,7 @@ def calibrate_model(
     model_path: pathlib.Path,
     *,
     input_file: pathlib.Path | None,
+    encoding: str = "utf-8",
     batch_size: int,
     target_risk: float | None,
     risk_confidence: float | None,
@@ -33,6 +35,7 @@ def calibrate_model(
     Args:
         model_path: run, exported or imported folder.
         input_file: rows that the model was not trained on; None: the validation split of its own run.
+        encoding: of the input.
         batch_size: rows computed at once.
         target_risk: largest share of wrong labels among those given; None: no threshold.
         risk_confidence: with which it shall hold on further rows; None: it holds on these rows.
@@ -44,13 +47,14 @@ def calibrate_model(
     Raises:
         UserError: a fault of file or folder, no label set, or a calibration that is there.
     """
+    require_file_for(input_file, {}, encoding)
     home = find_model_folder(model_path)
     card, path = read_card(home), home / CALIBRATION_FILE
     if not card.labels:
         raise UserError(str(model_path), "has no label set", "Calibrate a model trained by `r2d run`.")
     if path.exists() and not overwrite:
         raise UserError(str(path), "is there already", "Give --overwrite to replace it.")
-    examples = _rows(home, card, input_file)
+    examples = _rows(home, card, input_file, encoding)
     enable_compile_cache()
     mesh = make_mesh(MeshConfig())
     check_batch_size("--batch-size", batch_size, 1, mesh)
@@ -73,10 +77,14 @@ def calibrate_model(
     return calibration, path
 
 
-def _rows(home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None) -> Sequence[Example]:
+def _rows(
+    home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None, encoding: str
+) -> Sequence[Example]:
     if input_file is not None:
         columns = dataclasses.replace(card.columns, subgroups={}, subgroup_edges={})
-        return read_examples(input_file, columns, rationale_sources=(), label_map=card.label_map)
+        return read_examples(
+            input_file, columns, rationale_sources=(), encoding=encoding, label_map=card.label_map
+        )
     if not (home / "config.yaml").is_file():
         raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
     config = load_config(home / "config.yaml")

@@ -108,22 +108,38 @@ def require_same_rows(results: pathlib.Path, examples: Sequence[Example]) -> Non
         )
 
 
-def require_rows(
-    model: pathlib.Path | None, input_file: pathlib.Path | None, columns: Mapping[str, str | None]
+def require_file_for(
+    input_file: pathlib.Path | None, columns: Mapping[str, str | None], encoding: str
 ) -> None:
-    """Refuse options that name no rows, or columns of no file.
+    """Refuse columns or an encoding of no file.
 
     Raises:
-        UserError: neither a model nor a file is given, or columns without a file.
+        UserError: they are named, and there is none.
+    """
+    if input_file is None and (any(columns.values()) or encoding != "utf-8"):
+        raise UserError(
+            "--input",
+            "is needed where columns or an encoding are named",
+            "Leave them out; a run knows its own.",
+        )
+
+
+def require_rows(
+    model: pathlib.Path | None,
+    input_file: pathlib.Path | None,
+    columns: Mapping[str, str | None],
+    encoding: str = "utf-8",
+) -> None:
+    """Refuse options that name no rows, or the form of no file.
+
+    Raises:
+        UserError: neither a model nor a file is given, or columns or an encoding without a file.
     """
     if input_file is None and model is None:
         raise UserError(
             "--input", "neither --input nor --model is given", "Name labelled rows, or a run's workdir."
         )
-    if input_file is None and any(columns.values()):
-        raise UserError(
-            "--input", "is needed where columns are named", "Leave them out; a run knows its own."
-        )
+    require_file_for(input_file, columns, encoding)
 
 
 def labelled_rows(
@@ -132,6 +148,7 @@ def labelled_rows(
     *,
     split: str,
     columns: Mapping[str, str | None],
+    encoding: str = "utf-8",
     with_rationales: bool,
 ) -> LabelledRows:
     """Rows of a file, or of a split of a run.
@@ -142,12 +159,13 @@ def labelled_rows(
         input_file: JSONL or CSV; None: the split of the run.
         split: test or validation; for a run without a file.
         columns: names of question, context, label, id and rationale that differ; None where they do not.
+        encoding: of the file.
         with_rationales: every row must have a gold rationale.
 
     Raises:
         UserError: neither is given, or a fault of the file or folder.
     """
-    require_rows(model, input_file, columns)
+    require_rows(model, input_file, columns, encoding)
     triage = None
     if input_file is None:
         assert model is not None
@@ -161,7 +179,11 @@ def labelled_rows(
         labels, source = form.labels, form.source if with_rationales else None
         sources = () if source is None else (source,)
         examples = read_examples(
-            input_file, form.columns, rationale_sources=sources, label_map=form.label_map
+            input_file,
+            form.columns,
+            rationale_sources=sources,
+            encoding=encoding,
+            label_map=form.label_map,
         )
     found = labels or tuple(sorted(set(labels_of(examples))))
     return LabelledRows(examples, found, source, triage)

@@ -82,6 +82,7 @@ def read_row_file(
     *,
     split: str,
     columns: Mapping[str, str | None],
+    encoding: str = "utf-8",
 ) -> RowFile:
     """Rows of a file, or of a run.
 
@@ -92,18 +93,21 @@ def read_row_file(
         input_file: as for `raw_rows`; None: the rows of the run.
         split: train, validation, test or all; for a run without a file.
         columns: names of question, context, label and id that differ; None where they do not.
+        encoding: of the file.
 
     Raises:
         UserError: neither is given, or a fault of the file or folder.
     """
-    require_rows(model, input_file, columns)
+    require_rows(model, input_file, columns, encoding)
     if input_file is None:
         assert model is not None
         return _rows_of_run(model, split)
     form = form_of_file(model, columns)
-    examples = read_examples(input_file, form.columns, rationale_sources=(), label_map=form.label_map)
+    examples = read_examples(
+        input_file, form.columns, rationale_sources=(), encoding=encoding, label_map=form.label_map
+    )
     # The same reader in the same order; it refuses what it cannot read, so no row is ever left out.
-    rows = tuple(raw_rows(input_file))
+    rows = tuple(raw_rows(input_file, encoding))
     assert len(rows) == len(examples)
     column = "rationale" if form.source is None else form.columns.rationales[form.source]
     found = form.labels or tuple(sorted({example.label for example in examples}))

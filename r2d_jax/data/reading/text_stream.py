@@ -50,7 +50,7 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
         try:
             text = io.TextIOWrapper(cast(IO[bytes], counted), encoding, newline=newline)
         except LookupError as error:
-            raise UserError("data.encoding", f"{encoding!r} is not known", "Use utf-8.") from error
+            raise UserError(f"encoding {encoding!r}", "is not known", "Use utf-8.") from error
         try:
             yield text
         except UnicodeDecodeError as error:
@@ -61,8 +61,8 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
             raise UserError(
                 f"{part.path} line {line}",
                 f"byte {byte} is not {encoding}",
-                "Save the file as UTF-8, or set data.encoding "
-                f"(for example {'utf-16' if utf16 else 'latin-1'}).",
+                f"Save the file as UTF-8, or name its encoding, for example {'utf-16' if utf16 else 'latin-1'}, by "
+                "data.encoding (rows of a run) or --encoding (rows of --input).",
             ) from error
         except (EOFError, zlib.error, OSError) as error:
             # gzip tells damage in all three ways; a file that ends too soon must not pass for a short one.
