@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
-from r2d_jax.cli_options import EncodingOption, console
+from r2d_jax.cli_options import EncodingOption, InputOptions, console, shares_options
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
@@ -142,6 +142,7 @@ def compare(
 
 
 @app.command(name="eval")
+@shares_options
 def evaluate(
     model: ModelOption,
     output: Annotated[pathlib.Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
@@ -149,7 +150,9 @@ def evaluate(
         pathlib.Path | None,
         typer.Option(help="Labelled rows (JSONL or CSV). Default: the test split of the run in --model."),
     ] = None,
-    encoding: EncodingOption = "utf-8",
+    *,
+    form: InputOptions,
+    rationale_column: Annotated[str | None, typer.Option(help="Column of --input.")] = None,
     split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
     batch_size: Annotated[
         int | None,
@@ -176,7 +179,8 @@ def evaluate(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="Settings of evaluation and subgroups, such as evaluation.resamples=0.",
+            help="Settings of evaluation and subgroups, such as evaluation.resamples=0; with --input "
+            "data.missing_rationales=skip, too.",
         ),
     ] = None,
 ) -> None:
@@ -195,7 +199,8 @@ def evaluate(
         model,
         output,
         input_file=input,
-        encoding=encoding,
+        columns=form.columns | {"rationale": rationale_column},
+        encoding=form.encoding,
         split=split,
         settings=settings,
         label_decode=label_decode,

@@ -22,6 +22,7 @@ _WHERE, _COST = "Where it is sent", "Limits"
 SplitsOption = Annotated[
     str, typer.Option("--split", help="train, validation, test or all, where --input is not given.")
 ]
+_COLUMN = "Column of --input. Default: as in training"
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as latin-1.")]
 
 
@@ -62,26 +63,16 @@ def shares_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowOptions:
-    """Which labelled rows, and what their columns are called."""
+class InputOptions:
+    """How the labelled rows of --input are read."""
 
-    model: Annotated[
-        pathlib.Path | None,
-        typer.Option("--model", help="A run's workdir: its own split, columns and labels."),
-    ] = None
-    input: Annotated[
-        pathlib.Path | None,
-        typer.Option("--input", help="Labelled rows (JSONL or CSV) in place of the split."),
-    ] = None
     encoding: EncodingOption = "utf-8"
-    question_column: Annotated[str | None, typer.Option("--question-column", help="Column of --input.")] = (
+    question_column: Annotated[str | None, typer.Option("--question-column", help=_COLUMN)] = None
+    context_column: Annotated[str | None, typer.Option("--context-column", help=_COLUMN)] = None
+    label_column: Annotated[str | None, typer.Option("--label-column", help=_COLUMN)] = None
+    id_column: Annotated[str | None, typer.Option("--id-column", help=f"{_COLUMN}, else line numbers.")] = (
         None
     )
-    context_column: Annotated[str | None, typer.Option("--context-column", help="Column of --input.")] = None
-    label_column: Annotated[str | None, typer.Option("--label-column", help="Column of --input.")] = None
-    id_column: Annotated[
-        str | None, typer.Option("--id-column", help="Column of --input; else line numbers.")
-    ] = None
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -92,6 +83,23 @@ class RowOptions:
             "label": self.label_column,
             "id": self.id_column,
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class _WhichRows:
+    model: Annotated[
+        pathlib.Path | None,
+        typer.Option("--model", help="A run's workdir: its own split, columns and labels."),
+    ] = None
+    input: Annotated[
+        pathlib.Path | None,
+        typer.Option("--input", help="Labelled rows (JSONL or CSV) in place of the split."),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RowOptions(InputOptions, _WhichRows):
+    """Which labelled rows, and how they are read."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.data.packed_columns import Ids
@@ -16,6 +16,9 @@ from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
 from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, group_of
 from r2d_jax.errors import UserError
+
+MissingRationales = Literal["error", "skip", "keep"]
+"""What becomes of a row that lacks a rationale: an error, left out and counted, or kept with "" in its place."""
 
 
 class SplitExample(NamedTuple):
@@ -37,6 +40,7 @@ class _Reader:
     sources: Sequence[str]
     need_targets: bool
     label_map: Mapping[str, str]
+    missing_rationales: MissingRationales = "error"
     need_subgroups: bool = True
 
     def wanted(self) -> Iterator[str]:
@@ -56,8 +60,8 @@ class _Reader:
             return ""
         return template.fill({name: self.cell(row, name, required=required) for name in template.columns})
 
-    def rationales(self, row: Row, *, required: bool) -> dict[str, str]:
-        columns = self.columns.rationales
+    def rationales(self, row: Row) -> dict[str, str]:
+        columns, required = self.columns.rationales, self.missing_rationales == "error"
         names = self.sources if self.need_targets else ()
         return {name: self.cell(row, columns[name], required=required) for name in names}
 
@@ -81,9 +85,9 @@ class SourceRows:
         mapped: rows whose label data.label_map changed, by the label as written.
     """
 
-    def __init__(self, reader: _Reader, rows: Iterator[Row], skip_missing_rationales: bool):
+    def __init__(self, reader: _Reader, rows: Iterator[Row]):
         """Prepare to read; see `read_source`."""
-        self._reader, self._rows, self._skip = reader, rows, skip_missing_rationales
+        self._reader, self._rows = reader, rows
         self._damage = Damage(reader.path)
         self._ids = Ids()
         self._groups: dict[str, set[str]] = collections.defaultdict(set)
@@ -135,7 +139,7 @@ class SourceRows:
             question=reader.filled(row, reader.question, required=reader.need_targets),
             context=reader.filled(row, reader.context, required=False),
             label=reader.label_map.get(label, label),
-            rationales=reader.rationales(row, required=not self._skip),
+            rationales=reader.rationales(row),
             subgroups=reader.subgroups(row),
         )
         self._count_groups(example.subgroups)
@@ -143,7 +147,8 @@ class SourceRows:
         group = reader.cell(row, columns.group, number=True)
         if label in reader.label_map:
             self.mapped[label] += 1
-        if not all(text.strip() for text in example.rationales.values()):
+        lacking = not all(text.strip() for text in example.rationales.values())
+        if lacking and reader.missing_rationales == "skip":
             self.without_rationale[split] += 1
             return None
         self._damage.look_at(row.place, example)
@@ -169,7 +174,7 @@ def read_source(
     rationale_sources: Sequence[str],
     encoding: str = "utf-8",
     need_targets: bool = True,
-    skip_missing_rationales: bool = False,
+    missing_rationales: MissingRationales = "error",
     label_map: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     need_subgroups: bool = True,
@@ -179,11 +184,10 @@ def read_source(
     Args:
         path: as for `raw_rows`.
         columns: names of the columns; question and context may be templates.
-        rationale_sources: which of columns.rationales every row must have.
+        rationale_sources: which of columns.rationales are read.
         encoding: of text files.
         need_targets: False to predict.
-        skip_missing_rationales: leave a row out, and count it, where one of its rationales is missing, null
-            or blank; False: that is an error.
+        missing_rationales: what becomes of a row where one of these is missing, null or blank.
         label_map: label as written -> label to use.
         progress: see `raw_rows`.
         need_subgroups: False: a subgroup whose column no row has is missing in all of them; else that is an error.
@@ -208,9 +212,10 @@ def read_source(
         rationale_sources,
         need_targets,
         label_map or {},
+        missing_rationales,
         need_subgroups,
     )
-    return SourceRows(reader, raw_rows(path, encoding, progress), skip_missing_rationales)
+    return SourceRows(reader, raw_rows(path, encoding, progress))
 
 
 def read_split_examples(
@@ -235,6 +240,7 @@ def read_examples(
     rationale_sources: Sequence[str],
     encoding: str = "utf-8",
     need_targets: bool = True,
+    missing_rationales: MissingRationales = "error",
     label_map: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     need_subgroups: bool = True,
@@ -249,9 +255,10 @@ def read_examples(
     Args:
         path: as for `raw_rows`.
         columns: names of the columns; the split and group columns are not looked at.
-        rationale_sources: which of columns.rationales every row must have.
+        rationale_sources: which of columns.rationales are read.
         encoding: of the file; a byte-order mark is dropped.
         need_targets: False to predict: label and rationales are not read and a question may be empty.
+        missing_rationales: see `read_source`.
         label_map: label as written -> label to use; others stay.
         progress: see `raw_rows`.
         need_subgroups: see `read_source`.
@@ -265,6 +272,7 @@ def read_examples(
         rationale_sources=rationale_sources,
         encoding=encoding,
         need_targets=need_targets,
+        missing_rationales=missing_rationales,
         label_map=label_map,
         progress=progress,
         need_subgroups=need_subgroups,

@@ -56,7 +56,7 @@ class _Sources:
             columns,
             rationale_sources=self._rationale_sources,
             encoding=config.encoding,
-            skip_missing_rationales=config.missing_rationales == "skip",
+            missing_rationales=config.missing_rationales,
             label_map=config.label_map,
             progress=self._progress,
         )

@@ -21,7 +21,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out, scorer_of
 from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
-from r2d_jax.evaluation.labelled_rows import require_file_for
+from r2d_jax.evaluation.labelled_rows import require_file_for, rows_to_evaluate
 from r2d_jax.evaluation.model_folder import (
     LoadedModel,
     ModelCard,
@@ -40,6 +40,7 @@ from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import EVALUATION_FILES, require_file, require_folder
 
 _SUBGROUPS = "data.columns.subgroup"
+_MISSING = "data.missing_rationales"
 _TRIAGE = "evaluation.triage"
 
 
@@ -225,6 +226,7 @@ def evaluate_model(
     folder: pathlib.Path,
     *,
     input_file: pathlib.Path | None,
+    columns: Mapping[str, str | None] | None = None,
     encoding: str = "utf-8",
     split: str,
     settings: Mapping[str, Any],
@@ -237,18 +239,27 @@ def evaluate_model(
         model_path: run, exported or imported folder.
         folder: where predictions and metrics go.
         input_file: labelled rows; None: those of the run.
+        columns: names in the input that differ from those in training, by question, context, label, id and
+            rationale; None where they do not.
         encoding: of the input.
         split: "test" or "validation", where there is no input_file.
         settings: fields of EvaluationConfig that differ from the run's.
         label_decode: "free" or "constrained"; None: that of the model.
         overrides: "evaluation.triage={...}" or "data.columns.subgroups={...}": what is scored, in another way than
-            the run's config has it.
+            the run's config has it; with an input "data.missing_rationales=skip": rows without a rationale are
+            scored by their labels.
 
     Raises:
         UserError: a fault of the file, folder or settings, or no run to take the split from.
     """
     require_folder(folder, EVALUATION_FILES, inputs=[input_file])
-    require_file_for(input_file, {}, encoding)
+    columns = columns or {}
+    require_file_for(input_file, columns, encoding)
+    if input_file is None and any(override.startswith(_MISSING) for override in overrides):
+        # Other rows left out are other splits.
+        raise UserError(
+            f"override {_MISSING}", "is for rows of --input", "Leave it out; a run knows its own."
+        )
     home = find_model_folder(model_path)
     card, config = read_card(home), _run_config(home, overrides)
     asked = _or_default(config, overrides)
@@ -256,23 +267,23 @@ def evaluate_model(
     if asked.evaluation.triage is not None:
         scale_of(asked.evaluation.triage, card.labels)
     if input_file is not None:
-        source = card.source_among(card.columns.rationales)
-        sources = () if source is None else (source,)
         # Named now, a column has to be there; a file of another place may lack one that the training had.
         named = any(override.startswith(_SUBGROUPS) for override in overrides)
         groups = asked.data.columns if named else card.columns
-        columns = dataclasses.replace(
-            card.columns, subgroups=groups.subgroups, subgroup_edges=groups.subgroup_edges
-        )
-        examples: Sequence[Example] = read_examples(
+        examples, source = rows_to_evaluate(
+            card,
             input_file,
-            columns,
-            rationale_sources=sources,
+            dataclasses.replace(
+                card.columns, subgroups=groups.subgroups, subgroup_edges=groups.subgroup_edges
+            ),
+            names=columns,
             encoding=encoding,
-            label_map=card.label_map,
+            keep_missing=asked.data.missing_rationales == "skip",
             need_subgroups=named,
         )
-        for name in columns.subgroups:
+        if source is None and card.columns.rationales:
+            print(f"note: no row of {input_file} has a rationale, so labels alone are scored")
+        for name in groups.subgroups:
             if all(example.subgroups[name] == MISSING for example in examples):
                 print(f"warning: no row of {input_file} has a value for the subgroup {name!r}")
     elif config is None:
@@ -311,7 +322,7 @@ def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config |
                 "is settled by the calibration of the model",
                 "Choose another threshold with `r2d calibrate --target-risk`.",
             )
-        if not override.startswith(("evaluation.", _SUBGROUPS)):
+        if not override.startswith(("evaluation.", _SUBGROUPS, _MISSING)):
             raise UserError(
                 f"override {override.partition('=')[0]}",
                 "is settled by the training",

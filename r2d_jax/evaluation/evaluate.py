@@ -20,7 +20,7 @@ from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
-from r2d_jax.evaluation.scoring import Readings, Scores, score
+from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer
 
@@ -71,9 +71,9 @@ def evaluate_rows(
     Args:
         model: the weights and their label set.
         predictor: of the same model.
-        examples: N rows with gold labels and rationales.
+        examples: N rows with gold labels.
         features: the same N rows.
-        rationale_source: which gold rationale to compare with; None: the rows have none.
+        rationale_source: which gold rationale to compare with, where a row has it; None: no row has one.
         settings: batch size (figures do not depend on it), checks, intervals and BERTScore.
         folder: where the files go.
         calibration: of the model's probabilities; None: it has none.
@@ -143,8 +143,8 @@ def evaluate_rows(
         "label_decode": "free" if predictor.label_trie is None else "constrained",
     }
     if is_writer():
-        if readings is not None:
-            _write_readings(folder / "rationale_checks.jsonl", examples, readings)
+        if source is not None and readings is not None:
+            _write_readings(folder / "rationale_checks.jsonl", examples, readings, source)
         if reasons is not None:
             write_predictions(folder / "faithfulness.jsonl", reasons.lines)
         write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
@@ -185,7 +185,8 @@ def _read_back(
     )
 
 
-def _write_readings(path: pathlib.Path, examples: Sequence[Example], readings: Readings) -> None:
+def _write_readings(path: pathlib.Path, examples: Sequence[Example], readings: Readings, source: str) -> None:
+    compared = with_gold_rationale(examples, source)
     flips: dict[int, list[dict[str, str]]] = {}
     for flip in readings.flips:
         told = {"given_label": flip.given, "rationale": flip.rationale, "label_from_rationale": flip.label}
@@ -196,7 +197,7 @@ def _write_readings(path: pathlib.Path, examples: Sequence[Example], readings: R
             {
                 "id": example.row_id,
                 "label_from_rationale": readings.from_rationale[row],
-                "label_from_gold_rationale": readings.from_gold[row],
+                "label_from_gold_rationale": readings.from_gold[row] if compared[row] else None,
                 "other_labels": flips.get(row, []),
             }
             for row, example in enumerate(examples)

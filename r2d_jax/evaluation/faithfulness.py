@@ -139,8 +139,9 @@ def faithfulness(
     section["statements"] = support_figures(own, rationales)
     section["gold_statements"] = None
     if rationale_source is not None:
-        gold = [example.rationales[rationale_source] for example in examples]
-        of_gold = supports(examples, gold, [example.label for example in examples])
+        there = [example for example in examples if example.rationales[rationale_source].strip()]
+        gold = [example.rationales[rationale_source] for example in there]
+        of_gold = supports(there, gold, [example.label for example in there])
         section["gold_statements"] = support_figures(of_gold, gold)
     told = {name: values for name, values in rows.items() if np.isfinite(values).any()}
     statistics = {name: mean_of(values) for name, values in told.items()}

@@ -40,9 +40,12 @@ class LabelledRows:
         return dataclasses.replace(self, examples=self.examples[:max_rows])
 
 
-def _named_columns(columns: ColumnsConfig, names: Mapping[str, str | None]) -> ColumnsConfig:
+def _without_subgroups(columns: ColumnsConfig) -> ColumnsConfig:
     # Nothing that asks an LLM or looks at rationales tells figures of subgroups, so their columns may be missing.
-    columns = dataclasses.replace(columns, subgroups={}, subgroup_edges={})
+    return dataclasses.replace(columns, subgroups={}, subgroup_edges={})
+
+
+def _named_columns(columns: ColumnsConfig, names: Mapping[str, str | None]) -> ColumnsConfig:
     given = {field: name for field, name in names.items() if name is not None}
     rationale = given.pop("rationale", None)
     if rationale is not None:
@@ -189,6 +192,60 @@ def labelled_rows(
     return LabelledRows(examples, found, source, triage)
 
 
+def rows_to_evaluate(
+    card: "ModelCard",
+    path: pathlib.Path,
+    columns: ColumnsConfig,
+    *,
+    names: Mapping[str, str | None],
+    encoding: str,
+    keep_missing: bool,
+    need_subgroups: bool,
+) -> tuple[Sequence[Example], str | None]:
+    """Labelled rows of a file for the evaluation of a model, and whose rationales they have.
+
+    Args:
+        card: of the model.
+        path: of the file.
+        columns: names of its columns, of subgroups too.
+        names: those that differ, as for `labelled_rows`.
+        encoding: of the file.
+        keep_missing: rows may lack a rationale; else a blank one is an error. A file without any column of
+            rationales, where none is named, is one of labels alone in both cases.
+        need_subgroups: see `read_examples`.
+
+    Returns:
+        The rows, with "" for a rationale that one lacks, and the source; None where no row has any.
+
+    Raises:
+        UserError: a fault of the file.
+    """
+    columns = _named_columns(columns, names)
+    source = card.source_among(columns.rationales)
+    if (
+        source is not None
+        and not names.get("rationale")
+        and not _has(path, columns.rationales[source], encoding)
+    ):
+        source = None
+    examples = read_examples(
+        path,
+        columns,
+        rationale_sources=() if source is None else (source,),
+        encoding=encoding,
+        missing_rationales="keep" if keep_missing else "error",
+        label_map=card.label_map,
+        need_subgroups=need_subgroups,
+    )
+    if source is not None and not any(example.rationales[source].strip() for example in examples):
+        source = None
+    return examples, source
+
+
+def _has(path: pathlib.Path, column: str, encoding: str) -> bool:
+    return any(column in row.cells for row in raw_rows(path, encoding))
+
+
 @dataclasses.dataclass(frozen=True)
 class FileForm:
     """How a file of labelled rows is read.
@@ -217,8 +274,8 @@ def form_of_file(model: pathlib.Path | None, columns: Mapping[str, str | None]) 
         UserError: there is no model at that place.
     """
     if model is None:
-        named = _named_columns(ColumnsConfig(), columns)
+        named = _without_subgroups(_named_columns(ColumnsConfig(), columns))
         return FileForm(named, next(iter(named.rationales), None), (), {})
     _, card = _home_and_card(model)
-    named = _named_columns(card.columns, columns)
+    named = _without_subgroups(_named_columns(card.columns, columns))
     return FileForm(named, card.source_among(named.rationales), card.labels, card.label_map)

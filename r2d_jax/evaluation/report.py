@@ -217,6 +217,8 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield f"probabilities: over {probabilities['labels']} labels; {scaled}"
     if bleu := metrics.get("bleu"):
         yield f"BLEU: sacrebleu {bleu['signature']}"
+        if bleu["rows"] < (metrics.get("rows") or 0):
+            yield f"figures that compare rationales: over the {bleu['rows']} rows that have a gold one"
     if "consistency_fraction" in metrics:
         yield (
             "consistency, sufficiency: label read back from the rationale alone is the predicted, the gold one; "

@@ -80,7 +80,8 @@ def score(
         examples: N rows with gold labels.
         predictions: N predictions.
         labels: the label set; empty: the gold labels.
-        rationale_source: gold rationale to compare with; None: labels alone are scored.
+        rationale_source: gold rationale to compare with; rows whose own is blank count in no figure of that
+            comparison. None: labels alone are scored.
         settings: BERTScore and intervals; None: defaults.
         readings: labels read back from rationales, where they were.
         probabilities: float [N, K] of the K labels, for rules that choose by them; None: not known.
@@ -100,29 +101,35 @@ def score(
         "invalid_fraction": np.array([float(normalise_label(label) not in valid) for label in predicted]),
     }
     statistics: dict[str, Statistic] = _macro_f1_statistics(gold, predicted)
+    compared = np.ones(len(examples), bool)
     if rationale_source is not None:
         rationales = [prediction.rationale for prediction in predictions]
-        golds = [example.rationales[rationale_source] for example in examples]
         metrics["rationale_limit_fraction"] = _share(
             not prediction.rationale_finished for prediction in predictions
         )
-        metrics |= _rationale_metrics(examples, predicted, rationales, golds, labels)
-        rows |= _rationale_rows(examples, predicted, rationales, golds, labels)
-        rows["bleu.mean_sentence"], bleu_statistics = bleu_rows(rationales, golds)
-        statistics["bleu.corpus"] = _corpus_bleu_of(bleu_statistics)
+        metrics |= _rationale_metrics(examples, predicted, rationales, labels)
+        rows |= _rationale_rows(examples, predicted, rationales, labels)
+        compared = with_gold_rationale(examples, rationale_source)
+        own = [text for text, there in zip(rationales, compared, strict=True) if there]
+        golds = [e.rationales[rationale_source] for e, there in zip(examples, compared, strict=True) if there]
+        metrics["bleu"] = bleu(own, golds)
+        sentences, bleu_statistics = bleu_rows(own, golds)
+        statistics["bleu.corpus"] = _corpus_bleu_of(_spread(bleu_statistics, compared, 0))
+        of_pairs = {"rouge_l": rouge_l_rows(own, golds), "bleu.mean_sentence": sentences}
         if settings.bertscore is not None:
-            metrics["bertscore"], rows["bertscore.f1"] = _bertscore(rationales, golds, settings)
-        metrics["rouge_l"] = float(rows["rouge_l"].mean())
+            metrics["bertscore"], of_pairs["bertscore.f1"] = _bertscore(own, golds, settings)
+        metrics["rouge_l"] = float(of_pairs["rouge_l"].mean())
+        rows |= {name: _spread(values, compared, np.nan) for name, values in of_pairs.items()}
     if readings is not None:
         rows |= {
             # An output that is no label is consistent with nothing.
             "consistency_fraction": agreement(readings.from_rationale, predicted)
             * (1 - rows["invalid_fraction"]),
             "sufficiency_fraction": agreement(readings.from_rationale, gold),
-            "gold_robustness_fraction": agreement(readings.from_gold, gold),
+            "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
         }
         for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
-            metrics[name] = float(rows[name].mean())
+            metrics[name] = float(np.nanmean(rows[name]))
         metrics["label_flip"] = flip_figures(readings.flips, labels)
         if readings.flips:
             flips = flip_statistics(readings.flips, labels, len(examples))
@@ -151,6 +158,18 @@ def _share(flags: Any) -> float:
     return sum(values) / max(len(values), 1)
 
 
+def with_gold_rationale(examples: Sequence[Example], source: str) -> np.ndarray:
+    """Bool [N]: which of N rows have a rationale of this source."""
+    return np.array([bool(example.rationales[source].strip()) for example in examples])
+
+
+def _spread(values: np.ndarray, places: np.ndarray, fill: float) -> np.ndarray:
+    """Values [M, ...] at the M places of bool [N] that are true, and `fill` at the others: [N, ...]."""
+    spread = np.full((len(places), *values.shape[1:]), fill, values.dtype)
+    spread[places] = values
+    return spread
+
+
 def _macro_f1_statistics(gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Statistic]:
     ids = text_ids([normalise_label(text) for text in gold], [normalise_label(text) for text in predicted])
     return {"macro_f1": macro_f1_of(*ids), "macro_f1_published": macro_f1_of(*ids, published=True)}
@@ -169,11 +188,9 @@ def _rationale_metrics(
     examples: Sequence[Example],
     predicted: Sequence[str],
     rationales: Sequence[str],
-    golds: Sequence[str],
     labels: Sequence[str],
 ) -> dict[str, Any]:
     return {
-        "bleu": bleu(rationales, golds),
         "evidence_fraction": evidence_fraction(rationales, [example.evidence for example in examples]),
         "label_agreement": label_agreement(rationales, predicted, labels),
     }
@@ -183,10 +200,9 @@ def _rationale_rows(
     examples: Sequence[Example],
     predicted: Sequence[str],
     rationales: Sequence[str],
-    golds: Sequence[str],
     labels: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    rows = {"rouge_l": rouge_l_rows(rationales, golds)}
+    rows = {}
     if any(example.evidence for example in examples):
         found = [evidence_fraction([r], [e.evidence]) for r, e in zip(rationales, examples, strict=True)]
         rows["evidence_fraction"] = np.array([np.nan if one is None else one for one in found])

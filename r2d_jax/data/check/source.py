@@ -90,7 +90,7 @@ def rows_to_check(
         data.columns,
         rationale_sources=names,
         encoding=data.encoding,
-        skip_missing_rationales=data.missing_rationales == "skip",
+        missing_rationales=data.missing_rationales,
         label_map=data.label_map,
         progress=progress,
     )

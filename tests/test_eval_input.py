@@ -1,0 +1,138 @@
+"""`r2d eval --input`: other column names, files of labels alone, and rows some of which have no rationale."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from cli_cases import compile_cache, r2d  # noqa: F401
+from probability_cases import lively
+
+from r2d_jax.config import ColumnsConfig, EvaluationConfig
+from r2d_jax.data.schema import Example
+from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
+from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.evaluation.scoring import Readings, score
+from r2d_jax.runtime.checkpoint import save_weights
+
+LABELS = ("rash", "cough")
+QUICK = ("evaluation.resamples=0", "--no-checks", "--batch-size", "8")
+SKIP = "data.missing_rationales=skip"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Random weights that give labels and rationales."""
+    tokenizer, shape, params = lively(labels=LABELS)
+    card = ModelCard(
+        shape=shape,
+        labels=LABELS,
+        label_tokens=4,
+        input_limit_tokens=128,
+        rationale_tokens=8,
+        compute_dtype="float32",
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        columns=ColumnsConfig(id="id", rationales={"nurse": "reason"}),
+        rationale_source="nurse",
+    )
+    folder = tmp_path_factory.mktemp("model")
+    save_weights(folder / WEIGHTS_FOLDER, params)
+    tokenizer.save(folder / TOKENIZER_FOLDER)
+    (folder / CARD_FILE).write_text(card.to_json())
+    return folder
+
+
+@pytest.fixture
+def evaluate(r2d, model, tmp_path):  # noqa: F811
+    """Runs `r2d eval` on six rows with these columns; the third and the fourth have blank rationales."""
+
+    def run(names, *arguments):
+        row = {
+            "id": "n{}",
+            "question": "pain {}",
+            "label": LABELS[0],
+            "reason": "It is a rash since {} days.",
+            **dict.fromkeys(("number", "note", "why", "class")),
+        }
+        row |= {"number": row["id"], "note": row["question"], "why": row["reason"], "class": row["label"]}
+        with (tmp_path / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            table.writerow(names)
+            for number in range(6):
+                cells = [
+                    "" if number in (2, 3) and name in ("reason", "why") else row[name] for name in names
+                ]
+                table.writerow([cell.format(number) for cell in cells])
+        output = tmp_path / "out"
+        ended = r2d(
+            "eval", "--model", model, "--input", tmp_path / "rows.csv", "--output", output, *QUICK, *arguments
+        )
+        metrics = output / "metrics.json"
+        return ended, json.loads(metrics.read_text()) if metrics.exists() else None
+
+    return run
+
+
+def test_a_file_of_labels_alone_is_scored_by_them(evaluate):
+    ended, metrics = evaluate(["id", "question", "label"])
+    ended.done("note: no row of .*rows.csv has a rationale, so labels alone are scored", "accuracy")
+    assert metrics["rows"] == 6
+    assert not {"bleu", "rouge_l"} & metrics.keys()
+    # A column that is asked for has to be there.
+    ended, _ = evaluate(["id", "question", "label"], "--rationale-column", "raeson", SKIP)
+    ended.refused("no column 'raeson'")
+
+
+def test_rows_without_a_rationale_count_in_labels_alone(evaluate, model):
+    everything = ["id", "question", "label", "reason"]
+    ended, metrics = evaluate(everything)
+    ended.refused("line 4, field 'reason': is empty")
+    assert metrics is None
+    ended, metrics = evaluate(everything, SKIP)
+    ended.done("over the 4 rows that have a gold one", "Results on 6 rows")
+    assert (metrics["rows"], metrics["bleu"]["rows"]) == (6, 4)
+    # So says the run.
+    (model / "config.yaml").write_text("data: {source: triage, missing_rationales: skip}\n")
+    ended, of_run = evaluate(everything)
+    (model / "config.yaml").unlink()
+    assert of_run == metrics
+
+
+def test_columns_may_have_other_names(evaluate):
+    others = ["number", "note", "class", "why"]
+    named = ("--id-column", "number", "--question-column", "note", "--label-column", "class")
+    ended, metrics = evaluate(others, *named, "--rationale-column", "why", SKIP)
+    ended.done()
+    _, as_trained = evaluate(["id", "question", "label", "reason"], SKIP)
+    assert metrics == as_trained
+    evaluate(others)[0].refused("no column 'question'")
+
+
+def test_columns_and_missing_rationales_are_of_a_file(r2d, model, tmp_path):  # noqa: F811
+    for option in (("--label-column", "class"), (SKIP,)):
+        ended = r2d("eval", "--model", model, "--output", tmp_path / "out", *option)
+        ended.refused("--input")
+
+
+def test_the_rows_with_a_rationale_are_scored_as_if_they_were_alone():
+    """Every figure that compares with the gold text, and each interval's rows."""
+    texts = ["It is a rash.", "", "A cough, so cough.", "  "]
+    said = ["It is a rash.", "It is a cough.", "A cough it is.", "It is rash."]
+    examples = [
+        Example(str(number), "q", LABELS[number % 2], {"nurse": text}) for number, text in enumerate(texts)
+    ]
+    predictions = [Prediction("rash", True, 0.9, text) for text in said]
+    settings = EvaluationConfig(resamples=50)
+    every = ["rash", "cough", "cough", "rash"]
+    scores = score(examples, predictions, LABELS, "nurse", settings, Readings(every, every, []))
+    alone = score(
+        examples[::2], predictions[::2], LABELS, "nurse", settings, Readings(every[::2], every[::2], [])
+    )
+    for name in ("bleu", "rouge_l", "gold_robustness_fraction"):
+        assert scores.metrics[name] == alone.metrics[name]
+    for name in ("rouge_l", "bleu.mean_sentence", "gold_robustness_fraction"):
+        np.testing.assert_array_equal(scores.rows[name][::2], alone.rows[name])
+        assert np.isnan(scores.rows[name][1::2]).all()
+    # What compares with no gold text is of all rows.
+    assert scores.metrics["label_agreement"]["names_label_fraction"] == 0.5
+    assert (scores.metrics["accuracy"], scores.metrics["consistency_fraction"]) == (0.5, 0.5)
