@@ -148,7 +148,51 @@ def test_b015_missing_column_lists_the_columns_and_the_nearest(write):
 
 def test_a_file_without_header_does_not_print_its_first_row(write):
     path = write("rows.csv", f'"{SECRET * 3}",yes,"{SECRET * 2}"\n"{SECRET}",no,r\n')
-    refusal(path, "no column 'question'", f"({len(SECRET) * 3} characters), 'yes'")
+    text = refusal(
+        path, "no column 'question'; columns found: 3", "which look like data", "in the first line"
+    )
+    assert "yes" not in text
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Ann Smith,chest pain,urgent", "Bo Miller,ear ache,urgent"],
+        ["Ann Smith,chest pain,67", "Bo Miller,ear ache,71"],
+        ["Ann Smith,chest pain,2026-01-04", "Bo Miller,ear ache,2026-01-05"],
+        ["Ann Smith,She fell at home after dinner yesterday,urgent", "Bo Miller,Ear ache,routine"],
+        ["Ann Smith,Chest pain.,urgent", "Bo Miller,Ear ache.,routine"],
+        ["Ann Smith,yes,yes", "Bo Miller,yes,no"],
+    ],
+    ids=["a value again", "number", "date", "words", "sentence", "twice"],
+)
+@pytest.mark.parametrize("to_predict", [False, True])
+def test_cells_of_a_first_row_are_not_told_as_names(write, lines, to_predict):
+    path = write("rows.csv", "".join(f"{line}\n" for line in lines))
+    with pytest.raises(UserError) as caught:
+        read(path, need_targets=not to_predict)
+    for cell in lines[0].split(","):
+        assert cell not in str(caught.value).replace(str(path), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "told"),
+    [
+        ("rows.csv", "question;label;rationale", "';'"),
+        ("rows.csv", "question;label;the, rationale;more", "';'"),
+        ("rows.csv", "question\tlabel\trationale", "tabs"),
+        ("rows.csv", "question|label|rationale", "'|'"),
+        ("rows.tsv", "question,label,rationale", "','"),
+    ],
+)
+@pytest.mark.parametrize("row", ["q;yes;r", "q, and more;yes;r, and more"])
+def test_another_delimiter_is_named(write, name, header, told, row):
+    """Semicolons are what spreadsheets write in half of Europe; the advice was about quotes, or a nearest name."""
+    refusal(write(name, f"{header}\n{row}\n"), "separated by " + told, "with commas")
+    # A column may be called so all the same.
+    assert (
+        len(read(write("odd.csv", "question;1,label,rationale\nq,yes,r\n"), ColumnsConfig("question;1"))) == 1
+    )
 
 
 def test_b016_quoted_line_breaks_and_windows_line_ends(write):
@@ -296,7 +340,11 @@ def test_b107_missing_file_and_folder_are_refused(tmp_path):
 
 
 def test_duplicate_header_and_unnamed_columns(write):
-    refusal(write("rows.csv", "question,label,label,rationale\nq,a,b,r\n"), "line 1", "'label' stands twice")
+    refusal(
+        write("rows.csv", "question,label,label,rationale\nq,a,b,r\n"),
+        "line 1",
+        "column 2 is that of column 3",
+    )
     # Spreadsheets leave empty columns at the right edge, and blank lines on top.
     (example,) = read(write("ok.csv", "\nquestion,label,rationale,,\nq,yes,r,,\n"))
     assert (example.row_id, example.label) == ("line 3", "yes")

@@ -17,6 +17,9 @@ from r2d_jax.data.schema import Example
 from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, group_of
 from r2d_jax.errors import UserError
 
+# So many rows tell whether the header is one.
+_ROWS_OF_A_HEADER = 1000
+
 MissingRationales = Literal["error", "skip", "keep"]
 """What becomes of a row that lacks a rationale: an error, left out and counted, or kept with "" in its place."""
 
@@ -102,8 +105,8 @@ class SourceRows:
         """
         found: dict[str, None] = {}
         fault: UserError | None = None
-        empty = True
-        for row in self._rows:
+        empty, no_header = True, False
+        for number, row in enumerate(self._rows):
             if not row.cells.keys() <= found.keys():
                 found |= dict.fromkeys(row.cells)
             # A column that no row has is a wrong name, not a fault of the first row: look at the rest to tell.
@@ -116,10 +119,13 @@ class SourceRows:
                     empty = False
                     if read is not None:
                         yield read
+            if number < _ROWS_OF_A_HEADER:
+                # A name that is a value of its own column, too, is hardly a name.
+                no_header |= any(name and name == cell for name, cell in row.cells.items())
         path = self._reader.path
         if empty and fault is None:
             raise UserError(path, "holds no rows", "Give a file with rows.")
-        require_columns(path, list(found), list(self._reader.wanted()))
+        require_columns(path, list(found), list(self._reader.wanted()), data=no_header)
         if repeated := self._ids.repeated():
             raise UserError(
                 f"{path} {repeated[0]}", f"has the id of {repeated[1]}", "Give every row an id of its own."

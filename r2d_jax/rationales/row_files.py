@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from r2d_jax.data.reading.raw_rows import Number, Row, kind_of, raw_rows, shown
+from r2d_jax.data.reading.cells import columns_told
+from r2d_jax.data.reading.raw_rows import Number, Row, kind_of, raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
@@ -45,7 +46,7 @@ class RowFile:
         if not any(column in row.cells for row in self.rows):
             names = dict.fromkeys(name for row in self.rows for name in row.cells)
             raise UserError(
-                "--rationale-column", f"no column {column!r}; columns found: {shown(names)}", "Name one."
+                "--rationale-column", f"no column {column!r}; {columns_told(list(names))}", "Name one."
             )
         return [_text(row, column) for row in self.rows]
 

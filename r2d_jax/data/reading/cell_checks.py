@@ -5,23 +5,40 @@ import difflib
 import warnings
 from collections.abc import Sequence
 
-from r2d_jax.data.reading.cells import Number, Row, kind_of, shown
+from r2d_jax.data.reading.cells import (
+    Number,
+    Row,
+    columns_told,
+    delimiter_hint,
+    kind_of,
+    looks_like_data,
+    shown,
+)
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 
 
-def require_columns(path: str, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """Raise a UserError that names the nearest column where one of `wanted` is not among those found."""
-    for name in wanted:
-        if name not in found:
-            near = [other for other in found if other.strip().casefold() == name.casefold()]
-            near = near or difflib.get_close_matches(name, found, n=1)
-            hint = f"Did you mean {shown(near[:1])}? " if near else ""
-            raise UserError(
-                path,
-                f"no column {name!r}; columns found: {shown(found)}",
-                f"{hint}Name it under data.columns.",
-            )
+def require_columns(path: str, found: Sequence[str], wanted: Sequence[str], *, data: bool = False) -> None:
+    """Raise a UserError that names the nearest column where one of `wanted` is not among those found.
+
+    Args:
+        path: for the message.
+        found: names of columns; in a file without a header they are cells, which no message may tell.
+        wanted: names.
+        data: `found` were seen to be cells.
+    """
+    name = next((name for name in wanted if name not in found), None)
+    if name is None:
+        return
+    near = [other for other in found if other.strip().casefold() == name.casefold()]
+    near = near or difflib.get_close_matches(name, found, n=1)
+    if data or looks_like_data(found):
+        hint = "A table needs the names of its columns in the first line. "
+    else:
+        hint = f"Did you mean {shown(near[:1])}? " if near else ""
+    fix = f"{hint}Name it under data.columns, or beside --input by an option such as --question-column."
+    told = columns_told(found, data=data)
+    raise UserError(path, f"no column {name!r}; {told}", delimiter_hint(found) or fix)
 
 
 def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = False) -> str:

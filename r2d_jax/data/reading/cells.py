@@ -1,10 +1,14 @@
 """What a raw row is before anything is checked; in: values of a format, out: Row, Number, Typed and their names."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _SHOWN_NAMES, _SHOWN_LENGTH = 30, 40
+_MOST_WORDS = 5
+_NUMBER = re.compile(r"\W*\d[\W\d]*")
+_DELIMITERS = {";": "';'", ",": "','", "\t": "tabs", "|": "'|'"}
 
 
 class Row(NamedTuple):
@@ -51,6 +55,43 @@ def shown(names: Iterable[str]) -> str:
     ]
     more = len(names) - len(texts)
     return ", ".join(texts) + (f" and {more} more" if more else "")
+
+
+def looks_like_data(names: Sequence[str]) -> bool:
+    """Whether one of these names of columns has the form of a cell: a number or date, a sentence, a long text."""
+    # What holds another delimiter may be a whole header, of which the parts tell.
+    parts = [part for name in names for part in re.split("[,;|\t]", name)]
+    return any(len(name) > _SHOWN_LENGTH for name in (names if len(names) > 1 else parts)) or any(
+        len(part.split()) > _MOST_WORDS or part.rstrip().endswith((".", "!", "?")) or _NUMBER.fullmatch(part)
+        for part in parts
+    )
+
+
+def columns_told(names: Sequence[str], *, data: bool = False) -> str:
+    """The columns of a file for a message: by name, or only how many where the names may be cells of a patient.
+
+    Args:
+        names: of the columns.
+        data: they were found to be cells already.
+    """
+    if delimiter_hint(names):
+        return f"columns found: {len(names)}"
+    if data or looks_like_data(names):
+        return f"columns found: {len(names)}, which look like data and not like names"
+    return f"columns found: {shown(names)}"
+
+
+def delimiter_hint(names: Sequence[str]) -> str:
+    """What to do where the names of columns hold what separates them; "" where they do not."""
+    alone, data = len(names) == 1, looks_like_data(names)
+    for delimiter, told in _DELIMITERS.items():
+        # A sentence in quotes may hold commas, and semicolons too; tabs in a line of one cell are no text.
+        fits = alone and not data if delimiter == "," else alone or not data
+        if fits and names and sum(name.count(delimiter) for name in names) >= len(names):
+            return (
+                f"Its cells seem to be separated by {told}: save it with commas (.csv) or with tabs (.tsv)."
+            )
+    return ""
 
 
 def repeated(names: Iterable[str]) -> list[str]:

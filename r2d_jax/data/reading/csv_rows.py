@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator
 
-from r2d_jax.data.reading.cells import Row, repeated, shown
+from r2d_jax.data.reading.cells import Row, delimiter_hint, repeated
 from r2d_jax.data.reading.files import Part
 from r2d_jax.data.reading.text_stream import lines, nothing_in, open_text
 from r2d_jax.errors import UserError
@@ -25,10 +25,12 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                     header = cells
                     # Spreadsheets write unnamed columns at the end; nobody can ask for those.
                     if twice := repeated(header):
+                        # By number, for in a file without a header the name is a cell.
+                        places = [number for number, name in enumerate(header, start=1) if name == twice[0]]
                         raise UserError(
                             f"{part.path} line {start}",
-                            f"column {shown(twice)} stands twice",
-                            "Rename one of them.",
+                            f"the name of column {places[0]} is that of column {places[1]}, too",
+                            "Rename one of them; where this line is data, write the names above it.",
                         )
                     continue
                 record += 1
@@ -36,7 +38,7 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                     raise UserError(
                         f"{part.path} line {start} (record {record})",
                         f"has {len(cells)} cells, the header {len(header)}",
-                        "Quote cells that hold the delimiter or a line break.",
+                        delimiter_hint(header) or "Quote cells that hold the delimiter or a line break.",
                     )
                 yield Row(f"{part.name}line {start}", dict(zip(header, cells, strict=True)))
         except csv.Error as error:
