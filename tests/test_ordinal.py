@@ -1,8 +1,13 @@
 """Harm of wrong levels: rates, costs and weighted kappa against hand-worked values and scikit-learn."""
 
+import io
+import re
+import types
+
 import numpy as np
 import pytest
 import sklearn.metrics
+from rich.console import Console
 
 pytest_plugins = ["cli_cases"]
 
@@ -10,8 +15,11 @@ from r2d_jax.config import EvaluationConfig, TriageScoringConfig
 from r2d_jax.config_file import dump_config, load_config
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.case_table import case_table
 from r2d_jax.evaluation.ordinal import level_counts, quadratic_kappa_of, scale_of, triage_scores
 from r2d_jax.evaluation.predict import Prediction
+from r2d_jax.evaluation.report import print_results
+from r2d_jax.evaluation.report_labels import class_rows, matrix
 from r2d_jax.evaluation.scoring import score
 
 ORDER = ("red", "orange", "yellow", "green")
@@ -240,3 +248,29 @@ def test_the_section_of_an_evaluation():
     plain = score(examples, predictions, LABELS, None, EvaluationConfig(resamples=0))
     assert "triage" not in plain.metrics
     assert "subgroups" not in plain.metrics
+
+
+@pytest.mark.parametrize("first", ["most_urgent", "least_urgent"])
+def test_tables_show_levels_by_urgency_and_not_by_name(first):
+    examples = [Example(str(row), "q", label, {}) for row, label in enumerate(["green", "red", "orange"])]
+    predictions = [Prediction(label, True, 0.9) for label in ("green", "orange", "?")]
+    order = ORDER if first == "most_urgent" else ORDER[::-1]
+    settings = EvaluationConfig(resamples=0, triage=TriageScoringConfig(order, first))
+    metrics = score(examples, predictions, LABELS, None, settings).metrics
+    assert list(metrics["per_class"]) == metrics["confusion"]["labels"] == list(ORDER)
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_results(metrics, console)
+    table = console.export_text().partition("By label")[2]
+    assert re.findall(r"^ *(red|orange|yellow|green)\b", table, re.M) == list(ORDER)
+    predicted = [
+        {"label": one.label, "gold_label": two.label} for one, two in zip(predictions, examples, strict=True)
+    ]
+    run = types.SimpleNamespace(labels=tuple(LABELS), metrics=metrics, predictions=predicted)
+    assert [row["label"] for row in class_rows(run)["classes"]][:4] == list(ORDER)
+    assert [row["label"] for row in matrix(run)["rows"]] == list(ORDER)
+    assert case_table({1: run}, {1: "run"}, None)["labels"] == list(ORDER)
+    # Figures do not depend on it, and labels without an order stay as they are.
+    plain = score(examples, predictions, LABELS, None, EvaluationConfig(resamples=0)).metrics
+    assert list(plain["per_class"]) == LABELS
+    assert plain["per_class"] == metrics["per_class"]
+    assert plain["macro_f1"] == metrics["macro_f1"]

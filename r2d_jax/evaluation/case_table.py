@@ -51,9 +51,11 @@ def is_right(row: Mapping[str, Any], labels: Collection[str]) -> bool:
 
 
 def label_names(run: RunRecord) -> tuple[str, ...]:
-    """The labels a prediction of this run can validly have."""
-    known = run.labels or tuple(run.metrics.get("confusion", {}).get("labels", ()))
-    return tuple(map(fold_white_space, known)) or tuple(
+    """The labels a prediction of this run can validly have, in the order of its tables."""
+    shown = run.metrics.get("confusion", {}).get("labels", ())
+    places = {label: place for place, label in enumerate(shown)}
+    known = [fold_white_space(label) for label in run.labels or shown]
+    return tuple(sorted(known, key=lambda label: places.get(label, len(places)))) or tuple(
         sorted({fold_white_space(str(row.get("gold_label", ""))) for row in run.predictions})
     )
 

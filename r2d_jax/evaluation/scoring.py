@@ -15,6 +15,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures, flip_statistics
@@ -92,7 +93,9 @@ def score(
     settings = settings or EvaluationConfig()
     gold = [example.label for example in examples]
     predicted = [prediction.label for prediction in predictions]
-    metrics: dict[str, Any] = dict(label_metrics(gold, predicted, labels))
+    # Tables show labels as they stand here: levels by urgency, not by name.
+    ordered = scale_of(settings.triage, labels).labels if settings.triage is not None and labels else labels
+    metrics: dict[str, Any] = dict(label_metrics(gold, predicted, ordered))
     metrics["rows"] = len(examples)
     metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
     valid = {normalise_label(label) for label in labels or gold}
