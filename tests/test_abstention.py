@@ -362,6 +362,11 @@ def test_the_command(used, monkeypatch, capsys):
     assert "no run folder" in r2d(*command, "--overwrite")[1]
     code, text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")
     assert (code, "no threshold reaches at most 1 % wrong with confidence 0.95" in text) == (0, True)
+    assert "earlier calibration" not in text
+    (used.model / "README.md").write_text("figures")
+    text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[1]
+    (used.model / "README.md").unlink()
+    assert f"of an earlier calibration, or of none: {used.model / 'README.md'}; `r2d eval`" in text
     rows = predicted(used.model, used.path / "questions.jsonl", "none.jsonl")
     assert all(row["abstained"] for row in rows)
     assert "every row is marked as abstained" in capsys.readouterr().out

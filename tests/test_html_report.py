@@ -1,6 +1,7 @@
 """The HTML report of runs: what is on it, what never is, and that a real browser can use it."""
 
 import configparser
+import dataclasses
 import html.parser
 import json
 import math
@@ -28,7 +29,9 @@ from r2d_jax.evaluation.html_report import write_report
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.probability_scores import Probabilities
+from r2d_jax.evaluation.report import result_lines
 from r2d_jax.evaluation.report_labels import calibration, matrix
+from r2d_jax.evaluation.report_values import warnings_of
 from r2d_jax.evaluation.run_record import read_run
 from r2d_jax.evaluation.scoring import Scores, score
 
@@ -449,6 +452,30 @@ def test_probabilities_and_abstention(run, threshold):
     with pytest.raises(UserError, match=r"damaged \(calibration\)") as told:
         report(run)
     assert "Case text" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "changed", [{}, {"temperature": 2.6}, {"threshold": 0.7}, {"threshold": None}, {"target_risk": 0.1}]
+)
+def test_figures_of_an_earlier_calibration_are_not_told(changed, run, undrawn):
+    """`r2d calibrate` after the evaluation: the page and the card of an export told what is no longer so."""
+    old = Calibration(2.5, 0.5, 0.2, 30, "0" * 64, 0.9)
+    run.score(LABELS, **with_probabilities(run, old), triage={"rules": {}})
+    run.write("calibration.json", dataclasses.asdict(dataclasses.replace(old, **changed)))
+    record = read_run(run.path)
+    card = dict(line[:2] for line in result_lines(record.metrics))
+    told = " ".join(warnings_of(record))
+    assert ("Calibrated again" in told) == bool(changed)
+    assert ({"rows answered", "ECE of probabilities, scaled"} <= card.keys()) == (not changed)
+    assert ("rules" in record.metrics["triage"]) == (not changed)
+
+
+def test_each_calibration_error_says_of_what(run, undrawn):
+    run.score(LABELS, **with_probabilities(run, Calibration(2.5, 0.5, 0.2, 30, "0" * 64, 0.9)))
+    text = report(run).text
+    for name in ("ECE of label_confidence", "ECE of probabilities, scaled", "(ECE) 0."):
+        assert name in text
+    assert not re.findall(r"(?<!expected )(?<!Expected )calibration error", text)
 
 
 def test_probabilities_without_a_calibration(run, undrawn):

@@ -77,6 +77,12 @@ def calibrate_model(
     return calibration, path
 
 
+def of_earlier_calibration(home: pathlib.Path) -> list[pathlib.Path]:
+    """Files of a model folder, and of the export in a run, that were written before it was calibrated again."""
+    places = ("evaluation/metrics.json", "export/README.md", "export/calibration.json", "README.md")
+    return [home / place for place in places if (home / place).is_file()]
+
+
 def _rows(
     home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None, encoding: str
 ) -> Sequence[Example]:

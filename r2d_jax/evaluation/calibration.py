@@ -15,9 +15,9 @@ from r2d_jax.config import LabelDecode
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.intervals import Statistic
 from r2d_jax.evaluation.model_folder import read_card
+from r2d_jax.evaluation.run_record import CALIBRATION_FILE as CALIBRATION_FILE
 from r2d_jax.evaluation.run_record import STATE_FILE
 
-CALIBRATION_FILE = "calibration.json"
 BINS = 15
 """Of calibration errors, as in Guo et al. (2017)."""
 TEMPERATURES = (0.01, 100.0)

@@ -214,8 +214,9 @@ def _result(record: RunRecord, number: int, run: Any, safe: Any) -> dict[str, An
         result["calibration"] = {
             "plot": safe(plots.reliability("Reliability", bins, number)),
             "bins": [one for one in bins if one.rows],
-            "note": f"Expected calibration error {error:.3f}, in {len(bins)} bins of equal width, over "
-            f"{len(scored[0])} rows. Dots below the dashed line: more confident than right.",
+            "note": f"Expected calibration error (ECE) {error:.3f} of label_confidence, which is not the "
+            f"probability of the label; in {len(bins)} bins of equal width, over {len(scored[0])} rows. Dots below the "
+            "dashed line: more confident than right.",
         }
     return result if result["classes"] or result["calibration"] else None
 

@@ -12,7 +12,7 @@ from r2d_jax.evaluation.run_record import RunRecord
 
 _TIMES = {"before": "before scaling", "after": "after scaling"}
 _COLUMNS = (
-    ("calibration error", "ece"),
+    ("expected calibration error (ECE)", "ece"),
     ("the same, bins of equal size", "adaptive_ece"),
     ("negative log-likelihood", "nll"),
     ("Brier score", "brier"),

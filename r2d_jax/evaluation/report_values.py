@@ -36,7 +36,7 @@ class Figure(NamedTuple):
     most: float = 1.0
 
 
-ECE = Figure("calibration error", ("expected_calibration_error",), up=False)
+ECE = Figure("ECE of label_confidence", ("expected_calibration_error",), up=False)
 FIGURES = (
     Figure("macro-F1", ("macro_f1",)),
     Figure("accuracy", ("accuracy",)),
@@ -46,7 +46,7 @@ FIGURES = (
     Figure("weighted kappa", ("triage", "quadratic_kappa")),
     Figure("expected cost", ("triage", "expected_cost"), up=False, most=math.inf),
     ECE,
-    Figure("calibration error, scaled", ("calibration", "after", "ece"), up=False),
+    Figure("ECE of probabilities, scaled", ("calibration", "after", "ece"), up=False),
     Figure("AURC", ("abstention", "aurc"), up=False),
     Figure("BLEU of the corpus", ("bleu", "corpus"), 1, most=100.0),
     Figure("ROUGE-L", ("rouge_l",)),
@@ -268,6 +268,12 @@ def warnings_of(run: RunRecord) -> Iterator[str]:
         yield text
     if outside := run.metrics.get("labels_outside_set"):
         yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong."
+    if run.recalibrated:
+        yield (
+            "Calibrated again since its evaluation: figures of probabilities and of abstention are left out, for they "
+            "were of the earlier calibration. `r2d eval`, with the run's own folder evaluation as output, measures "
+            "them anew."
+        )
     chosen = run.stages[1].best_step
     evaluated = re.search(r"stage2/(?:best|latest)/(\d+)$", str(run.metrics.get("model", "")))
     if evaluated and chosen is not None and int(evaluated[1]) != chosen:

@@ -17,6 +17,7 @@ from r2d_jax.runtime.reporting import METRICS_FILE
 
 STATE_FILE, CONFIG_FILE, CARD_FILE = RUN_MARK, "config.yaml", MODEL_MARK
 """The first is what makes a folder a run; it is written before all others."""
+CALIBRATION_FILE = "calibration.json"
 
 Curve = tuple[tuple[int, ...], tuple[float, ...]]
 """Steps (updates done) and the value at each; NaN where a value is not finite."""
@@ -57,11 +58,13 @@ class RunRecord:
         settings: every value of config.yaml by dotted name.
         labels: the label set; empty before the run has stored it.
         stages: the two stages, in order.
-        metrics: metrics.json of the test evaluation; empty before it.
+        metrics: metrics.json of the test evaluation, without what belongs to another calibration than the run
+            has now; empty before the evaluation.
         predictions: rows of predictions.jsonl; empty before the test evaluation.
         data_hash: of the rows of all splits, "" where it is not stored.
         missing: what an unfinished run lacks, in words.
         reasons: rows of faithfulness.jsonl; empty where the run has none.
+        recalibrated: whether `r2d calibrate` has changed the calibration since the test evaluation.
     """
 
     path: pathlib.Path
@@ -73,6 +76,7 @@ class RunRecord:
     data_hash: str
     missing: tuple[str, ...]
     reasons: tuple[Mapping[str, Any], ...] = ()
+    recalibrated: bool = False
 
 
 def read_run(path: pathlib.Path) -> RunRecord:
@@ -93,6 +97,10 @@ def read_run(path: pathlib.Path) -> RunRecord:
     metrics = _with_cells(_json_object(metrics_file)) if metrics_file.is_file() else {}
     if not _is_whole(metrics):
         raise _damaged(str(metrics_file))
+    calibration = path / CALIBRATION_FILE
+    recalibrated = calibration.is_file() and _is_another(_json_object(calibration), metrics)
+    if recalibrated:
+        metrics = _without_calibration(metrics)
     stages = (_stage(path, 1, state, settings), _stage(path, 2, state, settings))
     predictions = tuple(_json_lines(path / "evaluation" / "predictions.jsonl"))
     missing = [text for stage in stages if _has_stage(settings, stage.number) and (text := _missing(stage))]
@@ -112,6 +120,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
         data_hash=str(state.get("data_hash", "")),
         missing=tuple(missing),
         reasons=tuple(_json_lines(path / "evaluation" / "faithfulness.jsonl")),
+        recalibrated=recalibrated,
     )
 
 
@@ -166,6 +175,32 @@ def _missing(stage: StageRecord) -> str | None:
     if not stage.last_step:
         return f"stage {stage.number} has logged nothing yet"
     return f"stage {stage.number} is not finished (step {stage.last_step} of {stage.max_steps or 'unknown'})"
+
+
+def _is_another(calibration: Mapping[str, Any], metrics: Mapping[str, Any]) -> bool:
+    """Whether figures of probabilities are of another calibration than this one."""
+    scaled, choice = metrics.get("calibration"), metrics.get("abstention")
+    evaluated = pathlib.PurePosixPath(str(metrics.get("model")).replace("\\", "/")).parts[-3:-1]
+    # No other checkpoint is calibrated.
+    if not isinstance(scaled, dict) or not isinstance(choice, dict) or evaluated != ("stage2", "best"):
+        return False
+    told = {"temperature": scaled.get("temperature")}
+    told |= {name: choice.get(name) for name in ("target_risk", "risk_confidence", "threshold")}
+    return not all(_is_close(value, calibration.get(name)) for name, value in told.items())
+
+
+def _is_close(value: Any, other: Any) -> bool:
+    # Rows computed in batches of another size differ in the last digits.
+    both = is_number(value) and is_number(other)
+    return math.isclose(value, other, rel_tol=1e-3) if both else value == other
+
+
+def _without_calibration(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    left = {name: value for name, value in metrics.items() if name not in ("calibration", "abstention")}
+    if isinstance(triage := left.get("triage"), dict):
+        # Both rules choose by probabilities.
+        left["triage"] = {name: value for name, value in triage.items() if name != "rules"}
+    return left
 
 
 def _with_cells(metrics: dict[str, Any]) -> dict[str, Any]:
