@@ -124,6 +124,8 @@ def audit(
     flags = f"{column}_audit"
     if flag is not None:
         rows.require_new(flags)
+    if filter is not None or flag is not None:
+        rows.require_writable()
     judged = None
     if endpoint is not None:
         from r2d_jax.llm.job import LlmJob

@@ -87,6 +87,7 @@ def generate(
     )
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))
+    rows.require_writable()
     with_context = any(example.context for example in rows.examples)
     allowed, required = generating.generate_places(hide_label=hide_label, with_context=with_context)
     packaged = "generate_hidden_label" if hide_label else "generate"
@@ -146,6 +147,7 @@ def polish(
     )
     rows = rows.first(asking.max_rows)
     rows.require_new(column, provenance_column(column))
+    rows.require_writable()
     originals = rows.rationales(rationale_column or rows.rationale_column)
     template = read_template(prompt, "polish", allowed=polishing.PLACES, required=["rationale"])
     question = polishing.polish_question()

@@ -1,8 +1,10 @@
 """`r2d rationales`: what is sent, and what is kept, against a real server on this machine."""
 
 import datetime
+import decimal
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import sys
 
 import jax
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 pytest_plugins = ["cli_cases", "llm_server"]
@@ -370,6 +373,55 @@ def test_cells_come_out_as_they_went_in(generating_rows, rows):
     assert '"id": 12345678901234567890,' in written[0]
     assert '"more": [1.50, null, true, {"a": "\\u2028é"}], "lone": "\\ud83d"' in written[1]
     assert json.loads(written[1])["lone"] == "\ud83d"
+
+
+UNWRITABLE = [
+    ([decimal.Decimal("1.50")], r"is decimal128\(3, 2\), which JSON lacks"),
+    ([datetime.datetime(2024, 1, 1)], r"is timestamp\[us\], which JSON lacks"),
+    ([math.nan], r"is nan \(double\), which JSON lacks"),
+    ([[1]], r"is list<\w+: int64>, which JSON lacks"),
+]
+
+
+@pytest.mark.parametrize("command", ["generate", "polish", "audit"])
+@pytest.mark.parametrize(("values", "wanted"), UNWRITABLE)
+def test_rows_that_cannot_be_written_are_refused_before_anything_is_paid(
+    r2d, server, tmp_path, command, values, wanted
+):
+    table = tmp_path / "rows.parquet"
+    columns = {name: [ROWS[0][name]] for name in ("question", "label", "rationale")}
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "seen": values}), table)
+    out = ("--output", tmp_path / "out.jsonl")
+    if command == "audit":
+        out = ("--judge", "--filter", tmp_path / "out.jsonl", "--output", tmp_path / "audited")
+    endpoint = ("--base-url", server.url, "--llm", "m")
+    r2d("rationales", command, "--input", table, *endpoint, *out).refused("row 1, field 'seen': " + wanted)
+    assert not server.got
+
+
+def test_deep_cells_are_refused_before_anything_is_paid(generating_rows, rows):
+    def deep(levels):
+        return json.dumps(ROWS[1])[:-1] + ', "deep": ' + "[" * levels + "]" * levels + "}"
+
+    for levels in (102, 600):
+        rows.write_text(f"{json.dumps(ROWS[0])}\n{deep(levels)}\n", encoding="utf-8")
+        generating_rows().refused("line 2, field 'deep': is nested more than 100 deep")
+        assert not generating_rows.sent
+    rows.write_text(deep(100) + "\n", encoding="utf-8")
+    generating_rows().done("1 ok")
+
+
+def test_fractions_and_truth_values_of_parquet_come_out_as_numbers(generating_rows, tmp_path):
+    table = tmp_path / "rows.parquet"
+    columns = {name: [ROWS[0][name]] * 2 for name in ("question", "label")}
+    columns |= {"pulse": [72.5, None], "fever": [True, False]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), table)
+    generating_rows.arguments = ("rationales", "generate", "--input", table)
+    generating_rows().done("2 ok")
+    assert [(line["pulse"], line["fever"]) for line in generating_rows.lines()] == [
+        (72.5, True),
+        (None, False),
+    ]
 
 
 def test_a_table_becomes_rows(generating_rows, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from r2d_jax.data.reading.cells import columns_told
-from r2d_jax.data.reading.raw_rows import Number, Row, kind_of, raw_rows
+from r2d_jax.data.reading.raw_rows import Number, Row, Typed, kind_of, raw_rows, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
@@ -61,6 +61,16 @@ class RowFile:
                 raise UserError("--column", "is empty", "Name the new column.")
             if any(column in row.cells for row in self.rows):
                 raise UserError("--column", f"{column!r} is there already", "Choose another --column.")
+
+    def require_writable(self) -> None:
+        """Refuse cells that `write_rows` could not write, before anything is paid for.
+
+        Raises:
+            UserError: a cell has a type that JSON lacks, or is nested too deeply.
+        """
+        for row in self.rows:
+            for name, cell in row.cells.items():
+                _json(cell, f"{row.place}, field {shown([name])}")
 
 
 def _text(row: Row, column: str) -> str:
@@ -137,22 +147,24 @@ def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write cells as JSONL, whole or not at all: text exactly as it came, numbers in their written form.
 
     Raises:
-        UserError: the place cannot be written to, or a cell has a type that JSON lacks (Parquet dates).
+        UserError: the place cannot be written to, or a cell has a type that JSON lacks (Parquet dates) or is
+            nested too deeply.
     """
     with whole_file(path) as file:
         for number, cells in enumerate(rows, start=1):
-            file.write(_json(cells, number) + "\n")
+            file.write(_json(cells, f"row {number}", -1) + "\n")
 
 
-def _json(value: Any, row: int) -> str:
+def _json(value: Any, where: str, depth: int = 0) -> str:
+    if depth > _DEEPEST:
+        raise UserError(where, f"is nested more than {_DEEPEST} deep", _LEAVE_OUT)
     if isinstance(value, Number):
         return str(value)
     if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{_json(name, row)}: {_json(cell, row)}" for name, cell in value.items()) + "}"
-        )
+        cells = (f"{_json(name, where)}: {_json(cell, where, depth + 1)}" for name, cell in value.items())
+        return "{" + ", ".join(cells) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(_json(cell, row) for cell in value) + "]"
+        return "[" + ", ".join(_json(cell, where, depth + 1) for cell in value) + "]"
     if isinstance(value, str):
         try:
             value.encode()
@@ -162,9 +174,14 @@ def _json(value: Any, row: int) -> str:
         return json.dumps(value, ensure_ascii=False).translate(_LINE_ENDS)
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    raise UserError(
-        f"row {row}", f"has a cell of type {kind_of(value)}, which JSON lacks", "Leave that column out."
-    )
+    if isinstance(value, Typed) and value.written not in _NO_JSON:
+        return value.written
+    what = f"{value.written} ({value.name})" if isinstance(value, Typed) and value.written else kind_of(value)
+    raise UserError(where, f"is {what}, which JSON lacks", _LEAVE_OUT)
 
 
+# Far below where Python gives up, at whatever depth it is called.
+_DEEPEST = 100
+_LEAVE_OUT = "Leave that column out."
+_NO_JSON = ("", "nan", "inf", "-inf")
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
