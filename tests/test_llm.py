@@ -515,6 +515,8 @@ def test_a_missing_extra_is_one_line(judging, monkeypatch):
         ({"rationale": ...}, "line 3: has no text in 'rationale'"),
         ({"rationale": None}, "line 3: has no text in 'rationale'"),
         ({"gold_label": "not urgent"}, "line 3: has another gold label"),
+        ({"label": "\ud83d"}, "line 3: holds half of a character pair"),
+        ({"rationale": f"{SECRET} \ud83d"}, "line 3: holds half of a character pair"),
     ],
 )
 def test_predictions_of_other_rows(judging, predictions, third, wanted):

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.data.features import question_text
+from r2d_jax.data.reading.cell_checks import whole_text
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
@@ -133,7 +134,9 @@ def read_predictions(path: pathlib.Path, examples: Sequence[Example]) -> list[Ju
             )
         if cells.get("gold_label", example.label) != example.label:
             raise UserError(where, "has another gold label than the labelled row", fix)
-        found.append(Judged(example.row_id, cells["label"], cells["rationale"]))
+        found.append(
+            Judged(example.row_id, *(whole_text(where, cells[name]) for name in ("label", "rationale")))
+        )
     return found
 
 

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from r2d_jax.data.reading.cell_checks import whole_text
 from r2d_jax.data.reading.cells import columns_told
 from r2d_jax.data.reading.raw_rows import Number, Row, Typed, kind_of, raw_rows, shown
 from r2d_jax.data.schema import Example
@@ -80,11 +81,7 @@ def _text(row: Row, column: str) -> str:
         return ""
     if not isinstance(value, str) or isinstance(value, Number):
         raise UserError(where, f"is {kind_of(value)}, not text", 'Write it in quotes, for example "1".')
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(where, "holds half of a character pair", "Write the whole pair.") from error
-    return value
+    return whole_text(where, value)
 
 
 def read_row_file(

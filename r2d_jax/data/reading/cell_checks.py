@@ -69,13 +69,28 @@ def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = 
         )
     if required and not value.strip():
         raise fault("is empty", "Fill it in, or remove the row.")
+    return whole_text(f"{path} {row.place}, field {column!r}", value)
+
+
+def whole_text(where: str, text: str) -> str:
+    r"""The same text, as it is.
+
+    Args:
+        where: for the message.
+        text: as JSON held it, which can say "\ud83d" alone; no file of UTF-8 and no request can.
+
+    Raises:
+        UserError: holds half of a character pair.
+    """
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise fault(
-            "holds half of a character pair (a lone surrogate such as \\ud83d)", "Write the whole pair."
+        raise UserError(
+            where,
+            "holds half of a character pair (a lone surrogate such as \\ud83d)",
+            "Write the whole pair.",
         ) from error
-    return str(value)
+    return str(text)
 
 
 class Damage:
