@@ -99,8 +99,10 @@ def zero_shot(
     from r2d_jax.evaluation import zero_shot as guessing
     from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
     from r2d_jax.evaluation.report import print_results
+    from r2d_jax.llm.endpoint import whole_option
     from r2d_jax.llm.job import LlmJob
 
+    whole_option("--task", task)
     cache = output / "zero_shot_answers.jsonl"
     job = LlmJob("zero-shot", endpoint, asking.limits(), cache, asking.max_reasks, console())
     require_own_results(output / "predictions.jsonl", cache)

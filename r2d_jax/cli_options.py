@@ -159,7 +159,9 @@ class LlmOptions:
     ] = False
     temperature: Annotated[
         float,
-        typer.Option("--temperature", help="0: the likeliest answer.", min=0, rich_help_panel=HOW_PANEL),
+        typer.Option(
+            "--temperature", help="0: the likeliest answer.", min=0, max=10, rich_help_panel=HOW_PANEL
+        ),
     ] = 0.0
     dry_run: Annotated[
         bool,
@@ -221,7 +223,13 @@ class LlmOptions:
     ] = 2
     timeout_secs: Annotated[
         float,
-        typer.Option("--timeout-secs", help="Longest wait for an answer.", min=0.1, rich_help_panel=_COST),
+        typer.Option(
+            "--timeout-secs",
+            help="Longest wait for the whole answer to a request.",
+            min=0.1,
+            max=86_400,
+            rich_help_panel=_COST,
+        ),
     ] = 120.0
 
     def endpoint(self) -> "Endpoint":

@@ -75,13 +75,19 @@ def serve(
         int, typer.Option(help="Uploads held at once, with their results.", min=1, rich_help_panel=_MOST)
     ] = 8,
     keep_minutes: Annotated[
-        float, typer.Option(help="How long results of an upload are held.", min=0.1, rich_help_panel=_MOST)
+        float,
+        typer.Option(
+            help="How long results of an upload are held.", min=0.1, max=10_080, rich_help_panel=_MOST
+        ),
     ] = 30.0,
     answer_secs: Annotated[
-        float, typer.Option(help="Longest wait for one answer.", min=1, rich_help_panel=_MOST)
+        float, typer.Option(help="Longest wait for one answer.", min=1, max=86_400, rich_help_panel=_MOST)
     ] = 120.0,
     grace_secs: Annotated[
-        float, typer.Option(help="How long a stop waits for what is in work.", min=1, rich_help_panel=_MOST)
+        float,
+        typer.Option(
+            help="How long a stop waits for what is in work.", min=1, max=86_400, rich_help_panel=_MOST
+        ),
     ] = 30.0,
     access_log: Annotated[
         bool, typer.Option(help="A line per request on stderr: method, route, status, time.")

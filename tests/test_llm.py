@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -716,6 +717,45 @@ def test_the_split_columns_and_labels_of_a_run(r2d, server, a_run, tmp_path, row
     r2d("judge", *where, *predicted).refused("is no run folder", "Give --input FILE")
 
 
-def test_a_limit_of_time_is_for_silence(judging, server):
+def drip(handler):
+    """A blank now and then: never silent for long, never at its end."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n")
+    while not handler.server.over.wait(0.1):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def drip_headers(handler):
+    while not handler.server.over.wait(0.1):
+        handler.wfile.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        handler.wfile.flush()
+
+
+def test_a_limit_of_time_is_for_each_request(judging, server):
     server.usual = slow(0.15, server.usual)
     judging("--timeout-secs", 1, "--max-rows", 2).done("sent now: 2 requests")
+
+
+@pytest.mark.parametrize("behave", [drip, drip_headers])
+def test_a_limit_of_time_is_for_the_whole_answer(judging, server, behave):
+    server.usual = behave
+    begun = time.monotonic()
+    limits = ("--timeout-secs", 0.5, "--max-rows", 1, "--max-attempts", 2)
+    judging(*limits).refused(r"no answer for 1 rows in a row \(no answer in 0.5 s\)")
+    assert len(judging.sent) == 2
+    assert time.monotonic() - begun < 15
+    server.script, server.usual = [behave], answer({"justification": "It fits.", **SCORES})
+    judging(*limits).done("sent now: 2 requests")
+
+
+@pytest.mark.parametrize("option", ["--temperature", "--timeout-secs"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e300", "-1"])
+def test_numbers_without_a_meaning(judging, option, value):
+    judging(option, value).refused(option)
+    assert not judging.sent
+
+
+def test_bytes_that_are_no_text_are_not_sent(judging, guessing):
+    judging("--llm", "m\udcff").refused("--llm: holds bytes that are no text")
+    guessing("--task", "\udcff").refused("--task: holds bytes that are no text")
+    assert not judging.sent + guessing.sent

@@ -708,6 +708,10 @@ def test_widths_halve_and_sizes_are_two():
         (["--model", ".", "--host", "no-such-name.invalid"], "--host no-such-name.invalid"),
         (["--model", ".", "--token-file", "absent"], "--token-file absent: cannot be read"),
         (["--model", ".", "--port", "70000"], "--port"),
+        *(
+            (["--model", "absent", name, "inf"], name)
+            for name in ("--answer-secs", "--grace-secs", "--keep-minutes")
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, told, monkeypatch, capsys, tmp_path):

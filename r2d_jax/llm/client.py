@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from r2d_jax.errors import UserError
 from r2d_jax.llm.endpoint import Endpoint
+from r2d_jax.llm.whole_answer import limited_client
 
 Message = dict[str, str]
 
@@ -145,7 +146,9 @@ class LlmClient:
             base_url=endpoint.base_url.rstrip("/"),
             max_retries=endpoint.max_attempts - 1,
             timeout=endpoint.timeout_secs,
-            http_client=self._openai.DefaultHttpxClient(
+            http_client=limited_client(
+                self._openai.DefaultHttpxClient,
+                endpoint.timeout_secs,
                 # A redirect would carry case text to an address that nobody named.
                 follow_redirects=False,
                 trust_env=endpoint.environment_proxy,

@@ -21,7 +21,7 @@ class Endpoint:
         max_answer_tokens: longest answer.
         json_mode: asks the endpoint itself for a JSON object; not every endpoint can.
         reasoning_model: sends max_completion_tokens in place of max_tokens, and no temperature.
-        timeout_secs: longest wait for a connection, and for each piece of an answer.
+        timeout_secs: longest wait for the whole answer to one request.
         max_attempts: requests per answer, the first one included.
         allow_http: True lets case text go unencrypted to another machine.
         environment_proxy: True uses the proxy (and certificates) that the environment names.
@@ -66,6 +66,7 @@ class Endpoint:
             raise UserError(where, "is not given, and without it nothing is sent anywhere", example)
         if not self.llm.strip():
             raise UserError("--llm", "is empty", "Name the model as the endpoint knows it.")
+        whole_option("--llm", self.llm)
         try:
             parts = urllib.parse.urlsplit(self.base_url)
             named = parts.hostname and (parts.port is None or parts.port)
@@ -106,6 +107,18 @@ class Endpoint:
                 "Set it to the bare key.",
             )
         return key
+
+
+def whole_option(option: str, text: str) -> None:
+    """Refuse a text for a request that is no text: bytes that the terminal's encoding cannot read.
+
+    Raises:
+        UserError: the option is at fault; its text is not repeated.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(option, "holds bytes that are no text", "Write it in UTF-8.") from error
 
 
 def _plain(text: str) -> bool:
