@@ -249,6 +249,8 @@ def test_named_hosts_and_names():
         ("null", 403),
         ("http://localhost", 403),
         ("http://127.0.0.1:1", 403),
+        ("http://[x", 400),
+        ("http://[127.0.0.1]", 400),
     ],
 )
 def test_pages_of_others_are_not_served(server, origin, status):

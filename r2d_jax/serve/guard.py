@@ -138,7 +138,10 @@ class Guard:
             raise Refused(421, "host", "This server is not reached by that name; see --allowed-host.")
         # Nor may another page use the browser to send work.
         for origin in headers.get("origin", []):
-            sender = urllib.parse.urlsplit(origin).netloc.lower()
+            try:
+                sender = urllib.parse.urlsplit(origin).netloc.lower()
+            except ValueError:
+                raise Refused(400, "origin", "The Origin header is no address of a page.") from None
             if sender != hosts[0].lower() and host_name(sender) not in self._named:
                 raise Refused(403, "origin", "Requests of other pages are not served.")
         path = scope["path"]
