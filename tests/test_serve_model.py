@@ -146,6 +146,29 @@ def test_the_calibration_of_the_folder_is_used(folder, model, tmp_path):
     assert (one.calibration.temperature, one.calibration.target_risk) == (2.0, None)
 
 
+def test_a_stop_while_it_compiles_is_taken_at_once(folder, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "R2D_COMPILE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "r2d_jax", "serve", "--model", str(folder), "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--batch-size", "512"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
+    )
+    try:
+        while "compiling its shapes" not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(1.5)
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert time.monotonic() - told < 10
+
+
 def test_the_command_serves_stops_and_tells_nothing(folder, tmp_path):
     """A process of its own: SIGTERM while a note is in work; the note gets its answer, and the exit code is 0."""
     environment = os.environ | {

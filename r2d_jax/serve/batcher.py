@@ -56,6 +56,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._state: State = "starting"
         self._thread: threading.Thread | None = None
+        self._prepared = False
 
     @property
     def state(self) -> State:
@@ -66,6 +67,11 @@ class Batcher:
     def queued(self) -> int:
         """Items that wait."""
         return len(self._waiting)
+
+    @property
+    def working(self) -> bool:
+        """Whether the thread still runs; after `stop`, one that could not be waited for."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(
         self, prepare: Callable[[], None] = lambda: None, on_failure: Callable[[], None] = lambda: None
@@ -111,15 +117,19 @@ class Batcher:
             self._changed.notify_all()
 
     def stop(self, timeout_secs: float) -> bool:
-        """Take nothing more and wait until all that was taken is done; says whether it is."""
+        """Take nothing more and wait until all that was taken is done; says whether it is.
+
+        Before it is prepared nothing was taken, so nothing is waited for.
+        """
         self.refuse()
-        if self._thread is not None:
+        if self._thread is not None and self._prepared:
             self._thread.join(timeout_secs)
-        return self._thread is None or not self._thread.is_alive()
+        return not self.working
 
     def _run(self, prepare: Callable[[], None], on_failure: Callable[[], None]) -> None:
         try:
             prepare()
+            self._prepared = True
             with self._changed:
                 # A stop may have come meanwhile.
                 if self._state == "starting":

@@ -6,6 +6,7 @@ import os
 import pathlib
 import socket
 import stat
+import sys
 import types
 import warnings
 from collections.abc import Sequence
@@ -208,7 +209,7 @@ def serve(
     grace_secs: float,
     access_log: bool,
 ) -> None:
-    """Load a model and serve it until SIGTERM or Ctrl-C.
+    """Load a model and serve it until SIGTERM or Ctrl-C; ends the process where the model cannot be waited for.
 
     Args:
         path: run, exported or imported folder.
@@ -263,3 +264,8 @@ def serve(
         if server.model_failed:
             raise RuntimeError("the model could not be compiled; see above")
         say(console, "stopped")
+        if service.batcher.working:
+            # Its thread is inside XLA, which cannot be told to end; Python's own end would abort there.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
