@@ -120,7 +120,7 @@ def _read_chain(path: pathlib.Path, seen: list[pathlib.Path]) -> dict[str, Any]:
     base = values.pop("extends", None)
     if base is None:
         return values
-    if not isinstance(base, str):
+    if not isinstance(base, str) or not base.isprintable():
         raise UserError(f"{path}, extends", "is not a file name", "Name one YAML file.")
     return _merged(_read_chain(path.parent / base, [*seen, path.resolve()]), values)
 

@@ -139,6 +139,8 @@ BAD_YAML = {
     "seed: \x00\n": "not valid YAML",
     "- seed\n": "holds no settings",
     "extends: [a]\n": "extends: is not a file name",
+    'extends: "a\\0b"\n': "extends: is not a file name",
+    'extends: "\\ud800"\n': "extends: is not a file name",
     "extends: absent.yaml\n": "absent.yaml: no such config file",
 }
 

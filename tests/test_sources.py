@@ -125,6 +125,25 @@ def test_b013_row_order_never_decides_whether_a_file_loads(write_jsonl):
     assert [one.label for one in forward] == [one.label for one in backward] == ["yes"] * 3002
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json"])
+@pytest.mark.parametrize(
+    ("encoding", "wanted"),
+    [
+        ("utf-16", "is not utf-16 (UnicodeError: UTF-16 stream does not start with BOM)"),
+        ("undefined", "is not undefined"),
+        ("a\0b", "data.encoding: 'a\\x00b' is not known"),
+        ("\ud800", "data.encoding: '\\ud800' is not known"),
+        ("rot13", "data.encoding: 'rot13' is not known"),
+    ],
+)
+def test_an_encoding_that_does_not_fit_is_one_line(write, name, encoding, wanted):
+    path = write(name, f"{HEADER}\nq,yes,é\n" if name == "rows.csv" else json.dumps([row("q")]))
+    with pytest.raises(UserError) as caught:
+        read(path, encoding=encoding)
+    assert wanted in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_b015_byte_order_mark_is_dropped(write, encoding):
     setting = {"encoding": "utf-16"} if encoding == "utf-16" else {}

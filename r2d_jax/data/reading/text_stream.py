@@ -49,7 +49,7 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
         counted = _Counted(file)
         try:
             text = io.TextIOWrapper(cast(IO[bytes], counted), encoding, newline=newline)
-        except LookupError as error:
+        except (LookupError, ValueError) as error:
             raise UserError(f"encoding {encoding!r}", "is not known", "Use utf-8.") from error
         try:
             yield text
@@ -63,6 +63,13 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
                 f"byte {byte} is not {encoding}",
                 f"Save the file as UTF-8, or name its encoding, for example {'utf-16' if utf16 else 'latin-1'}, by "
                 "data.encoding (rows of a run) or --encoding (rows of --input).",
+            ) from error
+        except UnicodeError as error:
+            # Of the text as a whole: UTF-16 without a byte-order mark, or an encoding that decodes nothing.
+            raise UserError(
+                part.path,
+                f"is not {encoding} ({brief(error)})",
+                "Save the file as UTF-8, or name its encoding by data.encoding (rows of a run) or --encoding (rows of --input).",
             ) from error
         except (EOFError, zlib.error, OSError) as error:
             # gzip tells damage in all three ways; a file that ends too soon must not pass for a short one.
