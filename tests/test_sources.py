@@ -131,9 +131,9 @@ def test_b013_row_order_never_decides_whether_a_file_loads(write_jsonl):
     [
         ("utf-16", "is not utf-16 (UnicodeError: UTF-16 stream does not start with BOM)"),
         ("undefined", "is not undefined"),
-        ("a\0b", "data.encoding: 'a\\x00b' is not known"),
-        ("\ud800", "data.encoding: '\\ud800' is not known"),
-        ("rot13", "data.encoding: 'rot13' is not known"),
+        ("a\0b", "encoding 'a\\x00b': is not known"),
+        ("\ud800", "encoding '\\ud800': is not known"),
+        ("rot13", "encoding 'rot13': is not known"),
     ],
 )
 def test_an_encoding_that_does_not_fit_is_one_line(write, name, encoding, wanted):

@@ -10,6 +10,8 @@ from typing import IO, TextIO, cast
 from r2d_jax.data.reading.files import Part, brief
 from r2d_jax.errors import UserError
 
+_BY = " by data.encoding (rows of a run) or --encoding (rows of --input)"
+
 
 class _Counted(io.BufferedIOBase):
     """Bytes that remember how many of them, and how many line feeds, were read."""
@@ -61,15 +63,15 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
             raise UserError(
                 f"{part.path} line {line}",
                 f"byte {byte} is not {encoding}",
-                f"Save the file as UTF-8, or name its encoding, for example {'utf-16' if utf16 else 'latin-1'}, by "
-                "data.encoding (rows of a run) or --encoding (rows of --input).",
+                "Save the file as UTF-8, or name its encoding, for example "
+                f"{'utf-16' if utf16 else 'latin-1'},{_BY}.",
             ) from error
         except UnicodeError as error:
             # Of the text as a whole: UTF-16 without a byte-order mark, or an encoding that decodes nothing.
             raise UserError(
                 part.path,
                 f"is not {encoding} ({brief(error)})",
-                "Save the file as UTF-8, or name its encoding by data.encoding (rows of a run) or --encoding (rows of --input).",
+                f"Save the file as UTF-8, or name its encoding{_BY}.",
             ) from error
         except (EOFError, zlib.error, OSError) as error:
             # gzip tells damage in all three ways; a file that ends too soon must not pass for a short one.
