@@ -23,7 +23,7 @@ from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.files import write_texts
 from r2d_jax.serve.limits import Limits, Refused
 from r2d_jax.serve.logs import write_logs

@@ -25,7 +25,7 @@ from r2d_jax.evaluation.calibrate_model import calibrate_model
 from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.convert import export_folder, import_model
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
-from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.files import write_texts
 
 LABELS = ("rash", "cough", "pain", "fever")
@@ -249,7 +249,8 @@ def test_the_label_of_least_cost_is_predicted(used, tmp_path):
         assert expected[LABELS.index(row["least_cost_label"])] == pytest.approx(min(expected), abs=1e-4)
     assert any(row["least_cost_label"] != row["label"] for row in rows)
     assert (empty["least_cost_label"], empty["label"], empty["error"]) == ("", "", "empty question")
-    for name in ("label_confidence", "label_probability", "abstained", "probabilities"):
+    assert empty["abstained"] is True
+    for name in ("label_confidence", "label_probability", "probabilities"):
         assert empty.pop(name) is None
     assert empty.keys() | {"probabilities"} <= rows[0].keys() | {"error"}
     assert not any("least_cost_label" in row for row in used.after)

@@ -13,7 +13,8 @@ from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
-from r2d_jax.runtime.checkpoint import save_weights
+from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.files import write_texts
 
 LABELS = ("rash", "cough")
 QUICK = ("evaluation.resamples=0", "--no-checks", "--batch-size", "8")
@@ -37,7 +38,7 @@ def model(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("model")
     save_weights(folder / WEIGHTS_FOLDER, params)
-    tokenizer.save(folder / TOKENIZER_FOLDER)
+    write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     (folder / CARD_FILE).write_text(card.to_json())
     return folder
 

@@ -168,6 +168,8 @@ def _unpredicted(row: dict[str, Any]) -> dict[str, Any]:
     """The line of a row without a question, with the fields of the others."""
     empty = dict.fromkeys(row) | {"id": row["id"], "label": "", "label_valid": False, "rationale": ""}
     empty |= {name: False for name in ("label_finished", "rationale_finished")}
+    # Where rows are marked at all, one without an answer must not pass for an answered one.
+    empty["abstained"] = None if row["abstained"] is None else True
     return (
         empty | ({"least_cost_label": ""} if "least_cost_label" in row else {}) | {"error": "empty question"}
     )
