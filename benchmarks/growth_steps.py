@@ -5,6 +5,8 @@ import functools
 import random
 from typing import Any
 
+import jax
+
 from benchmarks.growth_meter import Meter
 from benchmarks.growth_plan import LABEL_DECODE
 from benchmarks.ours import Ours, host_batch
@@ -72,10 +74,12 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
         batch = place_batch(
             host_batch(rows, ours.full.question, workload.label_tokens, ours.full.rationale), ours.mesh
         )
-        program, arguments = (
-            ours.predictor(workload.label_tokens).decode_labels,
-            (ours.unending_params(), batch),
-        )
+        predictor = ours.predictor(workload.label_tokens)
+
+        def label_decode(params: Any, batch: Any) -> Any:
+            return predictor.decode_labels(params, predictor.encode_questions(params, batch))
+
+        program, arguments = jax.jit(label_decode), (ours.unending_params(), batch)
         call = functools.partial(ours.generate, "label", 0)
     else:
         program, arguments = ours.steps[point["part"]], (ours.state, ours.device_batch(0))

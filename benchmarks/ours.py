@@ -239,7 +239,8 @@ class Ours:
             question = (batch["question_ids"], batch["question_length"])
             prompt = self.prompts.explain_given_label(*question, ids, length)
             ends = cast(Any, EndsAfter(tokens))
-            return predictor.decode(params, prompt, self.settings.rationale_tokens, ends)
+            encoded = predictor.encoded(params, prompt)
+            return predictor.decoded(params, encoded, self.settings.rationale_tokens, ends)
 
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         return jax.jit(
@@ -274,7 +275,7 @@ class Ours:
                 tokens = np.array([len(row.rationale) - 1 for row in rows], np.int32)
                 decoded = self._decode_ended(params, batch, *labels, tokens)
         else:
-            decoded = predictor.decode_labels(params, batch)
+            decoded = predictor.decode_labels(params, predictor.encode_questions(params, batch))
         ids = np.asarray(decoded.token_ids)
         taken = clock.read()
         lengths = np.asarray(decoded.lengths)

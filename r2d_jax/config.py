@@ -304,8 +304,8 @@ class EvaluationConfig:
     resamples: Annotated[int, Field(ge=0)] = 1000
     """Bootstrap samples behind each 95 % interval; 0: no intervals."""
     probabilities: bool = True
-    """Score every label of the label set for each test row, and for each validation row to calibrate: one more encoder
-    pass a row, and one decoder pass over all labels. See docs/probabilities.md."""
+    """Score every label of the label set: for each test row one decoder pass over all labels beside the prediction, and
+    for each validation row, to calibrate, an encoder pass too. See docs/probabilities.md."""
     max_scored_labels: Count = 64
     """Label sets larger than this are not scored."""
     target_risk: OpenFraction | None = None

@@ -131,19 +131,21 @@ class KnownReason:
         self.texts += texts
         return texts
 
-    def predict(self, params, features, batch_size, *, rationales):
+    def predict(self, params, features, batch_size, *, rationales, score):
         assert not rationales
         for start in range(0, len(features), batch_size):
+            texts = features[start : start + batch_size]
+            scores = score(texts) if score else [None] * len(texts)
             yield [
-                Prediction(LABELS["bleed" not in text], True, 1.0)
-                for text in features[start : start + batch_size]
+                Prediction(LABELS["bleed" not in text], True, 1.0, log_probs=log_probs)
+                for text, log_probs in zip(texts, scores, strict=True)
             ]
 
-    def log_probabilities(self, params, features, batch_size):
-        for start in range(0, len(features), batch_size):
-            urgent = [0.9 if "bleed" in text else 0.2 for text in features[start : start + batch_size]]
-            # Not normalised, as the probabilities of texts are not.
-            yield [np.log(np.float32([p, 1 - p])) - 3 for p in urgent]
+    @staticmethod
+    def score_labels(texts):
+        urgent = [0.9 if "bleed" in text else 0.2 for text in texts]
+        # Not normalised, as the probabilities of texts are not.
+        return [np.log(np.float32([p, 1 - p])) - 3 for p in urgent]
 
 
 CASES = "fever since two days. {} pain in back. gait stable. rash because cough."
@@ -159,7 +161,8 @@ def known(encoder, rationale, rows=60, bleeding=lambda row: row % 2 == 0, scored
     rationales = [rationale] * rows
     ablations = ablate(examples, rationales, predicted, encoder, rows=rows)
     model = KnownReason()
-    measured = measure(model, None, ablations, 7, labels=LABELS, scorer=model if scored else None)
+    score = model.score_labels if scored else None
+    measured = measure(model, None, ablations, 7, labels=LABELS, score_labels=score)
     assert len(model.texts) == 5 * len(measured)
     return faithfulness(examples, rationales, predicted, "gold", ablations, measured, [], LABELS)
 
@@ -219,8 +222,8 @@ def test_an_output_that_is_no_label_has_no_probability():
     texts = ("a", "b", "c", "d", "e")
     ablations = [Ablation(4, 0, None), Ablation(7, 0, None, texts)]
     model = KnownReason()
-    model.predict = lambda *_, **__: iter([[Prediction("odd", True, 1.0)] * 5])
-    (one,) = measure(model, None, ablations, 8, labels=LABELS, scorer=model)
+    model.predict = lambda *_, **__: iter([[Prediction("odd", True, 1.0, log_probs=np.zeros(2))] * 5])
+    (one,) = measure(model, None, ablations, 8, labels=LABELS, score_labels=model.score_labels)
     assert (one.row, one.labels) == (7, ("odd",) * 5)
     assert np.isnan(one.probabilities).all()
     assert measure(model, None, ablations[:1], 8) == []
@@ -295,9 +298,9 @@ FINDINGS = ["fever", "pain", "cough", "rash", "bleed", "gait", "stable", "itch"]
 class Citing(Predictor):
     """Labels as the model gives them, and rationales that cite something; those of random weights never do."""
 
-    def predict(self, params, features, batch_size, *, rationales=True):
+    def predict(self, params, features, batch_size, *, rationales=True, score=None):
         row = 0
-        for batch in super().predict(params, features, batch_size, rationales=False):
+        for batch in super().predict(params, features, batch_size, rationales=False, score=score):
             texts = [f"It has {FINDINGS[number % 8]}." for number in range(row, row + len(batch))]
             row += len(batch)
             yield [

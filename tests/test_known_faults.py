@@ -125,6 +125,8 @@ def test_a_rationale_never_changes_the_label():
         ones = np.ones(ROWS)
         return Decoded(np.array([ids] * ROWS), np.full(ROWS, len(ids) - 1), ones > 0, -ones)
 
+    predictor.__dict__["encode_questions"] = lambda params, batch: batch
+
     predictor.__dict__["decode_labels"] = lambda params, batch: decoded("yes")
     predictor.__dict__["decode_rationales"] = lambda *_: decoded("no, so the answer is no")
     ((prediction,),) = predictor.predict(None, predictor.features_of(["why?"]), batch_size=ROWS)

@@ -1,5 +1,6 @@
 """Probabilities of labels: those of torch, whatever the devices and however the labels are packed."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -10,7 +11,7 @@ from t5_cases import strict_and_single_threaded
 
 from r2d_jax.config import DataConfig, MeshConfig
 from r2d_jax.data.features import FeatureEncoder
-from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of
+from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.label_packs import LabelPacks, most_places
@@ -35,14 +36,15 @@ def made():
 
 def scorer_on(made, mesh, devices):
     encoder, _, shape, _ = made
-    return LabelScorer(T5Factory(shape), encoder, LABELS, make_mesh(mesh, jax.devices()[:devices]))
+    predictor = Predictor(T5Factory(shape), encoder, 4, "none", make_mesh(mesh, jax.devices()[:devices]))
+    return LabelScorer(predictor, LABELS)
 
 
 def predictor_on(made, scorer, trie=None):
-    return Predictor(scorer.factory, made[0], 4, "none", scorer.mesh, trie)
+    return dataclasses.replace(scorer.predictor, label_trie=trie)
 
 
-def scores_of(made, scorer, batch_size):
+def all_scores(made, scorer, batch_size):
     features = predictor_on(made, scorer).features_of(made[1])
     lists = scorer.log_probabilities(made[3], features, batch_size)
     return np.array(list(itertools.chain.from_iterable(lists)))
@@ -53,9 +55,29 @@ def spread(made):
     """On eight devices, two in each direction of the mesh, in batches of two widths."""
     scorer = scorer_on(made, MeshConfig(data=2, fsdp=2, tensor=2), 8)
     with CompileCounter() as compiled:
-        scores = scores_of(made, scorer, 8)
+        scores = all_scores(made, scorer, 8)
     assert compiled.programs["_scores"] == 2
     return scores
+
+
+def test_predictions_have_the_scores_beside_them(made, spread):
+    """The encoder, most of the work of both, runs once a batch for labels and scores."""
+    scorer = scorer_on(made, MeshConfig(data=2, fsdp=2, tensor=2), 8)
+    predictor, encoded = scorer.predictor, []
+    encode = predictor.encode_questions
+
+    def counted(params, batch):
+        encoded.append(len(batch["question_ids"]))
+        return encode(params, batch)
+
+    predictor.__dict__["encode_questions"] = counted
+    features = predictor.features_of(made[1])
+    lists = list(predictor.predict(made[3], features, 8, rationales=False, score=scorer.score_labels))
+    predictions = list(itertools.chain.from_iterable(lists))
+    np.testing.assert_array_equal(scores_of(predictions, len(LABELS)), spread)
+    assert encoded == [8] * 6
+    plain = itertools.chain.from_iterable(predictor.predict(made[3], features, 8, rationales=False))
+    assert [(one.label, one.log_probs) for one in plain] == [(one.label, None) for one in predictions]
 
 
 def test_scores_are_the_losses_of_torch(made, spread, tmp_path):
@@ -93,7 +115,7 @@ def test_packs_batches_and_devices_change_nothing(made, spread, monkeypatch):
     monkeypatch.setattr("r2d_jax.evaluation.label_scoring.most_places", lambda *_, **__: 4)
     scorer = scorer_on(made, MeshConfig(), 1)
     assert len(LabelPacks.of(scorer._label_ids, 4).lengths) > 2
-    np.testing.assert_allclose(scores_of(made, scorer, 43), spread, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(all_scores(made, scorer, 43), spread, rtol=1e-4, atol=1e-4)
 
 
 def test_a_decoded_label_has_the_probability_it_was_decoded_with(made, spread):

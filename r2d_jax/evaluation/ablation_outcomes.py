@@ -1,26 +1,15 @@
 """What a model says of inputs without what is cited; in: ablations, out: for each its labels and probabilities."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from r2d_jax.data.features import Features
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation
+from r2d_jax.evaluation.label_scoring import scores_of
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import Prediction, Predictor, Score
 from r2d_jax.model.parameters import Params
-
-
-class LabelScores(Protocol):
-    """What is needed of a scorer of labels here."""
-
-    def log_probabilities(
-        self, params: Params, features: Features, batch_size: int
-    ) -> Iterator[list[np.ndarray]]:
-        """Lists of float32 [K], log P(label | text) of each of K labels, in the order of the rows."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +43,7 @@ def measure(
     batch_size: int,
     *,
     labels: Sequence[str] = (),
-    scorer: LabelScores | None = None,
+    score_labels: Score | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Measured]:
     """Predict from all texts of some ablations; those without texts have no place in the result.
@@ -64,8 +53,8 @@ def measure(
         params: weights.
         ablations: from `ablate`.
         batch_size: rows decoded at once.
-        labels: the K labels that the scorer knows.
-        scorer: of the labels; None: only the greedy labels are compared.
+        labels: the K labels that are scored.
+        score_labels: of `LabelScorer`; None: only the greedy labels are compared.
         check_stop: called between batches; may raise to stop.
     """
     from scipy.special import softmax
@@ -75,17 +64,14 @@ def measure(
     if not texts:
         return []
     features = predictor.features_of(texts)
-    found: list[str] = []
-    for batch in predictor.predict(params, features, batch_size, rationales=False):
+    predictions: list[Prediction] = []
+    for batch in predictor.predict(params, features, batch_size, rationales=False, score=score_labels):
         check_stop()
-        found += [row.label for row in batch]
+        predictions += batch
+    found = [prediction.label for prediction in predictions]
     table = np.full((len(texts), len(labels)), np.nan)
-    if scorer is not None:
-        scores: list[np.ndarray] = []
-        for some in scorer.log_probabilities(params, features, batch_size):
-            check_stop()
-            scores += some
-        table = softmax(np.array(scores, np.float64), axis=-1)
+    if score_labels is not None:
+        table = softmax(scores_of(predictions, len(labels)).astype(np.float64), axis=-1)
     number = {normalise_label(label): place for place, label in enumerate(labels)}
     measured = []
     for place, one in enumerate(there):

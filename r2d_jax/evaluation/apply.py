@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-import numpy as np
 from jax.sharding import Mesh
 
 from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, MeshConfig
@@ -18,9 +17,10 @@ from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import splits_of_run
 from r2d_jax.data.subgroups import MISSING
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.calibrate import left_out, scorer_of
+from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
+from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.labelled_rows import require_file_for, rows_to_evaluate
 from r2d_jax.evaluation.model_folder import (
     LoadedModel,
@@ -30,7 +30,7 @@ from r2d_jax.evaluation.model_folder import (
     read_card,
 )
 from r2d_jax.evaluation.ordinal import TriageScale, scale_of
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import Predictor, Score
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
@@ -145,14 +145,15 @@ def predict_file(
     predictor, features = _predictor(model, mesh, examples, None, decode)
     calibration = _calibration_of(model, model_path, decode)
     asked = probabilities or bool(overrides)
-    scores = _label_scores(model, predictor, features, batch_size, calibration, asked=asked)
+    score = _score(model, predictor, calibration, asked=asked)
 
     def rows() -> Iterator[dict[str, Any]]:
-        predictions = itertools.chain.from_iterable(predictor.predict(model.params, features, batch_size))
-        for example, prediction, scored in zip(examples, predictions, scores, strict=True):
+        lists = predictor.predict(model.params, features, batch_size, score=score)
+        for example, prediction in zip(examples, itertools.chain.from_iterable(lists), strict=True):
             row = prediction_row(example.row_id, prediction, card.labels) | NOT_SCORED
-            if scored is not None:
-                known = Probabilities.of(card.labels, scored[None], calibration, [prediction.label])
+            if score is not None:
+                scored = scores_of([prediction], len(card.labels))
+                known = Probabilities.of(card.labels, scored, calibration, [prediction.label])
                 row |= known.lines(every_label=probabilities)[0]
                 if scale is not None:
                     row |= {"least_cost_label": least_cost_labels(scale, card.labels, known.table)[0]}
@@ -203,24 +204,17 @@ def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Cali
     return calibration
 
 
-def _label_scores(
-    model: LoadedModel,
-    predictor: Predictor,
-    features: Features,
-    batch_size: int,
-    calibration: Calibration | None,
-    *,
-    asked: bool,
-) -> Iterator[np.ndarray | None]:
-    """Log P of every label, row by row; None for each row where labels are not scored."""
+def _score(
+    model: LoadedModel, predictor: Predictor, calibration: Calibration | None, *, asked: bool
+) -> Score | None:
+    """What scores the labels of the model; None where they are not scored."""
     labels = model.card.labels
     why = left_out(EvaluationConfig(), labels)
     if labels and (why is None or asked or (calibration is not None and calibration.target_risk is not None)):
-        scorer = scorer_of(predictor, labels)
-        return itertools.chain.from_iterable(scorer.log_probabilities(model.params, features, batch_size))
+        return LabelScorer(predictor, labels).score_labels
     if labels:
         print(f"note: label_probability is left null ({len(labels)} labels); --probabilities computes it")
-    return itertools.repeat(None, len(features))
+    return None
 
 
 def evaluate_model(

@@ -14,8 +14,8 @@ from r2d_jax.evaluation.calibration import (
     label_probabilities,
     labels_digest,
 )
-from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
+from r2d_jax.evaluation.predict import Prediction, Predictor
 from r2d_jax.model.parameters import Params
 
 
@@ -39,11 +39,6 @@ def left_out(settings: EvaluationConfig, labels: Sequence[str]) -> str | None:
             "Change that setting, or set evaluation.target_risk=null.",
         )
     return why
-
-
-def scorer_of(predictor: Predictor, labels: Sequence[str]) -> LabelScorer:
-    """What scores a label set with the shapes of a predictor."""
-    return LabelScorer(predictor.factory, predictor.encoder, labels, predictor.mesh)
 
 
 def score_rows(
@@ -91,14 +86,19 @@ def calibrate(
             f"none of the {len(numbers)} rows has a gold label of the model's label set",
             "Check data.columns.label, or give rows with these labels.",
         )
-    scores = score_rows(scorer_of(predictor, labels), params, features, settings.batch_size, check_stop)
+    scorer, size = LabelScorer(predictor, labels), settings.batch_size
+    rows: list[Prediction] = []
+    if settings.target_risk is None:
+        scores = score_rows(scorer, params, features, size, check_stop)
+    else:
+        score = scorer.score_labels
+        for batch in predictor.predict(params, features, size, rationales=False, score=score):
+            check_stop()
+            rows += batch
+        scores = scores_of(rows, len(labels))
     temperature, threshold = fit_temperature(scores, numbers), None
     if settings.target_risk is not None:
-        predicted: list[str] = []
-        for batch in predictor.predict(params, features, settings.batch_size, rationales=False):
-            check_stop()
-            predicted += [one.label for one in batch]
-        answers = label_numbers(labels, predicted)
+        answers = label_numbers(labels, [row.label for row in rows])
         probability = probability_of(label_probabilities(scores, temperature), answers)
         threshold = choose_threshold(
             probability, answers == numbers, settings.target_risk, settings.risk_confidence

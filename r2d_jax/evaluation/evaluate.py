@@ -10,9 +10,10 @@ import numpy as np
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import Features, question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.calibrate import left_out, score_rows, scorer_of
+from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.faithfulness import check_faithfulness
+from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.ordinal import scale_of
@@ -84,11 +85,12 @@ def evaluate_rows(
     """
     batch_size = settings.batch_size
     unscored = left_out(settings, model.card.labels)
+    labels = model.card.labels
+    score_labels = LabelScorer(predictor, labels).score_labels if unscored is None else None
     predictions: list[Prediction] = []
-    for batch in predictor.predict(model.params, features, batch_size):
+    for batch in predictor.predict(model.params, features, batch_size, score=score_labels):
         check_stop()
         predictions += batch
-    labels = model.card.labels
     lines = [
         prediction_row(example.row_id, prediction, labels) | NOT_SCORED | {"gold_label": example.label}
         for example, prediction in zip(examples, predictions, strict=True)
@@ -96,10 +98,9 @@ def evaluate_rows(
     if is_writer():
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / "predictions.jsonl", lines)
-    scorer, probabilities, table = None, None, None
+    probabilities, table = None, None
     if unscored is None:
-        scorer = scorer_of(predictor, labels)
-        log_probs = score_rows(scorer, model.params, features, batch_size, check_stop)
+        log_probs = scores_of(predictions, len(labels))
         probabilities = Probabilities.of(
             labels, log_probs, calibration, [prediction.label for prediction in predictions]
         )
@@ -134,7 +135,7 @@ def evaluate_rows(
             source,
             settings,
             flips=flips,
-            scorer=scorer,
+            score_labels=score_labels,
             check_stop=check_stop,
         )
         scores = reasons.added_to(scores, settings.resamples)

@@ -8,12 +8,12 @@ import numpy as np
 
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.ablation_outcomes import LabelScores, Measured, measure
+from r2d_jax.evaluation.ablation_outcomes import Measured, measure
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation, ablate, part_of
 from r2d_jax.evaluation.citations import citations
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_of
 from r2d_jax.evaluation.model_folder import LoadedModel
-from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.predict import Prediction, Predictor, Score
 from r2d_jax.evaluation.rationale_checks import Flip, flips_by_row
 from r2d_jax.evaluation.scoring import Scores
 from r2d_jax.evaluation.support import Support
@@ -36,7 +36,7 @@ def check_faithfulness(
     settings: EvaluationConfig,
     *,
     flips: Sequence[Flip] = (),
-    scorer: LabelScores | None = None,
+    score_labels: Score | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> "Faithfulness":
     """Look whether the rationales of N predictions give the model's reasons.
@@ -49,7 +49,7 @@ def check_faithfulness(
         rationale_source: gold rationales whose support is told beside; None: none.
         settings: faithfulness_rows and batch size; without rationale_checks no input is ablated.
         flips: rationales under other labels, told by case.
-        scorer: of the model's labels; None: only changes of the greedy label are told.
+        score_labels: of the model's labels; None: only changes of the greedy label are told.
         check_stop: called between batches; may raise to stop.
     """
     rationales = [one.rationale for one in predictions]
@@ -62,7 +62,7 @@ def check_faithfulness(
         ablations,
         settings.batch_size,
         labels=model.card.labels,
-        scorer=scorer,
+        score_labels=score_labels,
         check_stop=check_stop,
     )
     return faithfulness(

@@ -2,66 +2,56 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from r2d_jax.data.features import FeatureEncoder, Features
-from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
-from r2d_jax.data.prompts import PromptBuilder
+from r2d_jax.data.features import Features
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.predict import Batch, in_row_order
+from r2d_jax.evaluation.predict import Encoded, HostBatch, Prediction, Predictor, Score, in_row_order
 from r2d_jax.model.label_packs import label_log_probs, most_places, packs_of
-from r2d_jax.model.parameters import Params, T5Factory
+from r2d_jax.model.parameters import Params
 from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place_batch, replicated
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelScorer:
-    """Compiled scoring of a label set: one encoder pass for each row, and one decoder pass over all labels.
+    """Compiled scoring of a label set: one decoder pass over all labels for each encoded row.
 
     Attributes:
-        factory: shape and compute dtype of the model.
-        encoder: turns labels into ids; the prompt is that of prediction.
+        predictor: of the model; prompts, encoder and devices are its own.
         labels: K labels, at least one.
-        mesh: devices; rows are spread over it.
     """
 
-    factory: T5Factory
-    encoder: FeatureEncoder
+    predictor: Predictor
     labels: Sequence[str]
-    mesh: Mesh
 
     @functools.cached_property
     def _label_ids(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(self.encoder.tokenizer.encode(label)) for label in self.labels)
+        return tuple(tuple(self.predictor.encoder.tokenizer.encode(label)) for label in self.labels)
 
-    def _scores(self, params: Params, batch: Batch) -> jax.Array:
-        model = self.factory.merge(params)
-        prompts = PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
-        ids, mask = prompts.predict(batch["question_ids"], batch["question_length"])
+    def _scores(self, params: Params, encoded: Encoded) -> jax.Array:
+        model = self.predictor.factory.merge(params)
         places = most_places(
-            batch_sharding(self.mesh).shard_shape(ids.shape)[0],
-            ids.shape[1],
+            *batch_sharding(self.predictor.mesh).shard_shape(encoded.mask.shape),
             vocab_size=model.config.vocab_size,
             num_heads=model.config.num_heads,
         )
         packs = packs_of(self._label_ids, places)
-        encoded = model.encode(ids, mask)
-        return label_log_probs(model, encoded, mask, packs, vocab_limit=self.encoder.tokenizer.size)
+        return label_log_probs(model, *encoded, packs, vocab_limit=self.predictor.encoder.tokenizer.size)
 
     @functools.cached_property
-    def score_labels(self) -> Callable[[Params, Batch], jax.Array]:
-        """Jitted: params and a batch to log P(label | "predict: x"), float32 [B, K]."""
-        rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
-        return jax.jit(on_mesh(self._scores, self.mesh), in_shardings=(None, rows), out_shardings=whole)
+    def score_labels(self) -> Score:
+        """Jitted: params and encoded prompts to log P(label | "predict: x"), float32 [B, K]."""
+        rows, whole = batch_sharding(self.predictor.mesh), replicated(self.predictor.mesh)
+        program = on_mesh(self._scores, self.predictor.mesh)
+        return jax.jit(program, in_shardings=(None, rows), out_shardings=whole)
 
     def log_probabilities(
         self, params: Params, features: Features, batch_size: int
     ) -> Iterator[list[np.ndarray]]:
-        """Scores of all rows, in the order of the rows.
+        """Scores of all rows, in the order of the rows; `Predictor.predict` gives them beside predictions.
 
         Args:
             params: weights.
@@ -73,12 +63,20 @@ class LabelScorer:
             float32 [K], log P(label | "predict: x") summed over the label's tokens, end token included, among the
             ids of the vocabulary.
         """
-        overhead = self.encoder.tokens.overhead(self.encoder.label_tokens)
-        buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=False)
+
+        def scored(batch: HostBatch) -> np.ndarray:
+            encoded = self.predictor.encode_questions(params, place_batch(batch, self.predictor.mesh))
+            return np.asarray(self.score_labels(params, encoded))
+
         return in_row_order(
-            (rows, list(np.asarray(self.score_labels(params, place_batch(batch, self.mesh)))[: len(rows)]))
-            for rows, batch in evaluation_batches(features, batch_size, buckets)
+            (rows, list(scored(batch)[: len(rows)]))
+            for rows, batch in self.predictor.batches(features, batch_size)
         )
+
+
+def scores_of(predictions: Sequence[Prediction], labels: int) -> np.ndarray:
+    """float32 [N, K]: log_probs of N predictions that have them, of a number K of labels."""
+    return np.array([prediction.log_probs for prediction in predictions], np.float32).reshape(-1, labels)
 
 
 def label_numbers(labels: Sequence[str], texts: Sequence[str]) -> np.ndarray:

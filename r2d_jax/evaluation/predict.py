@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,22 @@ RationalePrompt = Literal["given_label", "explain", "none"]
 T = TypeVar("T")
 
 
+class Encoded(NamedTuple):
+    """What the encoder makes of the prompts that ask for labels; of use to every reader of labels.
+
+    Attributes:
+        states: [B, S, D], in the compute dtype.
+        mask: int32 [B, S], 1 where a prompt has a token.
+    """
+
+    states: jax.Array
+    mask: jax.Array
+
+
+Score = Callable[[Params, Encoded], jax.Array]
+"""Jitted: params and encoded prompts to log P of each of K labels, float32 [B, K]."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """What the model says of one row.
@@ -34,6 +50,7 @@ class Prediction:
         label_confidence: exp of the mean token log-probability of the label, 0 to 1.
         rationale: text of the greedy rationale decode; "" where none was asked for or the model gives none.
         rationale_finished: False where the rationale limit came first.
+        log_probs: float32 [K], log P of each label of the set; None where they were not asked for.
     """
 
     label: str
@@ -41,6 +58,7 @@ class Prediction:
     label_confidence: float
     rationale: str = ""
     rationale_finished: bool = True
+    log_probs: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
 
 def in_row_order(batches: Iterable[tuple[np.ndarray, Sequence[T]]]) -> Iterator[list[T]]:
@@ -89,27 +107,23 @@ class Predictor:
     def _prompts(self) -> PromptBuilder:
         return PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
 
-    def decode(
-        self,
-        params: Params,
-        prompt: tuple[jax.Array, jax.Array],
-        max_tokens: int,
-        trie: LabelTrie | None = None,
-    ) -> Decoded:
-        """Greedy decode of at most max_tokens [B, T] after a prompt, int32 ids and mask [B, S]; to be jitted."""
-        model = self.factory.merge(params)
-        return greedy_decode(
-            model,
-            model.encode(*prompt),
-            prompt[1],
-            max_tokens=max_tokens,
-            vocab_limit=self.encoder.tokenizer.size,
-            trie=trie,
-        )
+    def encoded(self, params: Params, prompt: tuple[jax.Array, jax.Array]) -> Encoded:
+        """Prompts, int32 ids and mask [B, S], as the encoder sees them; to be jitted."""
+        return Encoded(self.factory.merge(params).encode(*prompt), prompt[1])
 
-    def _labels(self, params: Params, batch: Batch) -> Decoded:
-        prompt = self._prompts.predict(batch["question_ids"], batch["question_length"])
-        return self.decode(params, prompt, self.encoder.label_tokens, self.label_trie)
+    def decoded(
+        self, params: Params, encoded: Encoded, max_tokens: int, trie: LabelTrie | None = None
+    ) -> Decoded:
+        """Greedy decode of at most max_tokens [B, T] after encoded prompts; to be jitted."""
+        vocab_limit = self.encoder.tokenizer.size
+        model = self.factory.merge(params)
+        return greedy_decode(model, *encoded, max_tokens=max_tokens, vocab_limit=vocab_limit, trie=trie)
+
+    def _questions(self, params: Params, batch: Batch) -> Encoded:
+        return self.encoded(params, self._prompts.predict(batch["question_ids"], batch["question_length"]))
+
+    def _labels(self, params: Params, encoded: Encoded) -> Decoded:
+        return self.decoded(params, encoded, self.encoder.label_tokens, self.label_trie)
 
     def _rationales(
         self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array
@@ -120,11 +134,17 @@ class Predictor:
             if self.rationale_prompt == "explain"
             else self._prompts.explain_given_label(*question, label_ids, label_length)
         )
-        return self.decode(params, prompt, self.rationale_tokens)
+        return self.decoded(params, self.encoded(params, prompt), self.rationale_tokens)
 
     @functools.cached_property
-    def decode_labels(self) -> Callable[[Params, Batch], Decoded]:
-        """Jitted: params and a batch to the decoded labels [B, L]."""
+    def encode_questions(self) -> Callable[[Params, Batch], Encoded]:
+        """Jitted: params and a batch to its encoded prompts; a program of its own, so that rows are encoded once."""
+        rows = batch_sharding(self.mesh)
+        return jax.jit(on_mesh(self._questions, self.mesh), in_shardings=(None, rows), out_shardings=rows)
+
+    @functools.cached_property
+    def decode_labels(self) -> Callable[[Params, Encoded], Decoded]:
+        """Jitted: params and encoded prompts to the decoded labels [B, L]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         return jax.jit(on_mesh(self._labels, self.mesh), in_shardings=(None, rows), out_shardings=whole)
 
@@ -144,14 +164,19 @@ class Predictor:
             for row, length in zip(ids, lengths, strict=True)
         ]
 
-    def _batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
+    def batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
+        """Batches of all rows by length, each with the numbers of its rows, for `in_row_order`."""
         overhead = self.encoder.tokens.overhead(self.encoder.label_tokens)
         buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=False)
         return evaluation_batches(features, batch_size, buckets)
 
-    def _predicted(self, params: Params, host: HostBatch, rows: int, rationales: bool) -> list[Prediction]:
+    def _predicted(
+        self, params: Params, host: HostBatch, rows: int, rationales: bool, score: Score | None
+    ) -> list[Prediction]:
         batch = place_batch(host, self.mesh)
-        labels = self.decode_labels(params, batch)
+        encoded = self.encode_questions(params, batch)
+        labels = self.decode_labels(params, encoded)
+        scores = [None] * rows if score is None else list(np.asarray(score(params, encoded))[:rows])
         texts = self._texts(labels, rows)
         confidence = np.exp(np.asarray(labels.mean_log_prob))
         finished = np.asarray(labels.finished)
@@ -167,17 +192,31 @@ class Predictor:
                 float(confidence[i]),
                 explained[i],
                 bool(explained_finished[i]),
+                scores[i],
             )
             for i in range(rows)
         ]
 
     def predict(
-        self, params: Params, features: Features, batch_size: int, *, rationales: bool = True
+        self,
+        params: Params,
+        features: Features,
+        batch_size: int,
+        *,
+        rationales: bool = True,
+        score: Score | None = None,
     ) -> Iterator[list[Prediction]]:
         """Predictions of all rows, in the order of the rows.
 
         Rows are decoded in another order, by length. A row's prediction depends on neither that nor the batch
-        size, but for the last digits of its confidence.
+        size, but for the last digits of its confidence and scores.
+
+        Args:
+            params: weights.
+            features: N rows, of which only the questions are used.
+            batch_size: rows decoded at once.
+            rationales: whether to decode them, too.
+            score: of `LabelScorer`, to have log_probs in each prediction; the encoder runs once for both.
 
         Yields:
             After each batch, so that a caller can show progress or stop, the predictions that are next; often
@@ -185,8 +224,8 @@ class Predictor:
         """
         explain = rationales and self.explains
         return in_row_order(
-            (rows, self._predicted(params, batch, len(rows), explain))
-            for rows, batch in self._batches(features, batch_size)
+            (rows, self._predicted(params, batch, len(rows), explain, score))
+            for rows, batch in self.batches(features, batch_size)
         )
 
     def features_of(self, questions: Sequence[str], labels: Sequence[str] | None = None) -> Features:
@@ -208,5 +247,5 @@ class Predictor:
         """Rationales given each row's own label instead of the predicted one; order and lists as in `predict`."""
         return in_row_order(
             (rows, self._explained(params, batch, len(rows)))
-            for rows, batch in self._batches(features, batch_size)
+            for rows, batch in self.batches(features, batch_size)
         )

@@ -15,7 +15,7 @@ from r2d_jax.data.features import Features
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibration import Calibration, label_probabilities, load_calibration
-from r2d_jax.evaluation.label_scoring import LabelScorer
+from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard, find_model_folder, load_model
 from r2d_jax.evaluation.predict import Prediction, Predictor
@@ -119,7 +119,7 @@ class ServedModel:
             folder.name,
             model,
             predictor,
-            LabelScorer(model.factory, encoder, labels, mesh) if labels else None,
+            LabelScorer(predictor, labels) if labels else None,
             _calibration(folder, model) if labels else None,
             question_widths(encoder.question_limit, overhead, widths),
             batch_sizes(batch_size),
@@ -179,10 +179,13 @@ class ServedModel:
             texts = _joined(self.predictor.explain(params, features, size))
             return [Outcome(Prediction("", True, 1.0, text)) for text in texts]
         rationales = group.task == "full"
-        predictions = _joined(self.predictor.predict(params, features, size, rationales=rationales))
+        score = None if self.scorer is None else self.scorer.score_labels
+        predictions = _joined(
+            self.predictor.predict(params, features, size, rationales=rationales, score=score)
+        )
         if self.scorer is None:
             return [Outcome(prediction) for prediction in predictions]
-        scores = np.stack(_joined(self.scorer.log_probabilities(params, features, size)))
+        scores = scores_of(predictions, len(self.scorer.labels))
         temperature = 1.0 if self.calibration is None else self.calibration.temperature
         probabilities = label_probabilities(scores, temperature)
         return [Outcome(*pair) for pair in zip(predictions, probabilities, strict=True)]
