@@ -137,10 +137,28 @@ def test_a_bucket_is_not_taken_for_a_local_folder(r2d, kept, tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_damaged_marks_of_a_run(r2d, trained, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"config_hash": ', "Expecting value"),
+        ("[]", "dictionary or an instance"),
+        ("null", "dictionary or an instance"),
+        ("{}", "config_hash: Field required"),
+        ("[" * 100_000, "recursion"),
+        ({"config_hash": 1}, "config_hash: "),
+        ({"batch_widths": []}, "batch_widths: "),
+        ({"batch_widths": {"1": 5}}, r"batch_widths\.1: "),
+        ({"batch_widths": {"2": [[8, 8], [8]]}}, r"batch_widths\.2\.1"),
+        ({"batch_widths": {"2": [[0, 8]]}}, r"batch_widths\.2\.0"),
+        ({"batch_widths": {"2": [["a", 8]]}}, r"batch_widths\.2\.0"),
+        ({"stage1_done": "yes"}, "stage1_done: "),
+    ],
+)
+def test_damaged_marks_of_a_run(r2d, trained, tmp_path, text, wanted):
     copy = shutil.copytree(trained.workdir, tmp_path / "copy")
-    (copy / "run.json").write_text('{"config_hash": ')
-    r2d(*trained.arguments[:-1], copy).refused(r"run\.json: is damaged", "Restore it")
+    sound = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(text if isinstance(text, str) else json.dumps(sound | text))
+    r2d(*trained.arguments[:-1], copy).refused(r"run\.json: is damaged \(.*" + wanted, "Restore it")
     assert snapshot(copy).keys() == trained.files.keys()
 
 

@@ -5,12 +5,14 @@ import pathlib
 import shutil
 from typing import Any
 
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 
-from r2d_jax.config import Config
+from r2d_jax.config import Config, Count
 from r2d_jax.config_file import dump_config
 from r2d_jax.config_identity import config_hash, differences, settings_of
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, first_fault
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
 from r2d_jax.runtime.files import write_fault, write_text
@@ -21,6 +23,21 @@ CONFIG_FILE = "config.yaml"
 STATE_FILE = RUN_MARK
 # Differing settings that an error names.
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What run.json holds; `batch_widths` has question and rationale tokens of each batch shape, by stage."""
+
+    config_hash: str
+    data_hash: str
+    settings: dict[str, Any] | None = None
+    batch_widths: dict[str, list[tuple[Count, Count]]] | None = None
+    stage1_done: dict[str, Any] | None = None
+    stage2_done: dict[str, Any] | None = None
+    stage1_from: str | None = None
+    wall_secs: float = 0.0
+    run_done: bool = False
 
 
 class Workdir:
@@ -149,11 +166,16 @@ class Workdir:
                 str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run."
             )
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            # As it was stored: a later version may know further marks.
+            state = json.loads(path.read_text(encoding="utf-8"))
+            TypeAdapter(_Marks).validate_python(state)
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
-                str(path), "is damaged", "Restore it, or choose a new --workdir; nothing was changed."
+                str(path),
+                f"is damaged ({first_fault(error)})",
+                "Restore it, or choose a new --workdir; nothing was changed.",
             ) from error
+        return state
 
     def mark(self, name: str, value: Any) -> None:
         """Store a mark, atomically; all processes call it and have it when they go on."""
