@@ -28,7 +28,9 @@ from cli_cases import (
 from ruamel.yaml import YAML
 
 import r2d_jax
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.runtime.locks import alone_in
 
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -135,6 +137,51 @@ def test_a_bucket_is_not_taken_for_a_local_folder(r2d, kept, tmp_path, monkeypat
         "gs:/+bucket/run", "Mount the bucket"
     )
     assert not list(tmp_path.iterdir())
+
+
+HOLD = """
+import pathlib, sys, time
+from r2d_jax.runtime.locks import alone_in
+with alone_in(pathlib.Path(sys.argv[1])) as alone:
+    print(alone, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_command_in_a_workdir_is_refused_while_the_first_lives(r2d, kept):
+    """Both wrote into the same files; the log had each step twice."""
+    command = [sys.executable, "-c", HOLD, str(kept.workdir)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert first.stdout.readline() == "True\n"
+    for arguments in (kept.arguments, ("train", "--stage", 1, *kept.arguments[1:])):
+        r2d(*arguments).refused(f"{kept.workdir}: another command is running in it", "another --workdir")
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    r2d(*kept.arguments).done("nothing to do")
+
+
+def test_a_run_keeps_others_out_until_it_ends(r2d, kept, tmp_path, monkeypatch):
+    def step(prepared, workdir, *_):
+        with alone_in(workdir.path) as alone:
+            raise UserError("here", f"alone: {alone}", "Go on")
+
+    monkeypatch.setattr("r2d_jax.training.run.run_stage", step)
+    for arguments in (kept.arguments, ("train", "--stage", 1, *kept.arguments[1:])):
+        r2d(*arguments[:-1], tmp_path / "w").refused("here: alone: False")
+        with alone_in(tmp_path / "w") as alone:
+            assert alone
+
+
+def test_a_file_where_a_run_has_a_folder_is_told_at_the_start(r2d, trained, tmp_path):
+    """It came to light after the training."""
+    for name in ("tokens", "stage1", "stage2", "tokenizer", "evaluation", "export"):
+        copy = shutil.copytree(trained.workdir, tmp_path / name)
+        shutil.rmtree(copy / name)
+        (copy / name).write_text("")
+        before = snapshot(copy)
+        r2d(*trained.arguments[:-1], copy).refused(f"{copy / name}: stands where the run has a folder")
+        assert snapshot(copy) == before
 
 
 @pytest.mark.parametrize(

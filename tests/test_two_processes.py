@@ -18,6 +18,7 @@ from test_run import SEVERAL_SHAPES, STAGE, write_config
 
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from r2d_jax.runtime.distributed import Address, parse
+from r2d_jax.runtime.locks import alone_in
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The published rate: at higher ones Adam moves elements whose gradient is all rounding by more than the limit.
@@ -155,6 +156,16 @@ def test_folders_that_are_not_shared_are_refused_by_all(config, tmp_path):
         assert code == EXIT_USER_ERROR, errors
         assert "is not one folder that all processes share" in errors
         assert "Traceback" not in errors
+
+
+def test_a_folder_in_which_a_command_runs_is_refused_by_all(config, tmp_path):
+    with alone_in(tmp_path) as alone:
+        assert alone
+        pair = begin_pair("run", "--config", config, workdirs=[tmp_path, tmp_path])
+        for _, errors, code in ended(*pair):
+            assert code == EXIT_USER_ERROR, errors
+            assert f"{tmp_path}: another command is running in it" in errors.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_whose_partner_does_not_come_says_so(config, tmp_path):

@@ -1,7 +1,6 @@
 """Paid answers on disk; in: the hash of a request and what came of it, out: the same again after any stop."""
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.files import named_faults
+from r2d_jax.runtime.locks import take_lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,19 +70,14 @@ class AnswerCache:
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
-            try:
-                # Two processes would pay for the same rows twice.
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            # Two processes would pay for the same rows twice.
+            if not take_lock(self._file):
                 self._file.close()
                 raise UserError(
                     str(path),
                     "another command is writing to it",
                     "Wait for that one, or choose another --output.",
-                ) from error
-            except OSError:
-                # Some network file systems have no locks; a single command is safe there all the same.
-                pass
+                )
         content = path.read_bytes() if path.exists() else b""
         whole = content[: content.rfind(b"\n") + 1]
         if self._file is not None and len(whole) < len(content):

@@ -35,7 +35,7 @@ from r2d_jax.training.stages import run_stage
 from r2d_jax.training.workdir import Workdir, adopt_stage1
 
 
-def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepared, Workdir]:
+def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
     """Check config, devices, workdir and data, in this order, before anything costly.
 
     Raises:
@@ -47,7 +47,6 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
     if config.deterministic:
         say(console, f"deterministic: {ask_for_same_bits()}")
     say(console, f"devices: {check_platform(config.platform)}")
-    workdir = Workdir(folder)
     prepared = prepare(config, workdir, make_mesh(config.mesh), lambda line: say(console, line))
     say(console, f"workdir: {workdir.path}")
     say(console, f"compile cache: {cache or 'none'}")
@@ -73,7 +72,7 @@ def start(config: Config, folder: pathlib.Path, console: Console) -> tuple[Prepa
         f"weights: {weight_count(rows):,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; "
         f"table: {path}",
     )
-    return prepared, workdir
+    return prepared
 
 
 def _say_limits(prepared: Prepared, console: Console) -> None:
@@ -119,9 +118,10 @@ def train_stage(config: Config, folder: pathlib.Path, number: int, console: Cons
             f"a run with method={config.method} has no stage {number}",
             "Train stage 2, or change the config.",
         )
-    prepared, workdir = start(config, folder, console)
-    with StopSignal() as stop:
-        run_stage(prepared, workdir, number, console, stop)
+    with Workdir(folder) as workdir:
+        prepared = start(config, workdir, console)
+        with StopSignal() as stop:
+            run_stage(prepared, workdir, number, console, stop)
 
 
 def run(
@@ -135,7 +135,12 @@ def run(
         console: where progress goes.
         stage1_from: workdir of a run whose finished stage 1 is taken instead of training one.
     """
-    prepared, workdir = start(config, folder, console)
+    with Workdir(folder) as workdir:
+        _run(config, workdir, console, stage1_from)
+
+
+def _run(config: Config, workdir: Workdir, console: Console, stage1_from: pathlib.Path | None) -> None:
+    prepared = start(config, workdir, console)
     if stage1_from is not None:
         adopt_stage1(workdir, Workdir(stage1_from), console)
     if workdir.state.get("run_done"):

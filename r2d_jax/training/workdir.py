@@ -1,9 +1,11 @@
 """The folder of one run; in: a path and a Config, out: checked paths, stored config and done marks."""
 
+import contextlib
 import json
+import os
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -16,6 +18,7 @@ from r2d_jax.errors import UserError, first_fault
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
 from r2d_jax.runtime.files import write_fault, write_text
+from r2d_jax.runtime.locks import alone_in
 from r2d_jax.runtime.outputs import RUN_MARK, require_local
 from r2d_jax.runtime.reporting import say
 
@@ -41,7 +44,10 @@ class _Marks:
 
 
 class Workdir:
-    """Paths and marks of a run. A mark is written only after what it stands for is on disk."""
+    """Paths and marks of a run. A mark is written only after what it stands for is on disk.
+
+    In a `with` block nobody else runs in the folder, from `check` to the end of the block.
+    """
 
     def __init__(self, path: pathlib.Path):
         """Take the folder, which need not exist.
@@ -51,6 +57,15 @@ class Workdir:
         """
         require_local(path, "--workdir")
         self.path = path.absolute()
+        self._block: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        self._block = contextlib.ExitStack()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._block is not None
+        self._block.close()
 
     def stage(self, number: int) -> pathlib.Path:
         """Folder of stage 1 or 2."""
@@ -85,13 +100,22 @@ class Workdir:
         """Refuse a folder that this run must not touch; writes nothing that stays.
 
         Raises:
-            UserError: it holds a run of another config, other files, or cannot be written.
+            UserError: it holds a run of another config, other files, or cannot be written, or another command runs
+                in it.
         """
         fault = write_fault(self.path) if is_writer() else None
         # All end together: a process that waited for one that has gone would wait long.
         if agree(fault is not None):
             raise UserError(
                 str(self.path), f"cannot be written ({fault or 'by process 0'})", "Choose another --workdir."
+            )
+        # One process locks for all of them. Two runs at once would write into each other's files.
+        alone = self._block is None or not is_writer() or self._block.enter_context(alone_in(self.path))
+        if agree(not alone):
+            raise UserError(
+                str(self.path),
+                "another command is running in it",
+                "Wait for that one, or choose another --workdir; nothing was changed.",
             )
         check_shared(self.path)
         if not self.started:
@@ -111,17 +135,12 @@ class Workdir:
         Raises:
             UserError: names the settings that differ.
         """
-        state = self.state
-        recorded = state.get("settings")
-        # Runs of versions that recorded the hash alone.
-        same = state.get("config_hash") == config_hash(config)
-        others = (
-            differences(config, recorded)
-            if isinstance(recorded, dict)
-            else []
-            if same
-            else ["settings differ"]
-        )
+        state, others = self.state, []
+        if state.get("settings") is not None:
+            others = differences(config, state["settings"])
+        elif state["config_hash"] != config_hash(config):
+            # Versions before 0.1.0 recorded the hash alone.
+            others = ["settings differ"]
         if others:
             more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
             raise UserError(
@@ -129,6 +148,18 @@ class Workdir:
                 f"holds a run of another config: {'; '.join(others[:_NAMED])}{more} (see {CONFIG_FILE} there)",
                 "Choose a new --workdir, or the config it was started with; nothing was changed.",
             )
+        for folder in (
+            self.stage(1),
+            self.stage(2),
+            self.tokenizer,
+            self.tokens,
+            self.evaluation,
+            self.export,
+        ):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise UserError(
+                    str(folder), "stands where the run has a folder", "Move it away; nothing was changed."
+                )
 
     def start(self, config: Config, data_hash: str) -> None:
         """Claim the folder for this run, or check that the rows are still those it began with.
