@@ -228,7 +228,7 @@ def check(
     vocabulary = None
     if source := tokenizer or settled.tokenizer.path or settled.model.init:
         vocabulary = Tokenizer.load(tokenizer_folder(locate(source)), text_map=settled.tokenizer.text_map)
-    rows = rows_to_check(
+    rows, notes = rows_to_check(
         settled,
         file,
         all_rationales=bool(rationale_column),
@@ -244,6 +244,8 @@ def check(
         show_text=show_text,
         progress=_counter("rows checked"),
     )
+    for note in notes:
+        print(f"note: {note}")
     print_data_check(found, console())
     if json_file is not None:
         write_json(json_file, data_check_json(found, vocabulary.fingerprint if vocabulary else None))

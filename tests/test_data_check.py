@@ -884,3 +884,24 @@ def test_rows_with_labels_alone(data_check):
     ended = data_check(bare, *COLUMNS, "--no-rationales")
     assert ended.code == 0
     assert "rationales: no column of them is named" in ended.out
+
+
+def test_rows_that_a_run_leaves_out_are_told_and_the_others_keep_their_numbers(data_check, r2d, tmp_path):
+    listed = make_rows(rationale=" ")
+    listed[4]["label"] = "Urgent"
+    listed[2]["label"] = "a class of rows that are left out"
+    skip = "data.missing_rationales=skip"
+    data_check(listed, *COLUMNS).refused("line 3, field 'rationale': is empty")
+    ended = data_check(listed, *COLUMNS, skip, "--json", tmp_path / "check.json")
+    found = {one["code"]: one for one in json.loads((tmp_path / "check.json").read_text())["findings"]}
+    missing, spelled = found["rationale-missing"], found["label-spellings"]
+    assert (missing["count"], missing["rows"], missing["places"]) == (1, 18, [{"row": "train row 3"}])
+    assert spelled["places"] == [{"row": "train row 5"}]
+    # As a run has them.
+    assert "a class of rows" not in ended.out
+    assert re.search(r"^ *rows +17 +6 +6", ended.out, re.M)
+    listed[4]["label"] = listed[2]["label"] = "urgent"
+    (tmp_path / "rows.jsonl").write_text(as_lines(listed), encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(json.dumps(run_settings(tmp_path / "rows.jsonl")), encoding="utf-8")
+    ended = r2d("data", "check", "--config", tmp_path / "config.yaml", skip)
+    ended.done(r"note: left out 1 rows without a rationale \('train' 1\)")

@@ -141,7 +141,7 @@ RULES: Mapping[str, Rule] = {
     "rationale-missing": Rule(
         "warning",
         "rows without a rationale teach none",
-        "Fill them in, or leave these rows out.",
+        "Fill them in; data.missing_rationales=skip leaves these rows out of every split.",
         error_share=1.0,
     ),
     "rationale-short": Rule("note", "rationales of one or two words", "Look whether they explain anything."),

@@ -7,6 +7,7 @@ from r2d_jax.config import DataConfig
 from r2d_jax.data.check.duplicates import Duplicates
 from r2d_jax.data.check.findings import Finding, SeenRow, Tally
 from r2d_jax.data.check.labels import LabelRow, LabelTable
+from r2d_jax.data.check.left_out import LeftOut
 from r2d_jax.data.check.rationales import Rationales
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.check.text import see_text
@@ -119,25 +120,28 @@ def check_rows(
     names = show_ids or config.columns.id is None
     labels = LabelTable()
     there: dict[str, None] = {}
+    left_out = LeftOut(config)
     for split, place, example in _placed(rows(), names):
-        labels.add(split, example.label, place)
         there |= dict.fromkeys(example.rationales)
+        if not left_out.sees(split, place, example):
+            labels.add(split, example.label, place)
     sources = list(there) if sources is None else sources
     targets = tuple(f"rationale {name}" for name in sources)
     if not labels.splits:
-        raise UserError("data", "there are no rows to check", "Give a file with rows.")
+        raise UserError("data", "there are no rows to check", "Give a file with rows that have a rationale.")
     if len(labels.splits) > _MOST_SPLITS:
         raise UserError(
             "data.columns.split", f"it has {len(labels.splits)} values", "Name the column of the splits."
         )
     tally = Tally(show_text)
-    splits = sorted(labels.splits, key=lambda split: split != labels.train)
+    splits = sorted(dict.fromkeys([*labels.splits, *left_out.rows]), key=lambda split: split != labels.train)
     duplicates, rationales = Duplicates(splits), Rationales(labels, tally)
     vocabulary = Vocabulary(config, tokenizer, labels, tally) if tokenizer else None
     fields: dict[str, None] = {}
     every = 1 if most_texts is None else -(-labels.splits.total() // most_texts)
     looked_at = 0
-    for number, (split, place, example) in enumerate(_placed(rows(), names)):
+    kept = (row for row in _placed(rows(), names) if not left_out.lacks(row[-1]))
+    for number, (split, place, example) in enumerate(kept):
         row = SeenRow(split, place, _texts(example, sources), example.label)
         duplicates.see(row)
         if progress is not None and (number + 1) % PROGRESS_ROWS == 0:
@@ -155,6 +159,7 @@ def check_rows(
     labels.find(tally)
     duplicates.find(tally, labels.train)
     rationales.find(tally, labels)
+    left_out.find(tally)
     if vocabulary:
         vocabulary.find(labels)
     return DataCheck(

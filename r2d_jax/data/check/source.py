@@ -68,8 +68,10 @@ def rows_to_check(
     all_rationales: bool,
     show_ids: bool,
     progress: Progress | None = None,
-) -> Rows:
-    """Read the rows; many are kept on disk.
+) -> tuple[Rows, tuple[str, ...]]:
+    """Read the rows, and what reading them for a run has to tell; many are kept on disk.
+
+    Of a file no row is left out here: `check_rows` tells those that a run leaves out.
 
     Args:
         config: from `check_config_of`.
@@ -83,14 +85,15 @@ def rows_to_check(
     """
     names = rationale_sources(config) if all_rationales else used_sources(config)
     if file is None:
-        return rows_of(load_splits(config.data, config.seed, names, progress))
+        splits = load_splits(config.data, config.seed, names, progress)
+        return rows_of(splits), splits.notes
     data = config.data
     read = read_source(
         file,
         data.columns,
         rationale_sources=names,
         encoding=data.encoding,
-        missing_rationales=data.missing_rationales,
+        missing_rationales="keep" if data.missing_rationales == "skip" else "error",
         label_map=data.label_map,
         progress=progress,
     )
@@ -109,7 +112,7 @@ def rows_to_check(
         for number, (split, example) in enumerate(zip(splits, read_rows, strict=True), start=1):
             yield split, example if named else dataclasses.replace(example, row_id=f"row {number}")
 
-    return rows
+    return rows, ()
 
 
 def _require_few(values: Sequence[str], known: Mapping[str, str], where: str) -> None:
