@@ -55,7 +55,9 @@ Distributed = Annotated[
         "HOST:PORT,PROCESSES,INDEX: address of process 0, how many there are, which this is.",
     ),
 ]
-StartTimeout = Annotated[int, typer.Option(help="Seconds to wait for the other processes.", min=1)]
+StartTimeout = Annotated[
+    int, typer.Option(help="Seconds to wait for the other processes.", min=1, max=86_400)
+]
 
 
 def _joined(distributed: str, timeout_secs: int, *, deterministic: bool = False) -> Console:
@@ -156,7 +158,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test or validation, where --input is not given.")] = "test",
     batch_size: Annotated[
         int | None,
-        typer.Option(help="Rows decoded at once. Default: evaluation.batch_size of the run.", min=1),
+        typer.Option(
+            help="Rows decoded at once. Default: evaluation.batch_size of the run.", min=1, max=65_536
+        ),
     ] = None,
     checks: Annotated[
         bool | None,
@@ -221,7 +225,7 @@ def predict(
     context_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,
     id_column: Annotated[str | None, typer.Option(help="Default: as in training, else line numbers.")] = None,
     encoding: EncodingOption = "utf-8",
-    batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(help="Rows decoded at once.", min=1, max=65_536)] = 64,
     label_decode: LabelDecodeOption = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every label, too.")

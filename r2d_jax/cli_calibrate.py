@@ -38,7 +38,9 @@ def calibrate(
         bool,
         typer.Option("--empirical", help="Let --target-risk hold on these rows, without any confidence."),
     ] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Rows computed at once.", min=1)] = 64,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Rows computed at once.", min=1, max=65_536)
+    ] = 64,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the calibration that is there.")
     ] = False,

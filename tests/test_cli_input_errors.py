@@ -111,6 +111,8 @@ def test_a_wrong_column_does_not_print_what_it_holds(job, column):
         ("platform=abacus", [r"platform: .*'cpu', 'gpu' or 'tpu'", "'abacus'"]),
         ("platform=tpu", ["platform: the config asks for tpu, JAX found cpu", "set platform=any"]),
         ("mesh.tensor=7", ["mesh: .* tensor=7 does not fit", "product"]),
+        ("mesh={data: -2, fsdp: -4}", ["mesh: data=-2 fsdp=-4 tensor=1 does not fit 8 device", "product"]),
+        ("stage1.max_steps=3000000000", [r"stage1\.max_steps: 3000000000 is more than", "at most 100000000"]),
         ("stage1.rationale_source=nurse", [r"stage1\.rationale_source: 'nurse' is no source", "default"]),
         ("model.init=./absent", [r"\./absent: no such folder or file", "Check the path"]),
         (
@@ -163,6 +165,10 @@ def test_a_config_that_is_not_there(r2d, tmp_path, name):
         (["run", "--cfg", "config.yaml"], ["No such option.* --cfg"]),
         (["rum"], ["No such command 'rum'"]),
         (["predict", "--batch-size", "x"], ["predict: Invalid value for '--batch-size': .*integer"]),
+        *(
+            ([command, "--batch-size", "65537"], [f"{command}: Invalid value for '--batch-size'"])
+            for command in ("eval", "predict", "calibrate")
+        ),
         (["train", "--stage", "3"], ["Invalid value for '--stage'"]),
         (
             ["export", "--model", "m", "--output", "o", "--overwrite", "False"],

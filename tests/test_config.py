@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ from r2d_jax.config import (
     TokenizerConfig,
     TriageConfig,
 )
-from r2d_jax.config_check import check_config
+from r2d_jax.config_check import MOST, check_config
 from r2d_jax.config_effect import without_effect
 from r2d_jax.config_file import dump_config, load_config
 from r2d_jax.config_identity import config_hash, differences, settings_of
@@ -174,6 +176,34 @@ def test_a_file_that_is_not_utf8_is_one_line(tmp_path):
 def test_bad_overrides_are_one_line(tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         from_text(tmp_path, "", override)
+
+
+def whole_numbers(kind=Config, before=""):
+    """Names of all settings that are whole numbers, those of sections that may be null too."""
+    for name, hint in get_type_hints(kind).items():
+        parts = (hint, *get_args(hint))
+        if inner := next(filter(dataclasses.is_dataclass, parts), None):
+            yield from whole_numbers(inner, f"{before}{name}.")
+        elif int in parts:
+            yield before + name
+
+
+SEEDS = {"seed", "data.seed", "data.triage.distractors"}
+
+
+def test_every_whole_number_has_an_upper_limit():
+    assert set(whole_numbers()) == MOST.keys() | SEEDS
+
+
+@pytest.mark.parametrize("name", sorted(MOST))
+def test_numbers_beyond_any_use_are_refused(tmp_path, name):
+    text = "evaluation: {bertscore: {model: x}}\n"
+    for value in (MOST[name] + 1, 10**30):
+        # Half of the buckets must fit into the distance.
+        distance = f"model.shape.relative_attention_max_distance={max(128, value)}"
+        overrides = [distance] if name.startswith("model.shape.relative") else []
+        with pytest.raises(UserError, match=f"^{re.escape(name)}: {value} is more than .* Set at most"):
+            from_text(tmp_path, text, *overrides, f"{name}={value}")
 
 
 def test_the_line_of_a_wrong_value_is_told(tmp_path):

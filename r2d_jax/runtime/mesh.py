@@ -41,7 +41,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     known = int(np.prod([size for size in sizes if size != -1]))
     if sizes.count(-1) == 1 and known > 0 and count % known == 0:
         sizes[sizes.index(-1)] = count // known
-    if -1 in sizes or int(np.prod(sizes)) != count:
+    # Two negative sizes have a positive product.
+    if min(sizes) < 1 or int(np.prod(sizes)) != count:
         raise UserError(
             "mesh",
             f"data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {count} device(s)",
