@@ -14,7 +14,7 @@ TWO_STAGES = ("r2d", "r2dc")
 """Methods with a first stage, and with sampled labels in the second."""
 TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
 
-_STEPS, _BATCH, _TOKENS, _LAYERS, _ROWS = 10**8, 65_536, 65_536, 1024, 10**8
+_STEPS, _BATCH, _TOKENS, _ROWS = 10**8, 65_536, 65_536, 10**8
 _OF_A_STAGE = {
     "max_steps": _STEPS,
     "batch_size": _BATCH,
@@ -26,15 +26,6 @@ _OF_A_STAGE = {
     "optimizer.warmup_steps": _STEPS,
 }
 MOST = {
-    "model.shape.vocab_size": 10**7,
-    "model.shape.d_model": 65_536,
-    "model.shape.d_ff": 10**6,
-    "model.shape.d_kv": 65_536,
-    "model.shape.num_heads": 65_536,
-    "model.shape.num_layers": _LAYERS,
-    "model.shape.num_decoder_layers": _LAYERS,
-    "model.shape.relative_attention_num_buckets": 65_536,
-    "model.shape.relative_attention_max_distance": 10**6,
     "tokenizer.train_vocab_size": 10**6,
     "data.triage.train_rows": 10**7,
     "data.triage.validation_rows": 10**7,
@@ -58,10 +49,10 @@ MOST = {
     "evaluation.resamples": 10**5,
     "evaluation.max_scored_labels": _ROWS,
     "evaluation.subgroup_least_rows": _ROWS,
-    "evaluation.bertscore.num_layers": _LAYERS,
+    "evaluation.bertscore.num_layers": 1024,
     "evaluation.bertscore.batch_size": _BATCH,
 }
-"""Largest value of each whole number: far above any use, and below what overflows, allocates without end or never
+"""Largest value of each whole number (those of a shape stand in `T5Config`): far above any use, and below what overflows, allocates without end or never
 comes to its end."""
 
 

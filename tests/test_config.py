@@ -191,19 +191,25 @@ def whole_numbers(kind=Config, before=""):
 SEEDS = {"seed", "data.seed", "data.triage.distractors"}
 
 
+IN_SHAPE = {name for name in whole_numbers() if name.startswith("model.shape.")}
+
+
 def test_every_whole_number_has_an_upper_limit():
-    assert set(whole_numbers()) == MOST.keys() | SEEDS
+    assert set(whole_numbers()) == MOST.keys() | SEEDS | IN_SHAPE
 
 
 @pytest.mark.parametrize("name", sorted(MOST))
 def test_numbers_beyond_any_use_are_refused(tmp_path, name):
     text = "evaluation: {bertscore: {model: x}}\n"
     for value in (MOST[name] + 1, 10**30):
-        # Half of the buckets must fit into the distance.
-        distance = f"model.shape.relative_attention_max_distance={max(128, value)}"
-        overrides = [distance] if name.startswith("model.shape.relative") else []
         with pytest.raises(UserError, match=f"^{re.escape(name)}: {value} is more than .* Set at most"):
-            from_text(tmp_path, text, *overrides, f"{name}={value}")
+            from_text(tmp_path, text, f"{name}={value}")
+
+
+@pytest.mark.parametrize("name", sorted(IN_SHAPE))
+def test_shapes_beyond_any_use_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{re.escape(name)}: should be less than or equal to "):
+        from_text(tmp_path, "", f"{name}={2**30}")
 
 
 def test_the_line_of_a_wrong_value_is_told(tmp_path):
