@@ -332,7 +332,9 @@ def doctor(
 
 @app.command()
 def report(
-    runs: Annotated[list[pathlib.Path], typer.Argument(metavar="RUN...", help="Workdirs of runs.")],
+    runs: Annotated[
+        list[pathlib.Path], typer.Argument(metavar="RUN...", help="Workdirs of runs, or of a comparison.")
+    ],
     output: Annotated[pathlib.Path, typer.Option(help="HTML file to write.")],
     include_text: Annotated[
         bool, typer.Option("--include-text", help="Put inputs and rationales of the test rows in.")

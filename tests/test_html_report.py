@@ -663,6 +663,21 @@ def test_the_command(r2d, run):  # noqa: F811
     assert output.read_bytes() != before
 
 
+def test_the_folder_of_a_comparison_stands_for_its_runs(r2d, tmp_path, undrawn):  # noqa: F811
+    home = tmp_path / "compared"
+    for method, seed in (("sft", 0), ("r2d", 10), ("r2d", 2)):
+        (home / method).mkdir(parents=True, exist_ok=True)
+        Run(home / method / f"seed{seed}", seed=seed)
+    (home / "comparison.json").write_text("{}")
+    output = tmp_path / "page.html"
+    r2d("report", home, "--output", output).done("written")
+    in_order = [home / name for name in ("r2d/seed2", "r2d/seed10", "sft/seed0")]
+    r2d("report", *in_order, "--output", tmp_path / "named.html").done("written")
+    assert output.read_bytes() == (tmp_path / "named.html").read_bytes()
+    assert {"r2d/seed2", "r2d/seed10", "sft/seed0"} <= set(Page(output).text.split())
+    r2d("report", home, home / "sft" / "seed0", "--output", output, "--overwrite").refused("named twice")
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

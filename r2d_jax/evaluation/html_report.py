@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from r2d_jax.evaluation import (
     report_values,
 )
 from r2d_jax.evaluation.case_table import case_table, load_case_texts, row_sets, short
-from r2d_jax.evaluation.run_record import RunRecord, read_run
+from r2d_jax.evaluation.run_record import STATE_FILE, RunRecord, read_run
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.outputs import require_file
 
@@ -43,7 +44,7 @@ def write_report(
     The same runs give the same bytes. Without include_text the file holds labels, ids and numbers only.
 
     Args:
-        runs: folders of runs, each once.
+        runs: folders of runs, each once; that of a comparison stands for all its runs.
         output: an .html file in a folder that exists; written whole or not at all.
         include_text: put inputs and rationales of the test rows in, read from the data that each run's
             config names.
@@ -55,11 +56,20 @@ def write_report(
     """
     # Else --overwrite and a slip of the hand could replace any file.
     require_file(output, endings=[".html", ".htm"], overwrite=overwrite)
+    runs = [run for path in runs for run in _runs_in(path)]
     if len({path.resolve() for path in runs}) < len(runs):
         raise UserError("RUN", "a folder is named twice", "Name each run once.")
     records = [read_run(path) for path in runs]
     page = _page(records, include_text)
     write_text(output, page)
+
+
+def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
+    """The runs of a comparison by method and seed, METHOD/seedN; any other folder alone."""
+    if (path / STATE_FILE).is_file():
+        return [path]
+    below = [file.parent for file in path.glob(f"*/seed*/{STATE_FILE}")]
+    return sorted(below, key=lambda run: (run.parent.name, len(run.name), run.name)) or [path]
 
 
 def _page(records: Sequence[RunRecord], include_text: bool) -> str:
@@ -142,10 +152,15 @@ def _script_json(value: Any) -> str:
 
 
 def _names(records: Sequence[RunRecord]) -> list[str]:
-    """The name of each folder; with its parent's where two are the same, with a number where that is too."""
+    """The name of each folder; with its parent's in a comparison or where two are the same, else with a number too."""
     paths = [record.path.absolute() for record in records]
     names = [path.name for path in paths]
-    names = [f"{path.parent.name}/{path.name}" if names.count(path.name) > 1 else path.name for path in paths]
+    names = [
+        f"{path.parent.name}/{path.name}"
+        if names.count(path.name) > 1 or re.fullmatch(r"seed\d+", path.name)
+        else path.name
+        for path in paths
+    ]
     return [
         short(f"{name} ({names[: place + 1].count(name)})" if names.count(name) > 1 else name, 60)
         for place, name in enumerate(names)

@@ -87,7 +87,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
     """
     if not (path / STATE_FILE).is_file():
         fault = f"no run here ({STATE_FILE} is missing)" if path.is_dir() else "no such folder"
-        raise UserError(str(path), fault, "Give the --workdir of a run.")
+        raise UserError(str(path), fault, "Give the --workdir of a run, or of `r2d compare`.")
     state = _json_object(path / STATE_FILE)
     settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
     labels = _json_object(path / CARD_FILE).get("labels", []) if (path / CARD_FILE).is_file() else []
