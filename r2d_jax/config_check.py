@@ -52,8 +52,8 @@ MOST = {
     "evaluation.bertscore.num_layers": 1024,
     "evaluation.bertscore.batch_size": _BATCH,
 }
-"""Largest value of each whole number (those of a shape stand in `T5Config`): far above any use, and below what overflows, allocates without end or never
-comes to its end."""
+"""Largest value of each whole number (those of a shape stand in `T5Config`): far above any use, and below what
+overflows, allocates without end or never comes to its end."""
 
 
 def rationale_sources(config: Config) -> tuple[str, ...]:
