@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from r2d_jax.methods import MethodName
+
 _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -325,7 +327,7 @@ class EvaluationConfig:
 class Config:
     """One run: data, model, both stages, evaluation."""
 
-    method: Literal["r2d", "r2dc", "sft", "dss"] = "r2d"
+    method: MethodName = "r2d"
     """r2d: stage 1, then label and rationale given the label. r2dc: the same with confidence-adaptive sampling and
     the cycle loss. Baselines, stage 2 only: sft: label alone; dss: label, and rationale without a given label
     (distilling step-by-step)."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from r2d_jax.config import ColumnsConfig, Config, DataConfig, StageConfig, TriageScoringConfig
 from r2d_jax.errors import UserError
+from r2d_jax.methods import METHODS
 
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
-TWO_STAGES = ("r2d", "r2dc")
-"""Methods with a first stage, and with sampled labels in the second."""
 TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
 
 _STEPS, _BATCH, _TOKENS, _ROWS = 10**8, 65_536, 65_536, 10**8
@@ -68,7 +67,7 @@ def rationale_source(config: Config, stage: StageConfig) -> str | None:
 
 def stage_configs(config: Config) -> dict[int, StageConfig]:
     """The stages that a run has by number, in order; the baselines have the second alone."""
-    first = {1: config.stage1} if config.method in TWO_STAGES and config.stage1.enabled else {}
+    first = {1: config.stage1} if METHODS[config.method].two_stages and config.stage1.enabled else {}
     return {**first, 2: config.stage2}
 
 
@@ -90,7 +89,7 @@ def check_config(config: Config) -> None:
         _check_stage(f"stage{number}", stage, config)
     second = config.stage2
     too_long = second.warmup_fraction + second.transition_fraction > 1
-    if config.method in TWO_STAGES and too_long and not second.select_before_transition:
+    if METHODS[config.method].two_stages and too_long and not second.select_before_transition:
         raise UserError(
             "stage2.transition_fraction",
             f"warm-up {second.warmup_fraction} and transition {second.transition_fraction} exceed the stage, so no "
@@ -98,13 +97,13 @@ def check_config(config: Config) -> None:
             "Lower one of them, or set stage2.select_before_transition=true.",
         )
     adapts = second.adaptive_sampling and second.max_sampling_probability > 0
-    if config.method == "r2dc" and adapts and second.warmup_fraction == 0:
+    if METHODS[config.method].adaptive and adapts and second.warmup_fraction == 0:
         raise UserError(
             "stage2.warmup_fraction",
             "0 leaves no warm-up, from which tau takes its first value",
             "Use for example 0.05, or set stage2.adaptive_sampling=false.",
         )
-    _check_data(config.data, needs_rationales=config.method != "sft")
+    _check_data(config.data, needs_rationales=METHODS[config.method].explains)
     _check_subgroups(config.data.columns)
     if config.evaluation.triage is not None:
         _check_triage(config.evaluation.triage)

@@ -3,8 +3,8 @@
 import fnmatch
 
 from r2d_jax.config import Config
-from r2d_jax.config_check import TWO_STAGES
 from r2d_jax.config_identity import R2DC_ONLY, all_settings
+from r2d_jax.methods import METHODS
 
 __all__ = ["without_effect"]
 
@@ -20,15 +20,15 @@ def without_effect(config: Config) -> list[str]:
     They may have been meant for another method, as in configs of a comparison, or stand there by mistake.
     """
     unread: list[str] = []
-    second, evaluation = config.stage2, config.evaluation
-    if config.method not in TWO_STAGES:
+    method, second, evaluation = METHODS[config.method], config.stage2, config.evaluation
+    if not method.two_stages:
         unread += ["stage1.*", *_SCHEDULE, *_SAMPLING]
     elif not config.stage1.enabled:
         unread += ["stage1.*"]
-    if config.method == "sft":
+    if not method.explains:
         unread += ["stage2.label_weight", "stage2.rationale_source", "evaluation.rationale_*", *_CHECKS]
         unread += ["evaluation.bertscore*"]
-    if config.method != "r2dc":
+    if not method.adaptive:
         unread += R2DC_ONLY
     else:
         unread += [] if second.adaptive_sampling else ["stage2.tau_window_steps"]

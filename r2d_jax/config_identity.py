@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from r2d_jax.config import Config
+from r2d_jax.methods import METHODS
 
 __all__ = ["MAPS_OF_NAMES", "R2DC_ONLY", "all_settings", "config_hash", "differences", "settings_of"]
 
@@ -57,7 +58,7 @@ _ABSENT = object()
 
 def _values(config: Config) -> dict[str, Any]:
     values = _ADAPTER.dump_python(config, mode="json")
-    for name in _FREE if config.method == "r2dc" else (*_FREE, *R2DC_ONLY):
+    for name in _FREE if METHODS[config.method].adaptive else (*_FREE, *R2DC_ONLY):
         inner = values
         *parents, last = name.split(".")
         for parent in parents:

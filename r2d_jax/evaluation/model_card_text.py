@@ -14,19 +14,10 @@ from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.report import result_lines
 from r2d_jax.evaluation.report_values import warnings_of
 from r2d_jax.evaluation.run_facts import RunFacts
+from r2d_jax.methods import METHODS
 from r2d_jax.model.parameters import T5Factory, flatten
 
 _FEW_ROWS, _LONGEST_CELL = 30, 100
-
-_METHODS = {
-    "r2d": "by Reason2Decide (Hasan et al., arXiv 2512.20074): first for rationales, then for labels and for the "
-    "rationale of a given label, which is more and more the model's own",
-    "r2dc": "by R2D-C (Hasan et al., Computers 2026, 15(5):279), which is Reason2Decide (arXiv 2512.20074) with "
-    "confidence-adaptive sampling and a cycle loss",
-    "dss": "for labels and rationales in one stage, the rationale without a given label (distilling step-by-step, "
-    "Hsieh et al., 2023)",
-    "sft": "for labels alone",
-}
 
 _INTENDED = """## Intended use
 
@@ -111,10 +102,10 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
 def _method(card: ModelCard, facts: RunFacts | None) -> str:
     settings = facts.settings if facts else {}
     # Without its run, only what the prompts tell is known; "r2dc" has those of "r2d".
-    by_prompt = {"given_label": "r2d", "explain": "dss", "none": "sft"}[card.rationale_prompt]
-    told = _METHODS.get(settings.get("method", by_prompt), _METHODS[by_prompt])
-    without = by_prompt == "r2d" and settings.get("stage1.enabled") is False
-    return told + (", here without the first stage" if without else "")
+    by_prompt = next(one for one in METHODS.values() if one.rationale_prompt == card.rationale_prompt)
+    method = METHODS.get(str(settings.get("method")), by_prompt)
+    without = by_prompt.two_stages and settings.get("stage1.enabled") is False
+    return method.told + (", here without the first stage" if without else "")
 
 
 def _training(card: ModelCard, facts: RunFacts | None, options: CardOptions) -> Iterator[str]:

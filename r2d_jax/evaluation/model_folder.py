@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import jax
 from jax.sharding import Mesh
@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from r2d_jax.config import ColumnsConfig, ComputeType, Count, LabelDecode, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError, first_fault
+from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
@@ -54,7 +55,7 @@ class ModelCard:
     compute_dtype: ComputeType
     tokenizer_fingerprint: str
     columns: ColumnsConfig
-    rationale_prompt: Literal["given_label", "explain", "none"] = "given_label"
+    rationale_prompt: RationalePrompt = "given_label"
     label_map: dict[str, str] = dataclasses.field(default_factory=dict)
     label_decode: LabelDecode = "free"
     rationale_source: str | None = None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
 from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
+from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
@@ -20,7 +21,6 @@ from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place, place_batch, re
 
 Batch = dict[str, jax.Array]
 HostBatch = dict[str, np.ndarray]
-RationalePrompt = Literal["given_label", "explain", "none"]
 T = TypeVar("T")
 
 

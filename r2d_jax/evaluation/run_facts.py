@@ -10,6 +10,7 @@ from typing import Any
 from r2d_jax.data.row_counts import COUNTS_FILE
 from r2d_jax.evaluation.report_values import run_summary
 from r2d_jax.evaluation.run_record import STATE_FILE, RunRecord, read_run
+from r2d_jax.methods import METHODS
 
 _CHECKPOINT = re.compile(r"(?:^|/)(stage\d/(?:best|latest)/\d+)$")
 _HUB_ROWS = "hf:"
@@ -45,16 +46,17 @@ _R2DC = ("stage2.adaptive_sampling", "stage2.tau_window_steps", "stage2.cycle_we
 
 def _told_settings(stored: Mapping[str, Any]) -> Iterator[str]:
     """Names of the settings that mattered to this run's method."""
-    method = stored.get("method")
+    # Of a method that this version does not know: what all that explain have in common.
+    method = METHODS.get(str(stored.get("method")), METHODS["dss"])
     yield from _COMMON
-    if method in ("r2d", "r2dc") and stored.get("stage1.enabled") is not False:
+    if method.two_stages and stored.get("stage1.enabled") is not False:
         yield from (f"stage1.{name}" for name in (*_STAGE, "rationale_source"))
     yield from (f"stage2.{name}" for name in (*_STAGE, "class_weights"))
-    if method != "sft":
+    if method.explains:
         yield from _RATIONALES
-    if method in ("r2d", "r2dc"):
+    if method.two_stages:
         yield from _SAMPLING
-    if method == "r2dc":
+    if method.adaptive:
         yield from _R2DC
 
 

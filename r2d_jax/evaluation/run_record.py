@@ -10,8 +10,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from r2d_jax.config_check import TWO_STAGES
 from r2d_jax.errors import UserError
+from r2d_jax.methods import METHODS
 from r2d_jax.runtime.outputs import MODEL_MARK, RUN_MARK
 from r2d_jax.runtime.reporting import METRICS_FILE
 
@@ -164,9 +164,9 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 def _has_stage(settings: Mapping[str, Any], number: int) -> bool:
     # As config_check.stage_configs, but of settings that another version may have written.
-    return number == 2 or (
-        settings.get("method", "r2d") in TWO_STAGES and settings.get("stage1.enabled", True) is not False
-    )
+    method = METHODS.get(settings.get("method", "r2d"))
+    first = method is not None and method.two_stages and settings.get("stage1.enabled", True) is not False
+    return number == 2 or first
 
 
 def _missing(stage: StageRecord) -> str | None:

@@ -37,7 +37,8 @@ from r2d_jax.evaluation.model_folder import (
     require_shape,
 )
 from r2d_jax.evaluation.ordinal import scale_of
-from r2d_jax.evaluation.predict import Predictor, RationalePrompt
+from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.methods import METHODS
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
@@ -51,12 +52,6 @@ from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
 _SHAPES_MARK = "batch_widths"
-_RATIONALE_PROMPT: dict[str, RationalePrompt] = {
-    "r2d": "given_label",
-    "r2dc": "given_label",
-    "dss": "explain",
-    "sft": "none",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +125,7 @@ class Prepared:
             compute_dtype=self.config.model.compute_dtype,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             columns=self.config.data.columns,
-            rationale_prompt=_RATIONALE_PROMPT[self.config.method],
+            rationale_prompt=METHODS[self.config.method].rationale_prompt,
             label_map=self.config.data.label_map,
             label_decode=self.config.label_decode,
             rationale_source=self.sources[2],
@@ -147,7 +142,7 @@ class Prepared:
             self.factory,
             self.encoder,
             self.rationale_tokens,
-            _RATIONALE_PROMPT[self.config.method],
+            METHODS[self.config.method].rationale_prompt,
             self.mesh,
             self.label_trie,
         )

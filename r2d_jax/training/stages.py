@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
-from r2d_jax.config_check import TWO_STAGES, stage_configs
+from r2d_jax.config_check import stage_configs
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets, made_ahead, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
+from r2d_jax.methods import METHODS
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.checkpoint_files import best_step, restore_weights
@@ -90,7 +91,7 @@ def stage2(prepared: Prepared) -> Stage:
         scores = label_scores(gold, predicted, prepared.labels)
         return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
 
-    settled = transition_end_step(config) if prepared.config.method in TWO_STAGES else 0
+    settled = transition_end_step(config) if METHODS[prepared.config.method].two_stages else 0
     eligible = 0 if config.select_before_transition else settled
     return Stage(2, config, objective, evaluate, Selection("eval/macro_f1", True, eligible, settled))
 
