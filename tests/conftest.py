@@ -27,8 +27,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 LONGEST = """
     two_processes topology docs_commands kills run_texts steps_torch compare steps run r2dc evaluation footprint
     t5_parity benchmarks cli_errors features many_rows disk_full half_precision html_report baselines tokenizer
-    triage export_formats serve_model export_card launch_pod checkpoint label_trie data_check api_reference growth
-    hf_format abstention llm fidelity dropout
+    triage network export_formats serve_model export_card launch_pod checkpoint label_trie data_check api_reference
+    growth hf_format abstention llm fidelity dropout
 """
 
 

@@ -1,6 +1,8 @@
 """Checkpoints: complete or ignored, restored into today's layout, weights alone, faults named."""
 
 import hashlib
+import pathlib
+import re
 import shutil
 
 import jax
@@ -11,13 +13,14 @@ from jax.sharding import PartitionSpec as P
 
 from r2d_jax.config import MeshConfig, OptimizerConfig, T5Config
 from r2d_jax.errors import UserError
-from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_weights, save_weights
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.mesh import make_mesh, tree_shardings, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import abstract_state, fresh_state
+from r2d_jax.training.workdir import Workdir
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -142,6 +145,34 @@ def test_another_shape_is_refused_by_name(tmp_path, state):
     assert "encoder/blocks/0/feed_forward/wi/kernel is (16, 24), not (16, 32)" in str(error.value)
 
 
+def test_weights_that_the_model_has_not_are_refused_by_name(tmp_path, state):
+    """B060: a block or a head too many would be left out without a word."""
+    save_weights(tmp_path / "weights", state.params)
+    shallower = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 1}))
+    with pytest.raises(UserError) as error:
+        restore_weights(tmp_path / "weights", with_shardings(shallower.abstract_params, one_device()))
+    told = re.findall(r"unexpected (\S+) \(", str(error.value))
+    assert told == [name for name in flatten(state.params) if name.startswith("decoder/blocks/1/")]
+    assert not re.search(r"missing|, not", str(error.value))
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, state, monkeypatch):
+    """B056: Orbax takes absolute paths alone, and a program may change its folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = pathlib.Path("runs/one")
+    workdir = Workdir(folder)
+    save(folder, state, 3)
+    save_weights(pathlib.Path("weights"), state.params)
+    wanted = targets(one_device())
+    step, *_ = StageCheckpoints(folder, HASH).restore_latest(print, *wanted)
+    assert step == 3
+    for relative in (pathlib.Path("weights"), folder / "latest" / "3"):
+        assert checksum(restore_weights(relative, wanted[0])) == checksum(state.params)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert workdir.path == tmp_path / "runs" / "one"
+
+
 def test_a_training_state_of_another_shape_is_refused_by_name(tmp_path, state):
     save(tmp_path, state, 5)
     deeper = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 3}))
@@ -254,8 +285,16 @@ def vars_of(shape):
 
 
 def test_the_checksum_depends_on_every_weight(state):
-    names = list(flatten(state.params))
-    assert len(names) > 20
-    changed = jax.tree.map(lambda x: x, state.params)
-    changed["encoder"]["final_norm"]["scale"] = changed["encoder"]["final_norm"]["scale"] * 1.0000001
-    assert checksum(changed) != checksum(state.params)
+    """B046: on the last bit of each, and on which of them it is."""
+    flat = {name: np.array(leaf) for name, leaf in flatten(state.params).items()}
+    assert len(flat) > 20
+    found = {checksum(unflatten(flat))}
+    assert found == {checksum(state.params)}
+    for name, leaf in flat.items():
+        changed = leaf.copy()
+        changed.reshape(-1)[-1] = np.nextafter(changed.reshape(-1)[-1], np.float32(9))
+        found.add(checksum(unflatten(flat | {name: changed})))
+    assert len(found) == 1 + len(flat)
+    block = "encoder/blocks/0/attention"
+    swapped = {f"{block}/q/kernel": flat[f"{block}/k/kernel"], f"{block}/k/kernel": flat[f"{block}/q/kernel"]}
+    assert checksum(unflatten(flat | swapped)) not in found

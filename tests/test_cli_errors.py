@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -28,9 +29,13 @@ from cli_cases import (
 from ruamel.yaml import YAML
 
 import r2d_jax
+from r2d_jax.config import MeshConfig
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.metrics import label_metrics
+from r2d_jax.evaluation.model_folder import load_model
+from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.locks import alone_in
+from r2d_jax.runtime.mesh import make_mesh
 
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -213,6 +218,16 @@ def test_stage_2_never_starts_from_other_weights(r2d, trained, tmp_path):
     """B046."""
     command = ("train", "--stage", 2, *trained.arguments[1:-1], tmp_path / "new")
     r2d(*command).refused("stage1: stage 1 is not finished here", "r2d train --stage 1")
+
+
+def test_stage_2_begins_with_the_best_of_stage_1_and_says_so(trained):
+    """B046: folder, step and checksum are those of the checkpoint that it read."""
+    told = re.search(
+        r"starting from the best of stage 1: (\S+), step (\d+), checksum (\w+)", trained.ended.out
+    )
+    best = trained.workdir / "stage1" / "best" / "3"
+    stored = load_model(best, make_mesh(MeshConfig())).params
+    assert told.groups() == (str(best), "3", checksum(stored))
 
 
 # Models, inputs and outputs

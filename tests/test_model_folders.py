@@ -138,6 +138,21 @@ def test_settings_of_a_tokenizer_that_python_cannot_read_count_as_none(exported,
     predict(exported).done("2 predictions written")
 
 
+@pytest.mark.parametrize("kept_as", ["export", "import"])
+def test_another_tokenizer_is_refused_on_load(exported, model, predict, tmp_path, kept_as):
+    """B010: of the same size and in the right form, it gives other ids, and so other texts."""
+    folder = exported if kept_as == "export" else imported(model, tmp_path / "imported", model.params)
+    place = folder if kept_as == "export" else folder / TOKENIZER_FOLDER
+    text = (place / "tokenizer.json").read_text(encoding="utf-8")
+    vocabulary = json.loads(text)["model"]["vocab"]
+    one, other = [piece for piece in vocabulary if piece.isalpha()][-2:]
+    swapped = json.loads(text)
+    swapped["model"]["vocab"] |= {one: vocabulary[other], other: vocabulary[one]}
+    (place / "tokenizer.json").write_text(json.dumps(swapped), encoding="utf-8")
+    assert Tokenizer.load(place).size == model.tokenizer.size
+    predict(folder).refused("the tokenizer is not the one that the model was trained with")
+
+
 def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tmp_path):
     """A shape that computes with these weights gives other texts; one that does not failed deep within."""
     predict(exported).done("2 predictions written")
