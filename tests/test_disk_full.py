@@ -1,9 +1,11 @@
 """A disk that is full or read-only ends a run with one line, keeps what was saved, and the same command goes on."""
 
 import errno
+import json
 import pathlib
 import resource
 import subprocess
+import types
 
 import pytest
 
@@ -11,6 +13,7 @@ pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import as_lines, in_a_process, make_rows, settings
+from rich.console import Console
 from ruamel.yaml import YAML
 
 from r2d_jax.data.tokenizer import Tokenizer
@@ -19,6 +22,7 @@ from r2d_jax.llm.cache import Answer, AnswerCache
 from r2d_jax.runtime import reporting
 from r2d_jax.runtime.checkpoint_files import complete_steps
 from r2d_jax.runtime.files import whole_file, write_texts
+from r2d_jax.training.workdir import Workdir, adopt_stage1
 
 
 @pytest.fixture
@@ -125,8 +129,6 @@ def test_a_tokenizer_is_written_whole_or_not_at_all(tmp_path, little_room):
 
 def test_the_file_that_the_disk_refuses_is_named(tmp_path, little_room):
     """It said "file system"."""
-    from rich.console import Console
-
     reporter = reporting.Reporter(
         tmp_path, "stage 1", console=Console(), total_steps=5, start_step=0, tensorboard=False
     )
@@ -146,3 +148,26 @@ def test_the_file_that_the_disk_refuses_is_named(tmp_path, little_room):
     with pytest.raises(FileNotFoundError, match="absent"), whole_file(tmp_path / "rows.jsonl") as file:
         file.write(absent.read_text())
     assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_first_stage_that_cannot_be_copied_is_one_line(tmp_path, little_room, monkeypatch):
+    """It was a traceback."""
+    card = types.SimpleNamespace(shape=1, tokenizer_fingerprint="x")
+    monkeypatch.setattr("r2d_jax.training.workdir.read_card", lambda _: card)
+    donor, taker = Workdir(tmp_path / "donor"), Workdir(tmp_path / "taker")
+    for workdir, state in (
+        (donor, {"data_hash": "x", "stage1_done": {"step": 3}}),
+        (taker, {"data_hash": "x"}),
+    ):
+        workdir.path.mkdir()
+        (workdir.path / "run.json").write_text(json.dumps(state))
+    donor.stage(1).mkdir()
+    (donor.stage(1) / "weights").write_bytes(b"x" * 5000)
+    little_room(2000)
+    with pytest.raises(UserError, match=r"taker/stage1/weights: cannot be written \(.*File too large"):
+        adopt_stage1(taker, donor, Console(quiet=True))
+    assert "stage1_done" not in taker.state
+    little_room(10_000)
+    adopt_stage1(taker, donor, Console(quiet=True))
+    assert taker.state["stage1_done"]
+    assert (taker.stage(1) / "weights").stat().st_size == 5000

@@ -223,7 +223,7 @@ def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
     """Take the finished stage 1 of another run of the same rows, vocabulary and model; once.
 
     Raises:
-        UserError: it is not finished, or belongs to other rows, another vocabulary or model.
+        UserError: it is not finished, belongs to other rows, another vocabulary or model, or cannot be copied.
     """
     if workdir.state.get("stage1_done"):
         return
@@ -236,7 +236,14 @@ def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
         raise UserError(str(donor.path), "has another vocabulary or model shape", "Train stage 1 here.")
     if is_writer():
         shutil.rmtree(workdir.stage(1), ignore_errors=True)
-        shutil.copytree(donor.stage(1), workdir.stage(1))
+        try:
+            shutil.copytree(donor.stage(1), workdir.stage(1))
+        except shutil.Error as error:
+            # It gathers what went wrong, file by file; the first will do.
+            ((_, to, reason), *_) = error.args[0]
+            raise UserError(
+                str(to), f"cannot be written ({reason})", "Make room; the same command goes on."
+            ) from error
     workdir.mark("stage1_from", str(donor.path))
     workdir.mark("stage1_done", donor.state["stage1_done"])
     say(console, f"stage 1: taken from {donor.path}")
