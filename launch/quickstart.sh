@@ -8,7 +8,7 @@ Usage: launch/quickstart.sh [KEY=VALUE]...
 
 Installs r2d_jax into .venv (once) and runs
   r2d run --config configs/quickstart.yaml --workdir runs/quickstart
-in 6 to 10 minutes on two CPU cores. Run again, it goes on where it stopped, or says that it is done.
+in 5 to 10 minutes on two free CPU cores, longer beside other work. Run again, it goes on where it stopped, or says that it is done.
 
   KEY=VALUE    settings to change, for example stage2.max_steps=200
   PYTHON=      Python to use, 3.11 or newer (default: the newest found)

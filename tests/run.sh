@@ -20,6 +20,7 @@ TEXT
 fi
 
 CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.."
+echo "installation, checks and tests take roughly half an hour on two free CPU cores, longer beside other work"
 # shellcheck source=launch/environment.sh
 . launch/environment.sh
 

@@ -197,6 +197,7 @@ def test_every_check_runs_and_pytest_speaks_last(copy, script):
         assert name in calls[6]
     assert calls[7:] == ["python -m pytest" + (r" -k not\ slow" if arguments else "")]
     assert kinds(calls)[1] == "--requirement requirements-test.txt"
+    assert "half an hour" in result.stdout.splitlines()[0]
     assert result.stdout.endswith("== pytest\npython was here\n")
     assert not (copy.root / ".venv").exists()
 
