@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["cli_cases"]
+pytest.register_assert_rewrite("cli_cases")
+
+from cli_cases import LABELS
+
+from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows
+from r2d_jax.evaluation.model_folder import ModelCard
 
 
 def bertscore(*arguments: Any, **settings: Any) -> dict[str, Any]:
@@ -143,6 +150,32 @@ def test_bertscore_tells_what_it_cannot_load(scoring_model: pathlib.Path, tmp_pa
         bertscore(["a"], ["a"], scoring_model, 9)
     with pytest.raises(UserError, match="cannot be loaded"):
         bertscore(["a"], ["a"], tmp_path / "absent", 2)
+
+
+def test_a_scorer_that_cannot_be_loaded_is_told_before_the_training(
+    job: Any, scoring_model: pathlib.Path, tmp_path: pathlib.Path, r2d: Any
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(scoring_model, damaged)
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    for model, layers, wanted in (
+        (tmp_path / "absent", 2, "the scoring model cannot be loaded"),
+        (damaged, 2, "the scoring model cannot be loaded"),
+        ('"a\\0b"', 2, "the scoring model cannot be loaded"),
+        (scoring_model, 9, "between 0 and 2"),
+    ):
+        ended = job(None, f"evaluation.bertscore={{model: {model}, num_layers: {layers}}}")
+        # The library shows how far loading is, without a line's end.
+        assert (ended.code, wanted in ended.err.splitlines()[-1]) == (2, True)
+        assert "step 1/" not in ended.out
+    folder = tmp_path / "model"
+    folder.mkdir()
+    columns = ColumnsConfig(id="id", split="split", context="context")
+    card = ModelCard(T5Config(), LABELS, 4, 64, 8, "float32", "0", columns)
+    (folder / "r2d_model.json").write_text(card.to_json(), encoding="utf-8")
+    asked = ("--input", tmp_path / "rows.jsonl", "--bertscore", tmp_path / "absent", "--bertscore-layers", 2)
+    r2d("eval", "--model", folder, "--output", tmp_path / "out", *asked).refused("cannot be loaded")
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from r2d_jax.evaluation.ordinal import TriageScale, scale_of
 from r2d_jax.evaluation.predict import Predictor, Score
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
+from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
@@ -291,6 +292,7 @@ def evaluate_model(
         examples = getattr(splits_of_run(config), split)
     evaluation = dataclasses.replace(asked.evaluation, **settings)
     left_out(evaluation, card.labels)
+    require_scorer(None if source is None else evaluation.bertscore)
     model, mesh = _open(model_path, evaluation.batch_size)
     predictor, features = _predictor(model, mesh, examples, source, decode)
     return evaluate_rows(

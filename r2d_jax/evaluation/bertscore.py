@@ -57,18 +57,11 @@ def bertscore_rows(
             known for the model, a length beyond the model's, or rescaling without a baseline.
     """
     rows = check_same_rows(predictions=predicted, references=references)
-    try:
-        library = importlib.import_module("bert_score")
-    except ImportError as error:
-        raise UserError("bertscore", f"cannot import bert-score ({error})", _INSTALL) from error
     name = str(model)
-    layer = _layer(name, num_layers)
-    baseline = _baseline(library, name, layer, baseline_path) if rescale else None
-
+    scorer, layer, baseline = load_scorer(name, num_layers, rescale=rescale, baseline_path=baseline_path)
     outputs = [fold_white_space(text) for text in predicted]
     golds = [fold_white_space(text) for text in references]
     pairs = [(o, g) for o, g in zip(outputs, golds, strict=True) if o and g]
-    scorer = _scorer(library, name, layer, baseline)
     # The scorer says neither of them in public.
     tokenizer, config = scorer._tokenizer, scorer._model.config  # noqa: SLF001
     limit = _token_limit(tokenizer, config, name, max_tokens)
@@ -101,6 +94,26 @@ def bertscore_rows(
         ),
     }
     return figures, scored[2]
+
+
+def load_scorer(
+    name: str,
+    num_layers: int | None = None,
+    *,
+    rescale: bool = False,
+    baseline_path: pathlib.Path | None = None,
+) -> tuple[Any, int, pathlib.Path | None]:
+    """The loaded scorer, the layer whose output it compares, and its baseline file where it rescales.
+
+    Args and Raises as `bertscore_rows`.
+    """
+    try:
+        library = importlib.import_module("bert_score")
+    except ImportError as error:
+        raise UserError("bertscore", f"cannot import bert-score ({error})", _INSTALL) from error
+    layer = _layer(name, num_layers)
+    baseline = _baseline(library, name, layer, baseline_path) if rescale else None
+    return _scorer(library, name, layer, baseline), layer, baseline
 
 
 def _layer(name: str, num_layers: int | None) -> int:
@@ -145,8 +158,9 @@ def _scorer(library: Any, name: str, layer: int, baseline: pathlib.Path | None) 
         )
     except AssertionError as error:
         raise UserError("num_layers", str(error), "Choose a layer the model has.") from error
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    # A hub, a damaged file and weights of another shape each fail in a way of their own.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             name, f"the scoring model cannot be loaded ({reason})", "Check its name or folder."
         ) from error

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from r2d_jax.config import EvaluationConfig
+from r2d_jax.config import BertScoreConfig, EvaluationConfig
 from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.bertscore import bertscore_rows
+from r2d_jax.evaluation.bertscore import bertscore_rows, load_scorer
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.ordinal import scale_of
@@ -35,6 +35,20 @@ def require_libraries() -> None:
     for module, package in _LATE.items():
         if importlib.util.find_spec(module) is None:
             raise UserError(package, "is not installed, and evaluation needs it", f"pip install {package}")
+
+
+def require_scorer(asked: BertScoreConfig | None) -> None:
+    """Load the model of BERTScore and let go of it, so that a fault comes to light before the work and not after.
+
+    Raises:
+        UserError: as `bertscore_rows`, as far as it can be told without texts.
+    """
+    if asked is not None:
+        load_scorer(asked.model, asked.num_layers, rescale=asked.rescale, baseline_path=_baseline(asked))
+
+
+def _baseline(asked: BertScoreConfig) -> pathlib.Path | None:
+    return pathlib.Path(asked.baseline_path) if asked.baseline_path else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +243,7 @@ def _bertscore(
         asked.model,
         asked.num_layers,
         rescale=asked.rescale,
-        baseline_path=pathlib.Path(asked.baseline_path) if asked.baseline_path else None,
+        baseline_path=_baseline(asked),
         batch_size=asked.batch_size,
     )
 

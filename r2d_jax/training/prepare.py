@@ -38,6 +38,7 @@ from r2d_jax.evaluation.model_folder import (
 )
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.methods import METHODS
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
@@ -284,6 +285,8 @@ def prepare(
     left_out(config.evaluation, labels)
     if config.evaluation.triage is not None:
         scale_of(config.evaluation.triage, labels)
+    if sources[2] is not None and not (workdir.started and workdir.state.get("run_done")):
+        require_scorer(config.evaluation.bertscore)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
     trie = label_trie(labels, tokenizer) if config.label_decode == "constrained" else None
