@@ -8,7 +8,7 @@ import numpy as np
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation
 from r2d_jax.evaluation.label_scoring import scores_of
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.predict import Prediction, Predictor, Score
+from r2d_jax.evaluation.predict import Predictor, Score, all_of
 from r2d_jax.model.parameters import Params
 
 
@@ -64,10 +64,8 @@ def measure(
     if not texts:
         return []
     features = predictor.features_of(texts)
-    predictions: list[Prediction] = []
-    for batch in predictor.predict(params, features, batch_size, rationales=False, score=score_labels):
-        check_stop()
-        predictions += batch
+    lists = predictor.predict(params, features, batch_size, rationales=False, score=score_labels)
+    predictions = all_of(lists, check_stop)
     found = [prediction.label for prediction in predictions]
     table = np.full((len(texts), len(labels)), np.nan)
     if score_labels is not None:

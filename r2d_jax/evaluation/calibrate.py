@@ -15,7 +15,7 @@ from r2d_jax.evaluation.calibration import (
     labels_digest,
 )
 from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
-from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.predict import Predictor, all_of
 from r2d_jax.model.parameters import Params
 
 
@@ -39,21 +39,6 @@ def left_out(settings: EvaluationConfig, labels: Sequence[str]) -> str | None:
             "Change that setting, or set evaluation.target_risk=null.",
         )
     return why
-
-
-def score_rows(
-    scorer: LabelScorer,
-    params: Params,
-    features: Features,
-    batch_size: int,
-    check_stop: Callable[[], None] = lambda: None,
-) -> np.ndarray:
-    """float32 [N, K]: log P(label | input) of N rows; `check_stop` is called between batches and may raise."""
-    scores: list[np.ndarray] = []
-    for some in scorer.log_probabilities(params, features, batch_size):
-        check_stop()
-        scores += some
-    return np.array(scores, np.float32).reshape(-1, len(scorer.labels))
 
 
 def calibrate(
@@ -87,14 +72,12 @@ def calibrate(
             "Check data.columns.label, or give rows with these labels.",
         )
     scorer, size = LabelScorer(predictor, labels), settings.batch_size
-    rows: list[Prediction] = []
     if settings.target_risk is None:
-        scores = score_rows(scorer, params, features, size, check_stop)
+        lists = scorer.log_probabilities(params, features, size)
+        scores = np.array(all_of(lists, check_stop), np.float32).reshape(-1, len(labels))
     else:
         score = scorer.score_labels
-        for batch in predictor.predict(params, features, size, rationales=False, score=score):
-            check_stop()
-            rows += batch
+        rows = all_of(predictor.predict(params, features, size, rationales=False, score=score), check_stop)
         scores = scores_of(rows, len(labels))
     temperature, threshold = fit_temperature(scores, numbers), None
     if settings.target_risk is not None:

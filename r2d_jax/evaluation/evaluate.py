@@ -17,7 +17,7 @@ from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.ordinal import scale_of
-from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.predict import Prediction, Predictor, all_of
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
@@ -87,10 +87,8 @@ def evaluate_rows(
     unscored = left_out(settings, model.card.labels)
     labels = model.card.labels
     score_labels = LabelScorer(predictor, labels).score_labels if unscored is None else None
-    predictions: list[Prediction] = []
-    for batch in predictor.predict(model.params, features, batch_size, score=score_labels):
-        check_stop()
-        predictions += batch
+    lists = predictor.predict(model.params, features, batch_size, score=score_labels)
+    predictions = all_of(lists, check_stop)
     lines = [
         prediction_row(example.row_id, prediction, labels) | NOT_SCORED | {"gold_label": example.label}
         for example, prediction in zip(examples, predictions, strict=True)

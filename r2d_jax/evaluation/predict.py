@@ -78,6 +78,15 @@ def in_row_order(batches: Iterable[tuple[np.ndarray, Sequence[T]]]) -> Iterator[
         yield ready
 
 
+def all_of(lists: Iterable[list[T]], check_stop: Callable[[], None] = lambda: None) -> list[T]:
+    """What comes in lists, batch by batch, as one list; `check_stop` is called after each and may raise."""
+    whole: list[T] = []
+    for some in lists:
+        check_stop()
+        whole += some
+    return whole
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
     """Compiled decoding; the same prompt splice as in training.

@@ -12,7 +12,7 @@ from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.intervals import Statistic, ratio_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import Predictor, all_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,8 @@ class RationaleChecks:
     def labels_of(self, texts: Sequence[str]) -> list[str]:
         """The label that the model predicts from each of N texts alone."""
         features = self._predictor.features_of(texts)
-        labels: list[str] = []
-        for batch in self._predictor.predict(
-            self._model.params, features, self._batch_size, rationales=False
-        ):
-            self._check_stop()
-            labels += [row.label for row in batch]
-        return labels
+        lists = self._predictor.predict(self._model.params, features, self._batch_size, rationales=False)
+        return [row.label for row in all_of(lists, self._check_stop)]
 
     def flips(
         self,
@@ -91,10 +86,8 @@ class RationaleChecks:
         features = self._predictor.features_of(
             [question_text(examples[row]) for row, _ in asked], [given for _, given in asked]
         )
-        texts: list[str] = []
-        for batch in self._predictor.explain(self._model.params, features, self._batch_size):
-            self._check_stop()
-            texts += batch
+        lists = self._predictor.explain(self._model.params, features, self._batch_size)
+        texts = all_of(lists, self._check_stop)
         return [
             Flip(row, given, text, label, text != rationales[row])
             for (row, given), text, label in zip(asked, texts, self.labels_of(texts), strict=True)

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import pathlib
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import jax
@@ -18,7 +18,7 @@ from r2d_jax.evaluation.calibration import Calibration, label_probabilities, loa
 from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard, find_model_folder, load_model
-from r2d_jax.evaluation.predict import Prediction, Predictor
+from r2d_jax.evaluation.predict import Prediction, Predictor, all_of
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.serve.limits import Refused
@@ -176,11 +176,11 @@ class ServedModel:
         size = smallest_that_holds(self.sizes, len(items))
         features, params = self._features(items, group.width), self.model.params
         if group.task == "given":
-            texts = _joined(self.predictor.explain(params, features, size))
+            texts = all_of(self.predictor.explain(params, features, size))
             return [Outcome(Prediction("", True, 1.0, text)) for text in texts]
         rationales = group.task == "full"
         score = None if self.scorer is None else self.scorer.score_labels
-        predictions = _joined(
+        predictions = all_of(
             self.predictor.predict(params, features, size, rationales=rationales, score=score)
         )
         if self.scorer is None:
@@ -224,10 +224,6 @@ def _calibration(folder: pathlib.Path, model: LoadedModel) -> Calibration | None
         stacklevel=3,
     )
     return dataclasses.replace(found, threshold=None, target_risk=None)
-
-
-def _joined(lists: Iterable[Sequence[T]]) -> list[T]:
-    return list(itertools.chain.from_iterable(lists))
 
 
 def _padded(rows: Sequence[np.ndarray], width: int) -> np.ndarray:

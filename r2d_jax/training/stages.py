@@ -14,6 +14,7 @@ from r2d_jax.config_check import stage_configs
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets, made_ahead, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.predict import all_of
 from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.methods import METHODS
 from r2d_jax.objective.schedules import transition_end_step
@@ -84,10 +85,8 @@ def stage2(prepared: Prepared) -> Stage:
     batch_size = prepared.config.evaluation.batch_size
 
     def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
-        predicted: list[str] = []
-        for batch in predictor.predict(params, prepared.stages[2].validation, batch_size, rationales=False):
-            check_stop()
-            predicted += [row.label for row in batch]
+        lists = predictor.predict(params, prepared.stages[2].validation, batch_size, rationales=False)
+        predicted = [row.label for row in all_of(lists, check_stop)]
         scores = label_scores(gold, predicted, prepared.labels)
         return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
 
