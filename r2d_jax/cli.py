@@ -150,7 +150,9 @@ def evaluate(
     output: Annotated[pathlib.Path, typer.Option(help="Folder for predictions.jsonl and metrics.json.")],
     input: Annotated[
         pathlib.Path | None,
-        typer.Option(help="Labelled rows (JSONL or CSV). Default: the test split of the run in --model."),
+        typer.Option(
+            help="Labelled rows (JSONL, JSON, CSV, TSV or Parquet). Default: the test split of the run in --model."
+        ),
     ] = None,
     *,
     form: InputOptions,
@@ -218,7 +220,8 @@ def evaluate(
 def predict(
     model: ModelOption,
     input: Annotated[
-        pathlib.Path, typer.Option(help="Rows to predict (JSONL or CSV); labels are not needed.")
+        pathlib.Path,
+        typer.Option(help="Rows to predict (JSONL, JSON, CSV, TSV or Parquet); labels are not needed."),
     ],
     output: Annotated[pathlib.Path, typer.Option(help="JSONL file to write: label, confidence, rationale.")],
     question_column: Annotated[str | None, typer.Option(help="Default: as in training.")] = None,

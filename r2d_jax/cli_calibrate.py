@@ -17,7 +17,8 @@ def calibrate(
         pathlib.Path | None,
         typer.Option(
             "--input",
-            help="Labelled rows (JSONL or CSV) that the model was not trained on. Default: validation rows of the run.",
+            help="Labelled rows (JSONL, JSON, CSV, TSV or Parquet) that the model was not trained on. Default: "
+            "validation rows of the run.",
         ),
     ] = None,
     encoding: EncodingOption = "utf-8",

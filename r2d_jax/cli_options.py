@@ -93,7 +93,9 @@ class _WhichRows:
     ] = None
     input: Annotated[
         pathlib.Path | None,
-        typer.Option("--input", help="Labelled rows (JSONL or CSV) in place of the split."),
+        typer.Option(
+            "--input", help="Labelled rows (JSONL, JSON, CSV, TSV or Parquet) in place of the split."
+        ),
     ] = None
 
 
@@ -110,8 +112,8 @@ class LlmOptions:
         str,
         typer.Option(
             "--base-url",
-            help="Required. Address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1. CASE "
-            "TEXT IS SENT THERE; taking names out of it is your duty.",
+            help="Needed to ask an LLM: address of an OpenAI-compatible endpoint, such as http://localhost:8000/v1. "
+            "CASE TEXT IS SENT THERE; taking names out of it is your duty.",
             show_default=False,
             rich_help_panel=_WHERE,
         ),
@@ -120,7 +122,7 @@ class LlmOptions:
         str,
         typer.Option(
             "--llm",
-            help="Required. Name of the model at that endpoint.",
+            help="Needed to ask an LLM: name of the model at that endpoint.",
             show_default=False,
             rich_help_panel=_WHERE,
         ),

@@ -5,9 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import typer
 from cli_cases import compile_cache, r2d  # noqa: F401
 from probability_cases import lively
 
+from r2d_jax import cli
 from r2d_jax.config import ColumnsConfig, EvaluationConfig
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
@@ -137,3 +139,18 @@ def test_the_rows_with_a_rationale_are_scored_as_if_they_were_alone():
     # What compares with no gold text is of all rows.
     assert scores.metrics["label_agreement"]["names_label_fraction"] == 0.5
     assert (scores.metrics["accuracy"], scores.metrics["consistency_fraction"]) == (0.5, 0.5)
+
+
+def helps(command):
+    """Name and help of every option and argument of a command and those below it."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from ((f"{name} {path}", text) for path, text in helps(below))
+    yield from ((one.name, getattr(one, "help", None) or "") for one in command.params)
+
+
+def test_help_says_what_is_read_and_what_is_needed():
+    """Parquet was read and not named; `r2d rationales audit` needs no endpoint, and had it as required."""
+    found = dict(helps(typer.main.get_command(cli.app)))
+    for path in ("eval input", "predict input", "calibrate input", "judge input", "rationales audit input"):
+        assert "JSONL, JSON, CSV, TSV or Parquet" in found[path]
+    assert not [path for path, text in found.items() if "Required." in text or "JSONL or CSV" in text]

@@ -115,7 +115,7 @@ def predict_file(
 
     Args:
         model_path: run, exported or imported folder.
-        input_file: JSONL or CSV; labels and rationales are not read.
+        input_file: of any format that is read; labels and rationales are not read.
         output_file: JSONL, written whole or not at all.
         columns: names that differ from those in training, by question, context and id.
         encoding: of the input.

@@ -159,7 +159,7 @@ def labelled_rows(
     Args:
         model: a run's workdir (its own split, column names and label set), or another model folder beside a
             file (its column names and label set).
-        input_file: JSONL or CSV; None: the split of the run.
+        input_file: of any format that is read; None: the split of the run.
         split: test or validation; for a run without a file.
         columns: names of question, context, label, id and rationale that differ; None where they do not.
         encoding: of the file.
