@@ -381,13 +381,15 @@ def test_an_export_target_that_exists(r2d, kept, tmp_path):
     (target / "thesis.txt").write_text("years of work")
     export(r2d, kept.workdir, tmp_path).refused("out: is not empty", "nothing was changed")
     ended = r2d("export", "--model", kept.workdir, "--output", target, "--overwrite")
-    ended.refused("out: is not a model folder, so it is not replaced", "Choose another folder")
+    ended.refused("out: is not empty and no model", "Choose another folder")
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
     r2d("export", "--model", kept.workdir, "--output", target / "thesis.txt").refused(
         "is a file", "another folder"
     )
     assert (target / "thesis.txt").read_text() == "years of work"
-    r2d("export", "--model", kept.workdir, "--output", kept.workdir / "export").refused("is not empty")
+    r2d("export", "--model", kept.workdir, "--output", kept.workdir / "export").refused(
+        "holds a model", "--overwrite"
+    )
 
 
 # Privacy

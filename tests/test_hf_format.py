@@ -141,7 +141,7 @@ def test_extra_files_are_written_beside(tmp_path: pathlib.Path) -> None:
 def test_a_full_folder_is_replaced_only_when_asked_and_only_if_a_model(tied: pathlib.Path) -> None:
     shape, other = SHAPES["tied_relu"], random_weights(SHAPES["tied_relu"], seed=1)
     (tied / "stale.txt").write_text("old")
-    with pytest.raises(UserError, match="is not empty"):
+    with pytest.raises(UserError, match=r"tied: holds a model\. .*--overwrite"):
         write_hf_folder(tied, shape, other, generation={})
     assert bitwise_equal(read_hf_folder(tied)[1], random_weights(shape))
     write_hf_folder(tied, shape, other, generation={}, overwrite=True)
@@ -150,7 +150,7 @@ def test_a_full_folder_is_replaced_only_when_asked_and_only_if_a_model(tied: pat
     notes = tied.parent / "notes"
     notes.mkdir()
     (notes / "diary.txt").write_text("mine")
-    with pytest.raises(UserError, match="not a model folder"):
+    with pytest.raises(UserError, match="notes: is not empty and no model"):
         write_hf_folder(notes, shape, other, generation={}, overwrite=True)
     assert (notes / "diary.txt").read_text() == "mine"
     assert sorted(path.name for path in tied.parent.iterdir()) == ["notes", "tied"]
@@ -218,8 +218,18 @@ def test_what_a_kill_left_of_an_export_goes_with_the_next_one(
     tmp_path: pathlib.Path, config: T5Config
 ) -> None:
     """Three stopped exports left three folders of the size of a model."""
-    (tmp_path / ".export.partial-0123abcd").mkdir()
-    (tmp_path / ".export.partial-0123abcd" / "model.safetensors").write_text("half")
-    (tmp_path / ".other.partial-0123abcd").mkdir()
+    (tmp_path / ".export.partial").mkdir()
+    (tmp_path / ".export.partial" / "model.safetensors").write_text("half")
+    (tmp_path / ".other.partial").mkdir()
     write_hf_folder(tmp_path / "export", config, random_weights(config), generation={})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial-0123abcd", "export"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial", "export"]
+
+
+def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(tied: pathlib.Path) -> None:
+    """The old folder stepped aside; the next export finds it, and without leave to overwrite keeps it."""
+    aside = tied.with_name(".tied.old")
+    tied.rename(aside)
+    with pytest.raises(UserError, match="tied: holds a model"):
+        write_hf_folder(tied, SHAPES["tied_relu"], random_weights(SHAPES["tied_relu"], 1), generation={})
+    assert bitwise_equal(read_hf_folder(tied)[1], random_weights(SHAPES["tied_relu"]))
+    assert not aside.exists()

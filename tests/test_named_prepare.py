@@ -131,7 +131,7 @@ def test_an_interrupt_leaves_nothing(pubmedqa, source, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_left_behind_is_removed(pubmedqa, made, tmp_path):
-    for name in (".out.partial", ".out.unpacked"):
+    for name in (".out.partial", ".out.partial/.unpacked"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "rows.jsonl").write_text("half")
     assert len(made("pubmedqa").rows) == 11

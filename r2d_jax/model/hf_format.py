@@ -1,11 +1,8 @@
 """Hugging Face T5 folders; in: a folder, hub name or our weights, out: shape and weights, or a folder."""
 
-import glob
 import json
-import os
 import pathlib
 import shutil
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +14,7 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from r2d_jax.config import T5Config
+from r2d_jax.data.whole_folder import whole_folder
 from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.hf_format_int8 import INT8_CONFIG, int8_tensors
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
@@ -170,36 +168,27 @@ def write_hf_folder(
             f"Use one of: {', '.join(_STORED_TYPES)}.",
         )
     target = pathlib.Path(folder).expanduser().resolve()
-    _check_target(target, overwrite)
-    tensors = _export_tensors(config, params, _STORED_TYPES[dtype])
-    described = _hf_config(config, str(_STORED_TYPES[dtype]))
-    if dtype == "int8":
-        tensors, described = int8_tensors(tensors), described | {"quantization_config": INT8_CONFIG}
-    texts = {
-        CONFIG_FILE: _to_json(described),
-        GENERATION_FILE: _to_json({**_SPECIAL_IDS, **_cache_setting(config), **generation}),
-        **(extra_files or {}),
-    }
-    # What a kill left of an earlier export to this place.
-    for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.mkdir(parents=True)
+    whole = whole_folder(target, kind="model", markers=[CONFIG_FILE, WEIGHTS_FILE], overwrite=overwrite)
+    with whole as partial:
+        tensors = _export_tensors(config, params, _STORED_TYPES[dtype])
+        described = _hf_config(config, str(_STORED_TYPES[dtype]))
+        if dtype == "int8":
+            tensors, described = int8_tensors(tensors), described | {"quantization_config": INT8_CONFIG}
+        texts = {
+            CONFIG_FILE: _to_json(described),
+            GENERATION_FILE: _to_json({**_SPECIAL_IDS, **_cache_setting(config), **generation}),
+            **(extra_files or {}),
+        }
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
-        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from error
         # safetensors leaves it readable by its owner alone, whatever the umask says.
         shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)
         if finish is not None:
             finish(partial)
-        _replace(partial, target)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            str(target), f"cannot be written ({error})", "Choose another folder or free the disk."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unfit(folder: pathlib.Path, problems: list[str]) -> UserError:
@@ -359,34 +348,6 @@ def _export_tensors(config: T5Config, params: Params, dtype: np.dtype) -> dict[s
         # safetensors writes the buffer as it lies, so a transposed view would be stored untransposed.
         tensors[theirs] = np.ascontiguousarray(array.T if transposed else array, dtype=dtype)
     return tensors
-
-
-def _check_target(target: pathlib.Path, overwrite: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not target.is_dir():
-        raise UserError(str(target), "is a file", "Choose another folder; nothing was changed.")
-    if not overwrite:
-        raise UserError(
-            str(target), "is not empty", "Choose another folder or allow overwriting; nothing was changed."
-        )
-    if not (target / CONFIG_FILE).is_file() or not (target / WEIGHTS_FILE).is_file():
-        raise UserError(str(target), "is not a model folder, so it is not replaced", "Choose another folder.")
-
-
-def _replace(partial: pathlib.Path, target: pathlib.Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
-        os.replace(partial, target)
-        return
-    # A folder cannot be renamed over a full one; the old one steps aside and comes back on failure.
-    old = target.with_name(f"{partial.name}-old")
-    os.replace(target, old)
-    try:
-        os.replace(partial, target)
-    except OSError:
-        os.replace(old, target)
-        raise
-    shutil.rmtree(old)
 
 
 def _to_json(values: Mapping[str, Any]) -> str:

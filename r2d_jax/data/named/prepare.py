@@ -2,6 +2,7 @@
 
 import pathlib
 import shlex
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from r2d_jax.data.named.contract import Job, NamedDataset, Tally
 from r2d_jax.data.named.registry import named_dataset
 from r2d_jax.data.named.rows_file import RowsFile
 from r2d_jax.data.named.source_files import Located, hashes, locate
-from r2d_jax.data.named.target import whole_folder
+from r2d_jax.data.whole_folder import whole_folder
 from r2d_jax.errors import UserError
 
 ROWS_FILE, CARD_FILE, CARD_TEXT_FILE = "rows.jsonl", "data_card.json", "data_card.md"
@@ -46,17 +47,20 @@ def prepare(
     """
     dataset = named_dataset(name)
     out = out.expanduser().absolute()
-    with whole_folder(out, marker=CARD_FILE, overwrite=overwrite) as work:
-        located = locate(dataset, source, work.scratch)
+    whole = whole_folder(out, kind="prepared data set", markers=[CARD_FILE], overwrite=overwrite)
+    with whole as partial:
+        unpacked = partial / ".unpacked"
+        located = locate(dataset, source, unpacked)
         inputs = [one._asdict() for one in hashes(located.found)]
         job = Job(located.by_key, seed, Tally(limit))
         written = RowsFile(dataset, job.tally, report)
-        with (work.partial / ROWS_FILE).open("wb") as file:
+        with (partial / ROWS_FILE).open("wb") as file:
             written.write(dataset.convert(job), file)
         _require_rows(dataset, job.tally, source)
         card = _card(dataset, written, located, source, out, inputs, seed)
-        (work.partial / CARD_FILE).write_text(card.as_json(), encoding="utf-8")
-        (work.partial / CARD_TEXT_FILE).write_text(card.as_markdown(), encoding="utf-8")
+        (partial / CARD_FILE).write_text(card.as_json(), encoding="utf-8")
+        (partial / CARD_TEXT_FILE).write_text(card.as_markdown(), encoding="utf-8")
+        shutil.rmtree(unpacked, ignore_errors=True)
     return card
 
 

@@ -1,0 +1,79 @@
+"""A folder that stands whole or not at all; in: where, out: a partial folder to fill, moved there at the end."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+
+from r2d_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def whole_folder(
+    out: pathlib.Path, *, kind: str, markers: Sequence[str], overwrite: bool
+) -> Iterator[pathlib.Path]:
+    """A folder to fill, which stands at `out` only once the block has ended well.
+
+    Args:
+        out: the target, absolute.
+        kind: what is in such a folder, for errors: "prepared data set".
+        markers: files that folders of this kind hold; without all of them a folder is never replaced.
+        overwrite: replace one that holds them.
+
+    Raises:
+        UserError: the target is in use, or the disk refuses.
+    """
+    # Fixed names: what a killed process leaves behind is removed by the next one, and never piles up.
+    partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
+    if old.exists() and not out.exists():
+        # A kill came between the two renames of `_replace`.
+        os.replace(old, out)
+    _check_target(out, kind, markers, overwrite)
+    _clear(partial, old)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _replace(partial, out, old)
+    except OSError as error:
+        raise UserError(
+            str(error.filename or out),
+            f"cannot be written ({error.strerror or error})",
+            "Make room, mend the path or choose another folder.",
+        ) from error
+    finally:
+        _clear(partial)
+
+
+def _check_target(out: pathlib.Path, kind: str, markers: Sequence[str], overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(str(out), "is a file", "Choose another folder; nothing was changed.")
+    if not all((out / marker).is_file() for marker in markers):
+        raise UserError(
+            str(out), f"is not empty and no {kind}", "Choose another folder; nothing was changed."
+        )
+    if not overwrite:
+        raise UserError(
+            str(out), f"holds a {kind}", "Choose another folder or add --overwrite; nothing was changed."
+        )
+
+
+def _replace(partial: pathlib.Path, out: pathlib.Path, old: pathlib.Path) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        os.replace(partial, out)
+        return
+    # A folder cannot be renamed over a full one; the old one steps aside and comes back on failure.
+    os.replace(out, old)
+    try:
+        os.replace(partial, out)
+    except OSError:
+        os.replace(old, out)
+        raise
+    _clear(old)
+
+
+def _clear(*folders: pathlib.Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
