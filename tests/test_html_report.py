@@ -704,6 +704,13 @@ def test_refusals_write_nothing(r2d, run, arguments, wanted):  # noqa: F811
         ("run.json", "{"),
         ("config.yaml", "a: [1"),
         ("config.yaml", "just words"),
+        ("config.yaml", "a: &a {x: *a}"),
+        ("config.yaml", "a: [&b [*b]]"),
+        ("config.yaml", "[" * 3000),
+        ("r2d_model.json", '{"labels": null}'),
+        ("evaluation/metrics.json", '{"majority_class": {"accuracy": "high"}}'),
+        ("evaluation/metrics.json", '{"collapsed": ["a"]}'),
+        ("evaluation/metrics.json", '{"labels_outside_set": 3}'),
         ("evaluation/metrics.json", "[]"),
         ("evaluation/metrics.json", '{"per_class": {"a": 1}}'),
         ("evaluation/metrics.json", '{"confusion": {"labels": []}}'),
@@ -726,6 +733,13 @@ def test_a_damaged_file_is_named_and_not_quoted(run, name, text, undrawn):
         report(run)
     assert "Qestion" not in str(error.value)
     assert not (run.path.parent / "report.html").exists()
+
+
+def test_numbers_that_no_float_holds_are_no_figures(run, undrawn):
+    run.score(LABELS, accuracy=10**400)
+    run.write_lines("stage1/metrics.jsonl", [{"step": 1, "train/loss": 10**400}])
+    report(run)
+    assert "10000000000" not in (run.path.parent / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])

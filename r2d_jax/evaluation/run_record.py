@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +91,8 @@ def read_run(path: pathlib.Path) -> RunRecord:
         raise UserError(str(path), fault, "Give the --workdir of a run, or of `r2d compare`.")
     state = _json_object(path / STATE_FILE)
     settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
-    labels = _json_object(path / CARD_FILE).get("labels", []) if (path / CARD_FILE).is_file() else []
+    card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
+    labels = card.get("labels", [])
     if not isinstance(labels, list):
         raise _damaged(str(path / CARD_FILE))
     metrics_file = path / "evaluation" / "metrics.json"
@@ -227,6 +229,11 @@ def _is_whole(metrics: Mapping[str, Any]) -> bool:
     majority = metrics.get("majority_class", {})
     if not all(isinstance(part, dict) for part in (per_class, confusion, majority)):
         return False
+    figures = [majority[name] for name in ("macro_f1", "accuracy") if name in majority]
+    if not all(map(is_number, figures)) or not isinstance(metrics.get("collapsed") or "", str):
+        return False
+    if not isinstance(metrics.get("labels_outside_set", []), list):
+        return False
     scores = ("precision", "recall", "f1", "support", "predicted")
     return all(
         isinstance(row, dict) and all(is_number(row.get(name)) for name in scores)
@@ -256,7 +263,8 @@ def _is_confusion(confusion: Mapping[str, Any]) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a number, and a finite one."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # A whole number of JSON may be longer than any float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -279,8 +287,10 @@ def _damaged(where: str, error: Exception | None = None) -> UserError:
 def _yaml(path: pathlib.Path) -> dict[str, Any]:
     # Read as it is: a run of another version, with other settings, can be reported too.
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (YAMLError, ValueError) as error:
+        loaded = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        # Through JSON, which has no dates, and refuses what holds itself.
+        values = json.loads(json.dumps(loaded, default=str))
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(str(path), error) from error
     if not isinstance(values, dict):
         raise _damaged(str(path))
