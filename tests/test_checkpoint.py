@@ -111,6 +111,20 @@ def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
     assert StageCheckpoints(tmp_path, HASH).latest_step() == 12
 
 
+def test_foreign_folders_do_not_count_among_those_that_are_kept(tmp_path, state):
+    for foreign in ("latest/30", "latest/40", "best/50"):
+        (tmp_path / foreign).mkdir(parents=True)
+    save(tmp_path, state, 1, 2, 3)
+    assert complete_steps(tmp_path / "latest") == [2, 3]
+    checkpoints = StageCheckpoints(tmp_path, HASH)
+    for step in (2, 3):
+        checkpoints.save_best(step, state.params, {})
+    checkpoints.close()
+    assert complete_steps(tmp_path / "best") == [3]
+    # Whose they are is not known, so they stay.
+    assert (tmp_path / "latest" / "40").is_dir()
+
+
 def test_best_is_apart_from_latest(tmp_path, state):
     checkpoints = StageCheckpoints(tmp_path, HASH)
     checkpoints.save_best(4, state.params, {"score": 1})

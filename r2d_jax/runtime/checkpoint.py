@@ -1,9 +1,10 @@
 """Orbax checkpoints of one stage; in: weights, optimiser state and progress, out: the same, restored or by step."""
 
 import contextlib
+import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,10 +31,32 @@ OPTIMIZER, CARRIED = "opt_state", "carried"
 _HASH = "config_hash"
 
 
+@dataclasses.dataclass(frozen=True)
+class _LatestWhole(ocp.training.preservation_policies.PreservationPolicy):
+    """Keeps the newest steps. A folder that Orbax only takes for one does not count, and is left where it is.
+
+    Attributes:
+        folder: of the steps.
+        count: how many are kept.
+        foreign: numbers of folders that were no whole step when the store was opened.
+    """
+
+    folder: pathlib.Path
+    count: int
+    foreign: frozenset[int]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        # One of them may have been written anew; the step that is being written is not whole yet.
+        foreign = self.foreign.difference(complete_steps(self.folder))
+        kept = sorted({one.step for one in checkpoints} - foreign)[-self.count :]
+        return [one.step in foreign or one.step in kept for one in checkpoints]
+
+
 def _open(folder: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
+    foreign = frozenset(numbered_steps(folder)).difference(complete_steps(folder))
     return ocp.training.Checkpointer(
         folder.absolute(),
-        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        preservation_policy=_LatestWhole(folder.absolute(), keep, foreign),
         cleanup_tmp_directories=True,
     )
 
