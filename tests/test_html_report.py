@@ -724,7 +724,6 @@ def test_refusals_write_nothing(r2d, run, arguments, wanted):  # noqa: F811
         ("evaluation/predictions.jsonl", "7\n"),
         ("stage1/metrics.jsonl", '{"loss": 1}\n{"step": 2}\n'),
         ("r2d_model.json", '{"labels": 0}'),
-        ("r2d_model.json", '{"labels": null}'),
     ],
 )
 def test_a_damaged_file_is_named_and_not_quoted(run, name, text, undrawn):

@@ -40,7 +40,7 @@ def test_no_command_on_a_local_folder_asks_the_network(tmp_path, compile_cache):
     config = settings(tmp_path / "rows.jsonl")
     YAML().dump(config, tmp_path / "config.yaml")
     first, again, export = "first", "again", "first/export"
-    predict = ("--input", "rows.jsonl", "--output", "predictions.jsonl")
+    predict = ("--input", "rows.jsonl", "--output", "predictions.jsonl", "--overwrite")
     commands = [
         ("run", "--config", "config.yaml", "--workdir", first),
         *(("predict", "--model", model, *predict) for model in (first, export)),
