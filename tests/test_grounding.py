@@ -1,13 +1,15 @@
 """Numbers with units, and what of a rationale stands in its input: clinical examples worked out by hand."""
 
+import concurrent.futures
 import decimal
 import json
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2d_jax.data.grounding import copied_fraction, grounding, word_count
+from r2d_jax.data.grounding import copied_fraction, grounding, stem, word_count
 from r2d_jax.data.quantities import changed_quantities, quantities
 
 
@@ -141,3 +143,29 @@ def test_gold_rationales_are_grounded_in_their_own_abstract(shared_data):
     own, other = shares(texts), shares(texts[1:] + texts[:1])
     assert sum(a > b for a, b in zip(own, other, strict=True)) >= 199
     assert sorted(own)[10] > sorted(other)[-10]
+
+
+ENDINGS = ("s", "ed", "ing", "ings", "er", "ally", "iveness", "ization")
+
+
+def test_threads_do_not_mix_up_their_words():
+    """A server stems the words of several notes at once; some got the ending of another, or an internal error."""
+    words = [
+        f"{start}{middle}{end}"
+        for start in "bdfgpt"
+        for middle in ("leed", "ation", "ind")
+        for end in ENDINGS
+    ]
+    expected = []
+    for word in words:
+        stem.cache_clear()
+        expected.append(stem(word))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                stem.cache_clear()
+                assert list(pool.map(stem, words)) == expected
+    finally:
+        sys.setswitchinterval(interval)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -116,6 +117,9 @@ def is_content(word: str) -> bool:
     return len(word) > 1 and word not in _FUNCTION_WORDS and word not in NUMBER_WORDS
 
 
+_OF_THREAD = threading.local()
+
+
 def _stems(words: Iterable[str]) -> set[str]:
     return {stem(word) for word in words}
 
@@ -123,9 +127,7 @@ def _stems(words: Iterable[str]) -> set[str]:
 @functools.lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """A folded word without its ending, by the Snowball stemmer for English."""
-    return str(_stemmer().stemWord(word))
-
-
-@functools.cache
-def _stemmer() -> snowballstemmer.stemmer:
-    return snowballstemmer.stemmer("english")
+    # A stemmer keeps the word that it works on in itself, so that threads would mix up theirs.
+    if not hasattr(_OF_THREAD, "stemmer"):
+        _OF_THREAD.stemmer = snowballstemmer.stemmer("english")
+    return str(_OF_THREAD.stemmer.stemWord(word))
