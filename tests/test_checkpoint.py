@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from r2d_jax.config import MeshConfig, OptimizerConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
+from r2d_jax.runtime import checksums
 from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_weights, save_weights
 from r2d_jax.runtime.checksums import checksum
@@ -112,17 +113,15 @@ def test_half_written_and_foreign_folders_are_passed_over(tmp_path, state):
 
 
 def test_foreign_folders_do_not_count_among_those_that_are_kept(tmp_path, state):
-    for foreign in ("latest/30", "latest/40", "best/50"):
-        (tmp_path / foreign).mkdir(parents=True)
-    save(tmp_path, state, 1, 2, 3)
+    save(tmp_path, state, 1, 2)
+    for foreign in (30, 40):
+        (tmp_path / "latest" / str(foreign)).mkdir()
+    save(tmp_path, state, 3)
     assert complete_steps(tmp_path / "latest") == [2, 3]
-    checkpoints = StageCheckpoints(tmp_path, HASH)
-    for step in (2, 3):
-        checkpoints.save_best(step, state.params, {})
-    checkpoints.close()
-    assert complete_steps(tmp_path / "best") == [3]
-    # Whose they are is not known, so they stay.
+    # Whose they are is not known, so they stay; but a step of the same number is written over one.
     assert (tmp_path / "latest" / "40").is_dir()
+    save(tmp_path, state, 30, 31, 32)
+    assert complete_steps(tmp_path / "latest") == [31, 32]
 
 
 def test_best_is_apart_from_latest(tmp_path, state):
@@ -296,6 +295,20 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path, state):
 
 def vars_of(shape):
     return {name: getattr(shape, name) for name in shape.__dataclass_fields__}
+
+
+def test_weights_on_the_host_are_summed_one_array_after_the_other(monkeypatch):
+    """Those of `r2d import` may be more than a GPU holds."""
+    seen, parts = [], checksums._parts
+
+    def counted(array):
+        seen.append(sum(there.shape == (1237,) for there in jax.live_arrays()))
+        return parts(array)
+
+    monkeypatch.setattr(checksums, "_parts", counted)
+    weights = {str(number): np.full(1237, number, np.float32) for number in range(6)}
+    assert checksum(weights) == checksum(jax.tree.map(jnp.asarray, weights))
+    assert max(seen[:6]) <= 2
 
 
 def test_the_checksum_depends_on_every_weight(state):

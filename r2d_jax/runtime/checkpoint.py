@@ -33,7 +33,7 @@ _HASH = "config_hash"
 
 @dataclasses.dataclass(frozen=True)
 class _LatestWhole(ocp.training.preservation_policies.PreservationPolicy):
-    """Keeps the newest steps. A folder that Orbax only takes for one does not count, and is left where it is.
+    """Keeps the steps written last. A folder that Orbax only takes for one does not count, and is left where it is.
 
     Attributes:
         folder: of the steps.
@@ -48,7 +48,7 @@ class _LatestWhole(ocp.training.preservation_policies.PreservationPolicy):
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         # One of them may have been written anew; the step that is being written is not whole yet.
         foreign = self.foreign.difference(complete_steps(self.folder))
-        kept = sorted({one.step for one in checkpoints} - foreign)[-self.count :]
+        kept = [one.step for one in checkpoints if one.step not in foreign][-self.count :]
         return [one.step in foreign or one.step in kept for one in checkpoints]
 
 

@@ -51,10 +51,15 @@ def checksum(tree: Any) -> str:
     Args:
         tree: arrays of up to four bytes a value.
     """
-    named = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    parts = jax.device_get([_parts(leaf) for _, leaf in named])
-    here = np.array([sum(map(int, of_leaf)) % 2**32 for of_leaf in parts], np.uint32)
+    named, parts = [], []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = jnp.asarray(leaf)
+        sums = _parts(array)
+        named.append(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}")
+        # Weights on the host may be more than a device holds: one array after the other.
+        parts.append(sums if array is leaf else jax.device_get(sums))
+    here = np.array([sum(map(int, of_leaf)) % 2**32 for of_leaf in jax.device_get(parts)], np.uint32)
     digest = hashlib.sha256()
-    for (path, leaf), value in zip(named, sum_over_processes(here), strict=True):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} {value}\n".encode())
+    for name, value in zip(named, sum_over_processes(here), strict=True):
+        digest.update(f"{name} {value}\n".encode())
     return digest.hexdigest()[:16]
