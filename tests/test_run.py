@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import quick_compiler
 from ruamel.yaml import YAML
 
-from r2d_jax.errors import EXIT_PREEMPTED
+from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR
 
 STAGE = {
     "max_steps": 12,
@@ -240,6 +241,25 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, config, tmp_path):
     assert "Traceback" not in errors
     output = r2d(*arguments)
     assert "stage 1: done before" in output
+    assert_same_result(finished[0], workdir)
+
+
+def test_a_run_is_measured_anew_in_its_own_folder_by_its_test_rows_alone(finished, config, tmp_path):
+    """As the notes of `r2d calibrate` and `r2d report` advise."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "evaluation" / "metrics.json").unlink()
+    arguments = ("eval", "--model", workdir, "--output", workdir / "evaluation")
+    for others in (
+        (*arguments, "--split", "validation"),
+        (*arguments, "--input", config.parent / "rows.jsonl"),
+        ("eval", "--model", workdir / "stage1", *arguments[3:]),
+        ("eval", "--model", workdir / "export", "--input", config.parent / "rows.jsonl", *arguments[3:]),
+    ):
+        process = r2d(*others, wait=False)
+        assert "belongs to the run" in process.communicate(timeout=100)[1]
+        assert process.returncode == EXIT_USER_ERROR
+    r2d(*arguments)
     assert_same_result(finished[0], workdir)
 
 

@@ -38,7 +38,7 @@ from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
-from r2d_jax.runtime.outputs import EVALUATION_FILES, require_file, require_folder
+from r2d_jax.runtime.outputs import EVALUATION_FILES, RUN_MARK, require_file, require_folder
 
 _SUBGROUPS = "data.columns.subgroup"
 _MISSING = "data.missing_rationales"
@@ -249,7 +249,10 @@ def evaluate_model(
     Raises:
         UserError: a fault of the file, folder or settings, or no run to take the split from.
     """
-    require_folder(folder, EVALUATION_FILES, inputs=[input_file])
+    # Only what stands there already may be measured anew: the run's own test rows, by its own best model.
+    anew = input_file is None and split == "test" and (model_path / RUN_MARK).is_file()
+    anew = anew and folder.resolve() == model_path.resolve() / "evaluation"
+    require_folder(folder, () if anew else EVALUATION_FILES, inputs=[input_file])
     columns = columns or {}
     require_file_for(input_file, columns, encoding)
     if input_file is None and any(override.startswith(_MISSING) for override in overrides):
