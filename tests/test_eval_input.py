@@ -154,3 +154,17 @@ def test_help_says_what_is_read_and_what_is_needed():
     for path in ("eval input", "predict input", "calibrate input", "judge input", "rationales audit input"):
         assert "JSONL, JSON, CSV, TSV or Parquet" in found[path]
     assert not [path for path, text in found.items() if "Required." in text or "JSONL or CSV" in text]
+
+
+def test_no_file_of_an_earlier_evaluation_stays_beside_these_figures(evaluate, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("rationale_checks.jsonl", "mine.jsonl"):
+        (tmp_path / "out" / name).write_text('{"id": "of another evaluation"}\n')
+    evaluate(["id", "question", "label"])[0].done()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "faithfulness.jsonl",
+        "metrics.json",
+        "mine.jsonl",
+        "predictions.jsonl",
+        "row_scores.jsonl",
+    }

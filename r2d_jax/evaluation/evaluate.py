@@ -142,6 +142,9 @@ def evaluate_rows(
         "label_decode": "free" if predictor.label_trie is None else "constrained",
     }
     if is_writer():
+        # What an earlier evaluation left here is not of these rows.
+        for name in ("rationale_checks.jsonl", "faithfulness.jsonl"):
+            (folder / name).unlink(missing_ok=True)
         if source is not None and readings is not None:
             _write_readings(folder / "rationale_checks.jsonl", examples, readings, source)
         if reasons is not None:
