@@ -651,6 +651,12 @@ def test_a_method_without_a_first_stage_is_finished_without_one(run):
     assert read_run(run.path).missing == ()
 
 
+def test_a_method_that_no_version_has_is_no_crash(run):
+    config = run.path / "config.yaml"
+    config.write_text(re.sub("(?m)^method: .*$", "method: [r2d]", config.read_text()))
+    assert read_run(run.path).settings["method"] == ["r2d"]
+
+
 # Errors
 
 

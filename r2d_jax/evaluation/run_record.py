@@ -166,7 +166,7 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 def _has_stage(settings: Mapping[str, Any], number: int) -> bool:
     # As config_check.stage_configs, but of settings that another version may have written.
-    method = METHODS.get(settings.get("method", "r2d"))
+    method = METHODS.get(str(settings.get("method", "r2d")))
     first = method is not None and method.two_stages and settings.get("stage1.enabled", True) is not False
     return number == 2 or first
 
