@@ -1,5 +1,6 @@
 """`r2d data prepare`: a folder whole or not at all, a card with true counts and no case text, and every refusal."""
 
+import errno
 import hashlib
 import json
 import os
@@ -284,3 +285,17 @@ def test_the_card_is_plain_json_for_other_programs(pubmedqa, made):
     text = (data.folder / "data_card.json").read_text(encoding="utf-8")
     assert json.dumps(data.card, indent=2, ensure_ascii=False) + "\n" == text
     assert {"licence", "citation", "caveats", "conversions", "download"} <= data.card.keys()
+
+
+def test_an_original_that_cannot_be_read_is_not_said_to_be_unwritable(pubmedqa, tmp_path, monkeypatch):
+    """As `root` reads everything, the system is asked for its error."""
+    original = str(pubmedqa["ori_pqal.json"])
+
+    def refused(_):
+        raise PermissionError(errno.EACCES, "Permission denied", original)
+
+    monkeypatch.setattr(module, "hashes", refused)
+    with pytest.raises(UserError) as error:
+        prepare("pubmedqa", str(pubmedqa["ori_pqal.json"].parent), tmp_path / "new", seed=0)
+    assert str(error.value).startswith(f"{original}: cannot be read (Permission denied)")
+    assert not (tmp_path / "new").exists()

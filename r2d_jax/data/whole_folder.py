@@ -22,7 +22,7 @@ def whole_folder(
         overwrite: replace one that holds them.
 
     Raises:
-        UserError: the target is in use, or the disk refuses.
+        UserError: the target is in use, the disk refuses, or a file that the block reads is refused.
     """
     # Fixed names: what a killed process leaves behind is removed by the next one, and never piles up.
     partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
@@ -36,6 +36,10 @@ def whole_folder(
         yield partial
         _replace(partial, out, old)
     except OSError as error:
+        if error.filename is not None and not _near(pathlib.Path(error.filename), partial, out):
+            raise UserError(
+                str(error.filename), f"cannot be read ({error.strerror})", "Mend the path or its permissions."
+            ) from error
         raise UserError(
             str(error.filename or out),
             f"cannot be written ({error.strerror or error})",
@@ -43,6 +47,10 @@ def whole_folder(
         ) from error
     finally:
         _clear(partial)
+
+
+def _near(path: pathlib.Path, *written: pathlib.Path) -> bool:
+    return any(path.is_relative_to(one) or one.is_relative_to(path) for one in written)
 
 
 def _check_target(out: pathlib.Path, kind: str, markers: Sequence[str], overwrite: bool) -> None:
