@@ -216,7 +216,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_tau(tmp_path, with_dropout
     assert told[8]["train/tau"] == told[9]["train/tau"] != told[10]["train/tau"]
     shutil.rmtree(tmp_path / "latest" / "10")
     store = StageCheckpoints(tmp_path, "hash")
-    state, progress, _ = stages._starting_point(prepared, workdir, stage, optimizer, store)
+    state, progress, _ = stages._starting_point(prepared, workdir, stage, optimizer, store, print)
     store.close()
     assert (int(state.step), int(state.carried.window_rows)) == (9, ROWS)
     again, told_again = go_on(state, progress)

@@ -9,6 +9,7 @@ from test_run import write_config
 
 from r2d_jax.config_file import load_config
 from r2d_jax.training.run import start
+from r2d_jax.training.workdir import Workdir
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_cut_rationales_of_both_stages_are_told(config, tmp_path, monkeypatch, f
     monkeypatch.setenv("XLA_FLAGS", "")
     changes = [f"stage1.rationale_source={first}", "stage2.cycle_weight=0.3", "deterministic=true"]
     settings = load_config(config, [*SOURCES, *changes])
-    start(settings, tmp_path / "run", Console(file=stream, width=1000))
+    start(settings, Workdir(tmp_path / "run"), Console(file=stream, width=1000))
     told = stream.getvalue()
     lines = [line.partition("warning: ")[2] for line in told.splitlines() if "were cut at the end" in line]
     assert [line.partition(":")[0] for line in lines] == [name for name, _ in cut]
