@@ -27,6 +27,11 @@ class Example:
     evidence: tuple[str, ...] = ()
     subgroups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def lacks_rationale(self) -> bool:
+        """Whether one of its rationales is blank."""
+        return not all(text.strip() for text in self.rationales.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:

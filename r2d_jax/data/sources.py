@@ -153,8 +153,7 @@ class SourceRows:
         group = reader.cell(row, columns.group, number=True)
         if label in reader.label_map:
             self.mapped[label] += 1
-        lacking = not all(text.strip() for text in example.rationales.values())
-        if lacking and reader.missing_rationales == "skip":
+        if reader.missing_rationales == "skip" and example.lacks_rationale:
             self.without_rationale[split] += 1
             return None
         self._damage.look_at(row.place, example)

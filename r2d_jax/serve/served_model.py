@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import warnings
 from collections.abc import Hashable, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,6 @@ from r2d_jax.serve.limits import Refused
 from r2d_jax.serve.shapes import batch_sizes, question_widths, smallest_that_holds
 
 Task = Literal["full", "label", "given"]
-T = TypeVar("T")
 
 
 class Group(NamedTuple):

@@ -75,7 +75,7 @@ def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
     for one in planned:
         workdir = Workdir(folder / one.folder)
         if workdir.started:
-            workdir.check_same_run(one.config)
+            workdir.check_started(one.config)
 
 
 def _stage1_key(config: Config) -> str:

@@ -43,6 +43,9 @@ class _Marks:
     run_done: bool = False
 
 
+_MARKS = TypeAdapter(_Marks)
+
+
 class Workdir:
     """Paths and marks of a run. A mark is written only after what it stands for is on disk.
 
@@ -127,13 +130,13 @@ class Workdir:
                     "Choose a new --workdir; nothing was changed.",
                 )
         else:
-            self.check_same_run(config)
+            self.check_started(config)
 
-    def check_same_run(self, config: Config) -> None:
-        """Refuse another config than that of the run in this folder.
+    def check_started(self, config: Config) -> None:
+        """Refuse to go on with the run in this folder by another config, or where a file stands in its way.
 
         Raises:
-            UserError: names the settings that differ.
+            UserError: names the settings that differ, or the file.
         """
         state, others = self.state, []
         if state.get("settings") is not None:
@@ -199,7 +202,7 @@ class Workdir:
         try:
             # As it was stored: a later version may know further marks.
             state = json.loads(path.read_text(encoding="utf-8"))
-            TypeAdapter(_Marks).validate_python(state)
+            _MARKS.validate_python(state)
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 str(path),

@@ -19,7 +19,7 @@ class LeftOut:
 
     def lacks(self, example: Example) -> bool:
         """Whether a run leaves this row out."""
-        return self._skips and not all(text.strip() for text in example.rationales.values())
+        return self._skips and example.lacks_rationale
 
     def sees(self, split: str, place: str, example: Example) -> bool:
         """Count a row, once; whether a run leaves it out."""
