@@ -116,6 +116,7 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
         ({"arms": {"../x": {}}, "reference": "../x"}, "no name for a folder"),
         ({"arms": {"r2d": {"sett": {}}}}, "Unexpected|Extra"),
         ({"rationale_sources": ["nurse", "llm"]}, "is no source|has no method"),
+        ({"arms": ARMS | {"same-bits": {"set": {"deterministic": True}}}}, "deterministic in some runs only"),
         (
             {
                 "arms": {

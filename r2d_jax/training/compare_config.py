@@ -92,6 +92,11 @@ def load_comparison(
         for name, arm in comparison.arms.items()
         for method, source in _methods(comparison, name, arm)
     ]
+    # The compiler takes it for the whole process, so the order of the runs would decide which have it.
+    if len({run.config.deterministic for run in runs}) > 1:
+        raise UserError(
+            str(path), "sets deterministic in some runs only", "Set it for all: set: {deterministic: true}."
+        )
     known = list(dict.fromkeys(run.method for run in runs))
     # Arm a with source b-c and arm a-b with source c: one would be taken for the other, finished before.
     (folder, times), *_ = collections.Counter(run.folder for run in runs).most_common(1)
