@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 
 from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
-from r2d_jax.cli_options import EncodingOption, InputOptions, console, shares_options
+from r2d_jax.cli_options import EncodingOption, InputOptions, OverwriteOption, console, shares_options
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
 
 app = typer.Typer(
     name="r2d",
     help="Reason2Decide in JAX: fine-tune one T5 that predicts a label and explains it.\n\n"
-    "Start with `r2d run --config configs/quickstart.yaml --workdir runs/quickstart`.",
+    "Start with `r2d run --config configs/quickstart.yaml --workdir runs/quickstart`.\n\n"
+    "A stopped command is given again as it was. Results that are there are replaced with --overwrite only.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -179,6 +180,7 @@ def evaluate(
         int | None, typer.Option(help="Its layer to use, where bert-score does not know it.", min=1)
     ] = None,
     label_decode: LabelDecodeOption = None,
+    overwrite: OverwriteOption = False,
     distributed: Distributed = "off",
     start_timeout: StartTimeout = 300,
     overrides: Annotated[
@@ -190,7 +192,10 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Predict labelled rows and score them; prints the table of results."""
+    """Predict labelled rows and score them; prints the table of results.
+
+    One that was stopped is done again by the same command; a finished one is replaced with --overwrite only.
+    """
     from r2d_jax.config import BertScoreConfig
     from r2d_jax.evaluation.apply import evaluate_model
     from r2d_jax.evaluation.report import print_results
@@ -210,6 +215,7 @@ def evaluate(
         split=split,
         settings=settings,
         label_decode=label_decode,
+        overwrite=overwrite,
         overrides=overrides or (),
     )
     print_results(metrics, console)
@@ -233,7 +239,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write the probability of every label, too.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: OverwriteOption = False,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -266,20 +272,6 @@ def predict(
 cli_hub.register(app)
 
 
-@app.command(name="import")
-def import_(
-    source: Annotated[str, typer.Argument(help="Hugging Face folder or hub name, or a T5X checkpoint file.")],
-    output: Annotated[pathlib.Path, typer.Option(help="Folder to write; use it as model.init or --model.")],
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub name of the tokenizer, where the source has none.")
-    ] = None,
-) -> None:
-    """Turn a T5 of another format into weights for `model.init`."""
-    from r2d_jax.evaluation.convert import import_model
-
-    print(f"{import_model(source, output, tokenizer)} written to {output}")
-
-
 @app.command(name="compile")
 def compile_for(
     config: ConfigOption,
@@ -291,6 +283,7 @@ def compile_for(
         bool, typer.Option("--parameters", help="Print every weight with its layout and bytes per chip.")
     ] = False,
     output: Annotated[pathlib.Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    overwrite: OverwriteOption = False,
     overrides: Overrides = None,
 ) -> None:
     """Compile a run's steps for a TPU slice without having one: memory, work and traffic per chip.
@@ -310,6 +303,7 @@ def compile_for(
         utilisation=utilisation,
         parameters=parameters,
         output=output,
+        overwrite=overwrite,
     )
 
 
@@ -342,7 +336,7 @@ def report(
     include_text: Annotated[
         bool, typer.Option("--include-text", help="Put inputs and rationales of the test rows in.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write one HTML page about runs: curves, figures, calibration, confusion, and the test cases."""
     from r2d_jax.evaluation.html_report import write_report

@@ -7,6 +7,7 @@ import typer
 
 from r2d_jax.cli_options import (
     LlmOptions,
+    OverwriteOption,
     RowOptions,
     SplitsOption,
     console,
@@ -34,9 +35,7 @@ def audit(
         pathlib.Path | None,
         typer.Option("--flag", help="JSONL file for all rows, with a column of reasons, COLUMN_audit."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Let --filter and --flag replace files that are there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
     agreement: Annotated[
         str,
         typer.Option(
@@ -109,7 +108,8 @@ def audit(
     endpoint = asking.endpoint() if judge else None
     cache = output / "audit_judge_answers.jsonl"
     named = [(option, path) for option, path in (("--filter", filter), ("--flag", flag)) if path is not None]
-    require_folder(output, (AUDIT_ROWS, AUDIT_SUMMARY, cache.name), inputs=[which.input])
+    require_folder(output, [cache.name], inputs=[which.input])
+    require_folder(output, (AUDIT_ROWS, AUDIT_SUMMARY), inputs=[which.input], overwrite=overwrite)
     own = [("--output", output / AUDIT_ROWS), ("--output", output / AUDIT_SUMMARY), ("--output", cache)]
     require_distinct([*own, *named])
     for option, path in named:

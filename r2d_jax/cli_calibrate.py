@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from r2d_jax.cli_options import EncodingOption
+from r2d_jax.cli_options import EncodingOption, OverwriteOption
 
 
 def calibrate(
@@ -42,9 +42,7 @@ def calibrate(
     batch_size: Annotated[
         int, typer.Option("--batch-size", help="Rows computed at once.", min=1, max=65_536)
     ] = 64,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the calibration that is there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Fit the temperature of a model's probabilities and choose when it abstains; see docs/probabilities.md."""
     from r2d_jax.evaluation.calibrate import told
@@ -64,7 +62,7 @@ def calibrate(
     if earlier := of_earlier_calibration(path.parent):
         print(
             f"note: of an earlier calibration, or of none: {', '.join(map(str, earlier))}; `r2d eval` into the folder "
-            "evaluation of the run and then `r2d export --overwrite` make them anew"
+            "evaluation of the run and then `r2d export`, both with --overwrite, make them anew"
         )
 
 

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from r2d_jax.cli_options import OverwriteOption, console
+
 data_app = typer.Typer(
     name="data",
     help="Look at rows, convert data sets and write prepared files; nothing is trained.",
@@ -37,9 +39,7 @@ def prepare(
     out: Annotated[pathlib.Path, typer.Option(help="Folder to write: rows.jsonl and its data card.")],
     limit: Annotated[int | None, typer.Option(help="Most rows of each split. Default: all.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of splits that are drawn here.", min=0)] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what an earlier preparation wrote there.")
-    ] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Convert a published data set into rows and a card that says where they come from.
 
@@ -144,6 +144,7 @@ def check(
     json_file: Annotated[
         pathlib.Path | None, typer.Option("--json", metavar="OUT", help="JSON file to write everything to.")
     ] = None,
+    overwrite: OverwriteOption = False,
     question_column: Annotated[
         str | None,
         typer.Option(help="Default: that of --config, else question.", rich_help_panel=_ROWS),
@@ -199,7 +200,6 @@ def check(
 
     Exit code 0: nothing would damage training; 1: something would; 2: the rows cannot be read.
     """
-    from r2d_jax.cli_options import console
     from r2d_jax.data.check.run_check import check_rows
     from r2d_jax.data.check.source import check_config_of, file_and_settings, rows_to_check
     from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
@@ -213,7 +213,9 @@ def check(
     if file is None and config is None:
         raise UserError("r2d data check", "no rows are named", "Give FILE, or --config.")
     if json_file is not None:
-        require_file(json_file, "--json", inputs=[pathlib.Path(file) if file else None, config])
+        require_file(
+            json_file, "--json", inputs=[pathlib.Path(file) if file else None, config], overwrite=overwrite
+        )
     if no_rationales and rationale_column:
         raise UserError("--no-rationales", "stands beside --rationale-column", "Give one of the two.")
     columns = {

@@ -1,10 +1,11 @@
-"""The commands `r2d export` and `r2d push`; in: arguments, out: a Hugging Face folder, or its upload to the Hub."""
+"""The commands `r2d export`, `push` and `import`; in: arguments, out: a model in another format, or sent to the Hub."""
 
 import pathlib
 from typing import Annotated
 
 import typer
 
+from r2d_jax.cli_options import OverwriteOption
 from r2d_jax.errors import UserError
 
 _CARD = "In the model card"
@@ -25,7 +26,7 @@ def export(
         str,
         typer.Option("--format", help="safetensors; onnx: ONNX graphs beside these, compared with torch."),
     ] = "safetensors",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+    overwrite: OverwriteOption = False,
     title: Annotated[
         str, typer.Option("--title", help="Its title and the model's name.", rich_help_panel=_CARD)
     ] = "Reason2Decide model",
@@ -101,7 +102,24 @@ def push(
     print(f"sent: {uploading.push(upload, repo, public=public)}")
 
 
+def import_(
+    source: Annotated[str, typer.Argument(help="Hugging Face folder or hub name, or a T5X checkpoint file.")],
+    output: Annotated[
+        pathlib.Path, typer.Option("--output", help="Folder to write; use it as model.init or --model.")
+    ],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="Folder or hub name of the tokenizer, where the source has none."),
+    ] = None,
+) -> None:
+    """Turn a T5 of another format into weights for `model.init`."""
+    from r2d_jax.evaluation.convert import import_model
+
+    print(f"{import_model(source, output, tokenizer)} written to {output}")
+
+
 def register(app: typer.Typer) -> None:
-    """Add both commands to the `r2d` command."""
+    """Add the commands to the `r2d` command."""
     app.command(name="export")(export)
     app.command(name="push")(push)
+    app.command(name="import")(import_)

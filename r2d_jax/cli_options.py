@@ -23,6 +23,7 @@ SplitsOption = Annotated[
     str, typer.Option("--split", help="train, validation, test or all, where --input is not given.")
 ]
 _COLUMN = "Column of --input. Default: as in training"
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as latin-1.")]
 
 

@@ -43,7 +43,7 @@ ALLOWED = {
     "training": DATA_AND_DEVICES | {"model", "objective", "evaluation"},
     "cli_calibrate": FOUNDATION | {"evaluation", "cli_options"},
     "cli_data": DATA_AND_DEVICES | {"model", "evaluation", "cli_options"},
-    "cli_hub": FOUNDATION | {"evaluation"},
+    "cli_hub": FOUNDATION | {"evaluation", "cli_options"},
     "cli_options": FOUNDATION | {"llm"},
     "cli_serve": FOUNDATION | {"serve", "cli_options"},
     "cli_llm": DATA_AND_DEVICES | {"llm", "evaluation", "cli_options"},

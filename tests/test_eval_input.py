@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import typer
-from cli_cases import compile_cache, r2d  # noqa: F401
+from cli_cases import compile_cache, r2d, snapshot  # noqa: F401
 from probability_cases import lively
 
 from r2d_jax import cli
 from r2d_jax.config import ColumnsConfig, EvaluationConfig
 from r2d_jax.data.schema import Example
+from r2d_jax.evaluation import evaluate as evaluating
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
@@ -49,7 +50,7 @@ def model(tmp_path_factory):
 def evaluate(r2d, model, tmp_path):  # noqa: F811
     """Runs `r2d eval` on six rows with these columns; the third and the fourth have blank rationales."""
 
-    def run(names, *arguments):
+    def run(names, *arguments, again=("--overwrite",)):
         row = {
             "id": "n{}",
             "question": "pain {}",
@@ -67,9 +68,8 @@ def evaluate(r2d, model, tmp_path):  # noqa: F811
                 ]
                 table.writerow([cell.format(number) for cell in cells])
         output = tmp_path / "out"
-        ended = r2d(
-            "eval", "--model", model, "--input", tmp_path / "rows.csv", "--output", output, *QUICK, *arguments
-        )
+        files = ("--input", tmp_path / "rows.csv", "--output", output)
+        ended = r2d("eval", "--model", model, *files, *QUICK, *again, *arguments)
         metrics = output / "metrics.json"
         return ended, json.loads(metrics.read_text()) if metrics.exists() else None
 
@@ -154,6 +154,39 @@ def test_help_says_what_is_read_and_what_is_needed():
     for path in ("eval input", "predict input", "calibrate input", "judge input", "rationales audit input"):
         assert "JSONL, JSON, CSV, TSV or Parquet" in found[path]
     assert not [path for path, text in found.items() if "Required." in text or "JSONL or CSV" in text]
+
+
+def test_a_finished_evaluation_is_replaced_on_request_only(evaluate, tmp_path, monkeypatch):
+    """A stopped one is done again by the same command."""
+    names, out = ["id", "question", "label"], tmp_path / "out"
+    evaluate(names, again=())[0].done()
+    before = snapshot(out)
+    evaluate(names, again=())[0].refused("out/predictions.jsonl: is there already", "add --overwrite")
+    assert snapshot(out) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "score", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(names)
+    assert [path.name for path in out.iterdir()] == ["predictions.jsonl"]
+    evaluate(names, again=())[0].done()
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("predictions.jsonl", '{"id": "n0", "label": "rash"}'),
+        ("predictions.jsonl", '{"id": "n0", "gold_label": "rash", "request_hash": "0"}'),
+        ("predictions.jsonl", "years of work"),
+        ("predictions.jsonl", "[" * 100_000),
+        ("row_scores.jsonl", '{"id": "n0"}'),
+    ],
+)
+def test_what_another_command_wrote_is_no_stopped_evaluation(evaluate, tmp_path, name, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text(text)
+    evaluate(["id", "question", "label"], again=())[0].refused(f"out/{name}: is there already")
+    assert (tmp_path / "out" / name).read_text() == text
 
 
 def test_no_file_of_an_earlier_evaluation_stays_beside_these_figures(evaluate, tmp_path):

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from r2d_jax.errors import UserError
 from r2d_jax.runtime import devices
 from r2d_jax.runtime.outputs import require_distinct, require_file, require_folder, require_not_own
+from r2d_jax.training import topology_report
 
 ASKING = ("--base-url", "http://localhost:9/v1", "--llm", "m", "--id-column", "id")
 COMMANDS = [
@@ -148,7 +149,20 @@ def test_an_audit_does_not_replace_its_own_files(r2d, home):
             )
     assert not (home / "audited").exists()
     r2d(*command, "--filter", "audited/good.jsonl").done()
-    r2d(*command, "--filter", "audited/good.jsonl").refused("is there already", "--overwrite")
+    before = snapshot(home / "audited")
+    r2d(*command).refused("audit.jsonl: is there already", "--overwrite")
+    r2d(*command[:-1], "other", "--filter", "audited/good.jsonl").refused("good.jsonl: is there already")
+    assert snapshot(home / "audited") == before
+    r2d(*command, "--min-words", "9", "--overwrite").done()
+    assert snapshot(home / "audited") != before
+
+
+@pytest.mark.parametrize("command", [COMMANDS[5], COMMANDS[9]], ids=" ".join)
+def test_figures_that_are_there_are_replaced_on_request_only(r2d, home, monkeypatch, command):
+    monkeypatch.setattr(topology_report, "chip_of", lambda _: 1 / 0)
+    (home / "figures.json").write_text("{}")
+    r2d(*command, "figures.json").refused("figures.json: is there already", "add --overwrite")
+    assert (home / "figures.json").read_text() == "{}"
 
 
 def test_a_data_check_leaves_a_run_as_it_is(r2d, home):

@@ -138,7 +138,7 @@ def test_an_audit_with_a_judge(auditing, tmp_path, server):
     lines = lines_of(tmp_path / "a" / "audit.jsonl")
     assert lines[2]["failures"] == ["judge"]
     assert lines[4]["judge"] is None
-    auditing(*judge, "--min-judge-score", 4).done("5 judge")
+    auditing(*judge, "--min-judge-score", 4, "--overwrite").done("5 judge")
     assert len(server.got) == 6
 
 

@@ -248,8 +248,8 @@ def test_a_run_is_measured_anew_in_its_own_folder_by_its_test_rows_alone(finishe
     """As the notes of `r2d calibrate` and `r2d report` advise."""
     workdir = tmp_path / "copy"
     shutil.copytree(finished[0], workdir)
-    (workdir / "evaluation" / "metrics.json").unlink()
-    arguments = ("eval", "--model", workdir, "--output", workdir / "evaluation")
+    (workdir / "evaluation" / "predictions.jsonl").write_text("{}")
+    arguments = ("eval", "--model", workdir, "--output", workdir / "evaluation", "--overwrite")
     for others in (
         (*arguments, "--split", "validation"),
         (*arguments, "--input", config.parent / "rows.jsonl"),

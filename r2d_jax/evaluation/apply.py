@@ -38,7 +38,13 @@ from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
-from r2d_jax.runtime.outputs import EVALUATION_FILES, RUN_MARK, require_file, require_folder
+from r2d_jax.runtime.outputs import (
+    EVALUATION_FILES,
+    RUN_MARK,
+    require_file,
+    require_folder,
+    require_no_evaluation,
+)
 
 _SUBGROUPS = "data.columns.subgroup"
 _MISSING = "data.missing_rationales"
@@ -228,6 +234,7 @@ def evaluate_model(
     split: str,
     settings: Mapping[str, Any],
     label_decode: str | None = None,
+    overwrite: bool = False,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Predict and score labelled rows: of a file, or of a split of the model's own run.
@@ -242,17 +249,20 @@ def evaluate_model(
         split: "test" or "validation", where there is no input_file.
         settings: fields of EvaluationConfig that differ from the run's.
         label_decode: "free" or "constrained"; None: that of the model.
+        overwrite: replace an evaluation that is there.
         overrides: "evaluation.triage={...}" or "data.columns.subgroups={...}": what is scored, in another way than
             the run's config has it; with an input "data.missing_rationales=skip": rows without a rationale are
             scored by their labels.
 
     Raises:
-        UserError: a fault of the file, folder or settings, or no run to take the split from.
+        UserError: a fault of the file, folder or settings, no run to take the split from, or an evaluation that is
+            there.
     """
     # Only what stands there already may be measured anew: the run's own test rows, by its own best model.
     anew = input_file is None and split == "test" and (model_path / RUN_MARK).is_file()
     anew = anew and folder.resolve() == model_path.resolve() / "evaluation"
     require_folder(folder, () if anew else EVALUATION_FILES, inputs=[input_file])
+    require_no_evaluation(folder, overwrite=overwrite)
     columns = columns or {}
     require_file_for(input_file, columns, encoding)
     if input_file is None and any(override.startswith(_MISSING) for override in overrides):

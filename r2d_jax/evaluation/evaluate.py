@@ -24,6 +24,7 @@ from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer
+from r2d_jax.runtime.outputs import EVALUATION_FILES
 
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
@@ -96,6 +97,10 @@ def evaluate_rows(
     if is_writer():
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / "predictions.jsonl", lines)
+        # Of other predictions; and without metrics.json a stopped evaluation is known for one.
+        for name in EVALUATION_FILES:
+            if name != "predictions.jsonl":
+                (folder / name).unlink(missing_ok=True)
     probabilities, table = None, None
     if unscored is None:
         log_probs = scores_of(predictions, len(labels))
@@ -142,9 +147,6 @@ def evaluate_rows(
         "label_decode": "free" if predictor.label_trie is None else "constrained",
     }
     if is_writer():
-        # What an earlier evaluation left here is not of these rows.
-        for name in ("rationale_checks.jsonl", "faithfulness.jsonl"):
-            (folder / name).unlink(missing_ok=True)
         if source is not None and readings is not None:
             _write_readings(folder / "rationale_checks.jsonl", examples, readings, source)
         if reasons is not None:

@@ -271,8 +271,8 @@ def warnings_of(run: RunRecord) -> Iterator[str]:
     if run.recalibrated:
         yield (
             "Calibrated again since its evaluation: figures of probabilities and of abstention are left out, for they "
-            "were of the earlier calibration. `r2d eval`, with the run's own folder evaluation as output, measures "
-            "them anew."
+            "were of the earlier calibration. `r2d eval`, with the run's own folder evaluation as output and "
+            "--overwrite, measures them anew."
         )
     chosen = run.stages[1].best_step
     evaluated = re.search(r"stage2/(?:best|latest)/(\d+)$", str(run.metrics.get("model", "")))

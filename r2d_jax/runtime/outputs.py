@@ -1,5 +1,6 @@
 """Places that a command is told to write to; in: a path, out: nothing, or one line before any work."""
 
+import json
 import pathlib
 import re
 import stat
@@ -17,6 +18,8 @@ EVALUATION_FILES = (
     "metrics.json",
 )
 """What an evaluation may write into its folder."""
+REQUEST_HASH = "request_hash"
+"""In a row of results, what an LLM was asked for it."""
 _MODEL_FOLDERS = frozenset({"weights", "tokenizer", "onnx"})
 _MODEL_FILES = frozenset(
     {
@@ -82,7 +85,8 @@ def require_file(
         endings: that its name may have, such as ".jsonl"; empty: any.
         made: whether the command makes the folder of the file.
         inputs: files that are read; None among them are passed over.
-        overwrite: False refuses a file that is there, as a command with --overwrite does; True and None replace it.
+        overwrite: False refuses a file that is there, as all commands with --overwrite do; True replaces it. None:
+            what is there is looked at elsewhere.
 
     Raises:
         UserError: an address, a folder, a device, a pipe or a link, no folder to write into, another ending, an
@@ -113,6 +117,7 @@ def require_folder(
     option: str = "--output",
     *,
     inputs: Sequence[pathlib.Path | None] = (),
+    overwrite: bool | None = None,
 ) -> None:
     """Refuse a place for a folder of files where these cannot be written, or where something else would be lost.
 
@@ -121,6 +126,7 @@ def require_folder(
         written: names of the files in it.
         option: what named it, as it is told.
         inputs: files that are read; None among them are passed over.
+        overwrite: as for `require_file`, of each of these files.
 
     Raises:
         UserError: an address or a file, or one of the files cannot be written (see `require_file`).
@@ -131,7 +137,37 @@ def require_folder(
     if not next(one for one in folder.absolute().parents if one.exists()).is_dir():
         raise UserError(f"{option} {folder}", "a file stands in its way", f"Choose another {option}.")
     for name in written:
-        require_file(folder / name, option, made=True, inputs=inputs)
+        require_file(folder / name, option, made=True, inputs=inputs, overwrite=overwrite)
+
+
+def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
+    """Refuse to replace a finished evaluation, or what another command wrote, with a new one.
+
+    An evaluation ends with metrics.json. One that was stopped before is done again as if nothing were there.
+
+    Args:
+        folder: that is to hold the evaluation.
+        overwrite: whatever is there may be replaced.
+
+    Raises:
+        UserError: it may not, and one of the files is there.
+    """
+    standing = [folder / name for name in EVALUATION_FILES if (folder / name).exists()]
+    if overwrite or not standing or _is_unfinished(folder):
+        return
+    raise UserError(str(standing[0]), "is there already", "Choose another --output, or add --overwrite.")
+
+
+def _is_unfinished(folder: pathlib.Path) -> bool:
+    if (folder / "metrics.json").exists():
+        return False
+    try:
+        with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
+        return False
+    # `r2d predict` knows no gold labels, and what an LLM was asked has the hash of the request.
+    return isinstance(first, dict) and "gold_label" in first and REQUEST_HASH not in first
 
 
 def require_no_input_among(

@@ -38,6 +38,7 @@ def compile_report(
     utilisation: float,
     parameters: bool,
     output: pathlib.Path | None,
+    overwrite: bool = False,
 ) -> None:
     """Compile the programs of a config for a topology and print what they need per device.
 
@@ -48,6 +49,7 @@ def compile_report(
         utilisation: share of the chip's peak at which step times are estimated, above 0 and at most 1.
         parameters: also print the table of all weights.
         output: JSON file for the figures; None: no file.
+        overwrite: replace a file that is there.
 
     Raises:
         UserError: unknown topology or model, a mesh that does not fit, or more memory than a chip has.
@@ -55,7 +57,7 @@ def compile_report(
     if not 0 < utilisation <= 1:
         raise UserError("--utilisation", f"{utilisation} is no share", "Give a number above 0, at most 1.")
     if output is not None:
-        require_file(output)
+        require_file(output, overwrite=overwrite)
     chip, devices = chip_of(topology), topology_devices(topology)
     mesh = make_mesh(config.mesh, devices)
     shape = model_shape(config)
