@@ -94,12 +94,46 @@ def imported(model, folder, params):
 
 
 def test_a_model_that_computes_nan_writes_no_predictions(model, predict, tmp_path):
-    """Checkpoints hold what training saved; an earlier import took NaN in, too."""
+    """Weights may be numbers and their products none."""
     predict(imported(model, tmp_path / "sound", model.params)).done("2 predictions written")
-    broken = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), model.params)
-    predict(imported(model, tmp_path / "broken", broken)).refused(
-        r"out\.jsonl: a figure of a row is no number"
+    vast = jax.tree.map(np.array, model.params)
+    vast["decoder"]["final_norm"]["scale"][:] = 3e38
+    predict(imported(model, tmp_path / "vast", vast)).refused(r"out\.jsonl: a figure of a row is no number")
+
+
+@pytest.mark.parametrize("command", ["predict", "eval", "calibrate", "export", "serve"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_no_numbers_are_refused_by_every_command(model, r2d, tmp_path, command, value):
+    """Checkpoints hold what training saved; an earlier import took NaN in, too. They gave some label, and no line."""
+    broken = jax.tree.map(np.array, model.params)
+    table = broken["decoder"]["relative_bias"]["table"]
+    table[-1, -1] = value
+    folder, rows, out = (
+        imported(model, tmp_path / "broken", broken),
+        tmp_path / "rows.jsonl",
+        tmp_path / "out",
     )
+    rows.write_text('{"question": "fever", "label": "urgent", "rationale": "r"}\n' * 2)
+    read, written = ("--input", rows), ("--output", out)
+    options = {
+        "predict": (*read, *written),
+        "eval": (*read, *written),
+        "calibrate": read,
+        "export": written,
+        "serve": ("--port", "0"),
+    }
+    ended = r2d(command, "--model", folder, *options[command])
+    ended.refused(
+        rf"{folder}/weights: NaN or infinity in decoder/relative_bias/table\. Restore it from a copy"
+    )
+    assert not out.exists()
+    assert ended.out == ""
+
+
+def test_the_number_of_weights_that_are_no_numbers_is_told(model, predict, tmp_path):
+    broken = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), model.params)
+    others = len(jax.tree.leaves(broken)) - 1
+    predict(imported(model, tmp_path / "broken", broken)).refused(rf"in decoder/\S+ and {others} more\.")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from r2d_jax.errors import UserError
-from r2d_jax.runtime.checksums import checksum
+from r2d_jax.runtime.checksums import checksum, not_finite
 
 LATEST, BEST = "latest", "best"
 WEIGHTS = "params"
@@ -48,12 +48,21 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
     """Weights only, from one step folder, in the layout of `abstract_params`; reads no optimiser state.
 
     Raises:
-        UserError: the checkpoint is damaged, or its weights have other names or shapes; each is named.
+        UserError: the checkpoint is damaged, its weights have other names or shapes, each of which is named, or one
+            of them holds NaN or infinity.
     """
     try:
-        return load_items(folder, metadata_of(folder), {WEIGHTS: abstract_params})[WEIGHTS]
+        params = load_items(folder, metadata_of(folder), {WEIGHTS: abstract_params})[WEIGHTS]
     except Damaged as error:
         raise UserError(str(folder), str(error), "Restore it from a copy, or train anew.") from error
+    if unsound := not_finite(params):
+        more = f" and {len(unsound) - 1} more" if len(unsound) > 1 else ""
+        raise UserError(
+            str(folder),
+            f"NaN or infinity in {unsound[0]}{more}",
+            "Restore it from a copy, or take weights of a training that went well.",
+        )
+    return params
 
 
 def save_weights(folder: pathlib.Path, params: Any) -> None:

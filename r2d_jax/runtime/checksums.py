@@ -1,9 +1,10 @@
-"""Checksums of arrays where they lie; in: a tree of arrays in any layout, out: a text that one changed bit changes."""
+"""Arrays looked over where they lie; in: a tree of them in any layout, out: a checksum, the names of unsound ones."""
 
 import functools
 import hashlib
 import itertools
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +15,11 @@ from jax import lax
 from r2d_jax.runtime.distributed import sum_over_processes
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+@jax.jit
+def _has_unsound(values: jax.Array) -> jax.Array:
+    return ~jnp.isfinite(values).all()
 
 
 @functools.partial(jax.jit, static_argnames="strides")
@@ -33,13 +39,19 @@ def _parts(array: jax.Array) -> list[jax.Array]:
     sizes = itertools.accumulate(array.shape[:0:-1], operator.mul, initial=1)
     strides = tuple(size % 2**32 for size in sizes)[::-1] if array.ndim else ()
     parts = []
-    # Part by part, each on its device: hundreds of sums over all devices would wait for each other.
-    for shard in array.addressable_shards:
-        if shard.replica_id == 0:
-            corner = (part.start or 0 for part in shard.index)
-            start = sum(map(operator.mul, corner, strides)) % 2**32
-            parts.append(_sum_of_bits(shard.data, np.uint32(start), strides))
+    for shard in _own_shards(array):
+        corner = (part.start or 0 for part in shard.index)
+        start = sum(map(operator.mul, corner, strides)) % 2**32
+        parts.append(_sum_of_bits(shard.data, np.uint32(start), strides))
     return parts
+
+
+def _own_shards(array: jax.Array) -> Iterator[Any]:
+    """The parts that this process answers for; over all processes every value once.
+
+    Part by part, each on its device: hundreds of sums over all devices would wait for each other.
+    """
+    return (shard for shard in array.addressable_shards if shard.replica_id == 0)
 
 
 def checksum(tree: Any) -> str:
@@ -63,3 +75,21 @@ def checksum(tree: Any) -> str:
     for name, value in zip(named, sum_over_processes(here), strict=True):
         digest.update(f"{name} {value}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Names of the arrays that hold NaN or infinity, such as "encoder/final_norm/scale".
+
+    Computed on the devices: only a byte of a part of an array comes to the host. All processes must call it.
+
+    Args:
+        tree: arrays on devices, of any float type.
+    """
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    parts = [[_has_unsound(shard.data) for shard in _own_shards(leaf)] for _, leaf in named]
+    here = np.array([any(of_leaf) for of_leaf in jax.device_get(parts)], np.uint32)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, _), count in zip(named, sum_over_processes(here), strict=True)
+        if count
+    ]
