@@ -449,7 +449,7 @@ def test_probabilities_and_abstention(run, threshold):
     assert "Risk and coverage: " in page.source
     damaged = metrics | {"abstention": metrics["abstention"] | {"curve": "Case text"}}
     run.score(LABELS, **damaged)
-    with pytest.raises(UserError, match=r"damaged \(calibration\)") as told:
+    with pytest.raises(UserError, match=r"damaged \(abstention\)") as told:
         report(run)
     assert "Case text" not in str(told.value)
 

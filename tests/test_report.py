@@ -13,6 +13,7 @@ from rich.console import Console
 
 from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.figures import FIGURES, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
 from r2d_jax.evaluation.report import (
@@ -230,3 +231,11 @@ def test_json_takes_numpy_numbers_and_paths(tmp_path: pathlib.Path) -> None:
 def test_a_place_that_cannot_be_written_is_told(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         write_json(tmp_path / "absent" / "metrics.json", {})
+
+
+def test_each_figure_stands_once_in_the_catalogue_and_no_heading_names_two() -> None:
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
+    titles = [figure.title for figure in FIGURES if figure.printed]
+    for told in (titles, *(list(headings(place).values()) for place in ("report", "compared", "groups"))):
+        assert len(set(told)) == len(told)
+    assert next(iter(headings("compared"))).name == "macro_f1"

@@ -3,11 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.report import figure_at
-from r2d_jax.evaluation.report_values import Figure
+from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES
+from r2d_jax.evaluation.report_values import cell, scored_figure
 from r2d_jax.evaluation.run_facts import RunFacts
 
 if TYPE_CHECKING:
@@ -54,31 +54,11 @@ class CardOptions:
                 raise UserError(option, "is empty or has several lines", "Give one line.")
 
 
-class _Scored(NamedTuple):
-    """A figure that the Hub has a name for.
-
-    Attributes:
-        task: of the Hub.
-        task_name: as shown.
-        metric: name of the metric on the Hub.
-        figure: title and place in metrics.json.
-    """
-
-    task: str
-    task_name: str
-    metric: str
-    figure: Figure
-
-
-_LABELS = ("text-classification", "label")
-_RATIONALES = ("text-generation", "rationale")
-_RESULTS = (
-    _Scored(*_LABELS, "accuracy", Figure("accuracy", ("accuracy",))),
-    _Scored(*_LABELS, "f1", Figure("macro-F1", ("macro_f1",))),
-    _Scored(*_RATIONALES, "sacrebleu", Figure("BLEU of the corpus", ("bleu", "corpus"), 1)),
-    _Scored(*_RATIONALES, "rouge", Figure("ROUGE-L", ("rouge_l",))),
-    _Scored(*_RATIONALES, "bertscore", Figure("BERTScore F1", ("bertscore", "f1"))),
-)
+_TASKS = {
+    ("text-classification", "label"): LABEL_FIGURES,
+    ("text-generation", "rationale"): RATIONALE_FIGURES,
+}
+"""Figures by task of the Hub, and how the task is called."""
 
 
 def data_name(facts: RunFacts | None, options: CardOptions) -> str:
@@ -120,21 +100,20 @@ def front_matter(facts: RunFacts | None, options: CardOptions, *, dtype: str) ->
 def _results(facts: RunFacts, options: CardOptions) -> Iterator["EvalResult"]:
     from huggingface_hub import EvalResult
 
-    intervals = facts.metrics.get("intervals", {})
-    for task, task_name, metric, figure in _RESULTS:
-        path = ".".join(figure.path)
-        value = figure_at(facts.metrics, path)
-        if value is None:
+    name = data_name(facts, options)
+    named = [(*task, figure) for task, figures in _TASKS.items() for figure in figures if figure.hub]
+    for task_type, task_name, figure in named:
+        scored = scored_figure(facts.metrics, figure.name)
+        if scored is None:
             continue
-        ends = " to ".join(f"{end:.{figure.digits}f}" for end in intervals.get(path) or ())
-        name = data_name(facts, options)
+        ends = cell(scored, figure.unit.digits)["interval"]
         yield EvalResult(
-            task_type=task,
+            task_type=task_type,
             task_name=task_name,
             dataset_type=facts.hub_dataset or re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "rows",
             dataset_name=name,
             dataset_split="test",
-            metric_type=metric,
+            metric_type=figure.hub,
             metric_name=f"{figure.title} (95 % interval {ends})" if ends else figure.title,
-            metric_value=round(float(value), 6),
+            metric_value=round(scored[0], 6),
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.figures import figure_at, headings
 from r2d_jax.evaluation.intervals import (
     Statistic,
     bootstrap_interval,
@@ -18,57 +19,9 @@ from r2d_jax.evaluation.intervals import (
     text_ids,
 )
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.report import figure_at
 
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """One figure of the table.
-
-    Attributes:
-        title: heading.
-        path: where it stands in metrics.json, dotted; also its name in row_scores.jsonl.
-        scale: factor for the table.
-        digits: after the point.
-    """
-
-    title: str
-    path: str
-    scale: float = 100.0
-    digits: int = 1
-
-
-COLUMNS = (
-    Column("macro-F1", "macro_f1"),
-    Column("accuracy", "accuracy"),
-    Column("no label", "invalid_fraction"),
-    Column("under-triage", "triage.under_fraction"),
-    Column("over-triage", "triage.over_fraction"),
-    Column("weighted kappa", "triage.quadratic_kappa", 1.0, 3),
-    Column("cost", "triage.expected_cost", 1.0, 3),
-    Column("cost by least-cost rule", "triage.rules.least_cost.expected_cost", 1.0, 3),
-    Column("ECE", "calibration.after.ece", 1.0, 3),
-    Column("Brier score", "calibration.after.brier", 1.0, 3),
-    Column("AURC", "abstention.aurc", 1.0, 3),
-    Column("BLEU", "bleu.corpus", 1.0),
-    Column("ROUGE-L", "rouge_l"),
-    Column("BERTScore", "bertscore.f1"),
-    Column("names evidence", "evidence_fraction"),
-    Column("names label", "label_agreement.names_label_fraction"),
-    Column("consistency", "consistency_fraction"),
-    Column("sufficiency", "sufficiency_fraction"),
-    Column("gold robustness", "gold_robustness_fraction"),
-    Column("flip names label", "label_flip.names_given_fraction"),
-)
-TESTED = (
-    "macro_f1",
-    "accuracy",
-    "triage.under_fraction",
-    "triage.expected_cost",
-    "rouge_l",
-    "evidence_fraction",
-    "consistency_fraction",
-)
+COLUMNS = headings("compared")
+TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +132,12 @@ def _statistic(result: RunResult, path: str) -> Statistic | None:
 
 def _figures(seeds: Mapping[int, RunResult], rows: int, resamples: int) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {}
-    for column in COLUMNS:
-        values = [figure_at(result.metrics, column.path) for result in seeds.values()]
+    for figure in COLUMNS:
+        values = [figure_at(result.metrics, figure.name) for result in seeds.values()]
         if any(value is None for value in values):
             continue
         known = np.array(values, float)
-        statistics = [_statistic(result, column.path) for result in seeds.values()]
+        statistics = [_statistic(result, figure.name) for result in seeds.values()]
         interval = None
         if all(statistics):
             interval = bootstrap_interval(
@@ -193,7 +146,7 @@ def _figures(seeds: Mapping[int, RunResult], rows: int, resamples: int) -> dict[
                 resamples=resamples,
             )
         low, high = interval or (None, None)
-        figures[column.path] = {
+        figures[figure.name] = {
             "mean": float(known.mean()),
             "sd": float(known.std(ddof=1)) if len(known) > 1 else None,
             "low": low,

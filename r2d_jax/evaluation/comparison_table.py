@@ -5,20 +5,21 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r2d_jax.evaluation.comparison import COLUMNS, TESTED, Column
+from r2d_jax.evaluation.comparison import COLUMNS, TESTED
+from r2d_jax.evaluation.figures import Figure
 
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The comparison as Markdown: figures, then tests against the reference."""
     columns = [
-        column
-        for column in COLUMNS
-        if any(column.path in method["figures"] for method in table["methods"].values())
+        figure
+        for figure in COLUMNS
+        if any(figure.name in method["figures"] for method in table["methods"].values())
     ]
-    lines = [_row(["method", "seeds", *(column.title for column in columns)])]
+    lines = [_row(["method", "seeds", *(COLUMNS[figure] for figure in columns)])]
     lines.append(_row(["---", "---:", *("---:" for _ in columns)]))
     for name, method in table["methods"].items():
-        cells = [_cell(method["figures"].get(column.path), column) for column in columns]
+        cells = [_cell(method["figures"].get(figure.name), figure) for figure in columns]
         mark = " (!)" if table["collapsed"][name] else ""
         lines.append(_row([name + mark, str(len(method["seeds"])), *cells]))
     told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
@@ -27,34 +28,35 @@ def markdown(table: Mapping[str, Any]) -> str:
         lines.append("(!) at least one seed gives nearly one label only.")
     if table["tests"]:
         lines += ["", f"Difference to {table['reference']} [95 % interval], p after Holm's correction:", ""]
-        tested = [c for c in columns if c.path in TESTED]
-        lines.append(_row(["method", *(column.title for column in tested)]))
+        tested = [figure for figure in columns if figure.name in TESTED]
+        lines.append(_row(["method", *(COLUMNS[figure] for figure in tested)]))
         lines.append(_row(["---", *("---:" for _ in tested)]))
         for name, found in table["tests"].items():
-            lines.append(_row([name, *(_test_cell(found.get(column.path), column) for column in tested)]))
+            lines.append(_row([name, *(_test_cell(found.get(figure.name), figure) for figure in tested)]))
     return "\n".join(lines) + "\n"
 
 
-def _unscaled(columns: Sequence[Column]) -> str:
-    return ", ".join(column.title for column in columns if column.scale == 1.0) or "BLEU"
+def _unscaled(columns: Sequence[Figure]) -> str:
+    return ", ".join(COLUMNS[figure] for figure in columns if figure.unit.scale == 1.0) or "BLEU"
 
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(figure: Mapping[str, float | None] | None, column: Column) -> str:
-    if figure is None or figure["mean"] is None:
+def _cell(found: Mapping[str, float | None] | None, figure: Figure) -> str:
+    if found is None or found["mean"] is None:
         return ""
-    value = f"{figure['mean'] * column.scale:.{column.digits}f}"
-    return value if figure["sd"] is None else f"{value} ± {figure['sd'] * column.scale:.{column.digits}f}"
+    unit = figure.unit
+    value = f"{found['mean'] * unit.scale:.{unit.scaled_digits}f}"
+    return value if found["sd"] is None else f"{value} ± {found['sd'] * unit.scale:.{unit.scaled_digits}f}"
 
 
-def _test_cell(test: Mapping[str, float] | None, column: Column) -> str:
+def _test_cell(test: Mapping[str, float] | None, figure: Figure) -> str:
     if test is None:
         return ""
-    difference, low, high = (test[name] * column.scale for name in ("difference", "low", "high"))
-    digits = column.digits
+    digits = figure.unit.scaled_digits
+    difference, low, high = (test[name] * figure.unit.scale for name in ("difference", "low", "high"))
     return f"{difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] p={test['p_holm']:.3f}"
 
 

@@ -187,28 +187,33 @@ def _figures(
     there = {
         number: report_values.main_figures(record) for number, record in enumerate(records) if record.metrics
     }
-    columns = [figure for figure in report_values.FIGURES if any(figure in found for found in there.values())]
+    columns = {
+        figure: heading
+        for figure, heading in report_values.MAIN_FIGURES.items()
+        if any(figure.name in found for found in there.values())
+    }
     rows: list[dict[str, Any]] = [
         {
             "run": runs[number],
             "name": "",
-            "cells": [report_values.cell(figure, found.get(figure)) for figure in columns],
+            "cells": [report_values.cell(found.get(figure.name), figure.unit.digits) for figure in columns],
         }
         for number, found in there.items()
     ]
     rows += [
         {"run": None, "name": name, "cells": cells}
-        for name, cells in report_values.majority_rows(records, columns)
+        for name, cells in report_values.majority_rows(records, list(columns))
     ]
     drawn = []
     if len(there) > 1:
         labels = [short(name, 18) for name in names]
-        for figure in columns:
-            dots = [plots.Dot(number, *found[figure]) for number, found in there.items() if figure in found]
-            drawn.append(safe(plots.dots(figure.title, dots, labels, figure.most)))
+        for figure, heading in columns.items():
+            name = figure.name
+            dots = [plots.Dot(number, *found[name]) for number, found in there.items() if name in found]
+            drawn.append(safe(plots.dots(heading, dots, labels, figure.unit.most)))
     intervals = any(interval for found in there.values() for _, interval in found.values())
     return {
-        "columns": columns,
+        "columns": [{"title": heading, "up": figure.up} for figure, heading in columns.items()],
         "rows": rows,
         "all": report_values.all_figures([records[number] for number in there]),
         "plots": drawn,

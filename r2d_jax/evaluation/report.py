@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
 from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30
@@ -50,113 +51,37 @@ def _text(text: str, style: str = "") -> Text:
     return Text(text.translate(_CONTROL), style=style, overflow="fold")
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Line:
-    """One figure of the table.
-
-    Attributes:
-        title: as shown.
-        path: where it stands in metrics.json, dotted; also the name of its interval.
-        form: writes the number.
-        if_set: only shown where it is not 0.
-    """
-
-    title: str
-    path: str
-    form: Callable[[float], str] = "{:.3f}".format
-    if_set: bool = False
-
-
-_TENTH = "{:.1f}".format
-_LINES = (
-    _Line("accuracy", "accuracy"),
-    _Line("macro-F1", "macro_f1"),
-    _Line("macro-F1, published definition", "macro_f1_published"),
-    _Line("outputs that are no label", "invalid_fraction", _percent),
-    _Line("outputs that are empty", "empty_fraction", _percent, if_set=True),
-    _Line("under-triage", "triage.under_fraction", _percent),
-    _Line("under-triage by 2 levels or more", "triage.under_many_fraction", _percent),
-    _Line("over-triage", "triage.over_fraction", _percent),
-    _Line("kappa, quadratic weights", "triage.quadratic_kappa"),
-    _Line("expected cost", "triage.expected_cost"),
-    _Line("expected cost, most probable label", "triage.rules.argmax.expected_cost"),
-    _Line("expected cost, label of least cost", "triage.rules.least_cost.expected_cost"),
-    _Line("under-triage, label of least cost", "triage.rules.least_cost.under_fraction", _percent),
-    _Line("ECE of probabilities", "calibration.before.ece"),
-    _Line("ECE of probabilities, scaled", "calibration.after.ece"),
-    _Line("area under risk and coverage", "abstention.aurc"),
-    _Line("rows answered", "abstention.coverage", _percent),
-    _Line("wrong among the answered", "abstention.risk", _percent),
-    _Line("BLEU of the corpus", "bleu.corpus", _TENTH),
-    _Line("BLEU, mean of rows", "bleu.mean_sentence", _TENTH),
-    _Line("ROUGE-L", "rouge_l"),
-    _Line("BERTScore F1", "bertscore.f1"),
-    _Line("rationales that name the evidence", "evidence_fraction", _percent),
-    _Line("rationales that name their label", "label_agreement.names_label_fraction", _percent),
-    _Line("rationales that name only another", "label_agreement.names_other_only_fraction", _percent),
-    _Line("consistency", "consistency_fraction", _percent),
-    _Line("sufficiency", "sufficiency_fraction", _percent),
-    _Line("gold robustness", "gold_robustness_fraction", _percent),
-    _Line("flipped label: text changes", "label_flip.changed_fraction", _percent),
-    _Line("flipped label: text names it", "label_flip.names_given_fraction", _percent),
-    _Line("flipped label: names only another", "label_flip.names_other_fraction", _percent),
-    _Line("flipped label: read back", "label_flip.label_follows_fraction", _percent),
-    _Line("cited input out, beyond random", "faithfulness.comprehensiveness.difference"),
-    _Line("cited input alone, beyond random", "faithfulness.sufficiency.difference"),
-    _Line("cited input out: label changes", "faithfulness.comprehensiveness.cited_change", _percent),
-    _Line("random input out: label changes", "faithfulness.comprehensiveness.random_change", _percent),
-    _Line("unsupported numbers", "faithfulness.statements.unsupported_numbers_fraction", _percent),
-    _Line("unsupported findings", "faithfulness.statements.unsupported_findings_fraction", _percent),
-    _Line("contradicted findings", "faithfulness.statements.contradicted_findings_fraction", _percent),
-    _Line("labels cut at the length limit", "label_limit_fraction", _percent),
-    _Line("rationales cut at the length limit", "rationale_limit_fraction", _percent),
-)
-
-
-def figure_at(metrics: Mapping[str, Any], path: str) -> float | None:
-    """The figure at a dotted path of metrics.json; None where it was not computed."""
-    value: Any = metrics
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
 def result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Title, value, interval and the majority class's value; figures that were not computed have no line."""
     intervals, majority = metrics.get("intervals", {}), metrics.get("majority_class", {})
-    for line in _LINES:
-        value = figure_at(metrics, line.path)
-        if value is None or (line.if_set and not value):
+    for figure in FIGURES:
+        value = figure_at(metrics, figure.name) if figure.printed else None
+        if value is None or (figure.if_set and not value):
             continue
-        bounds = " to ".join(line.form(bound) for bound in intervals.get(line.path, ())).replace(
-            " % to", " to"
-        )
-        other = line.form(majority[line.path]) if line.path in majority else ""
-        title = line.title
-        if line.path == "bertscore.f1" and metrics["bertscore"]["rescaled"]:
+        text = figure.unit.text
+        bounds = " to ".join(map(text, intervals.get(figure.name, ()))).replace(" % to", " to")
+        other = text(majority[figure.name]) if figure.name in majority else ""
+        title = figure.title
+        if figure.name == "bertscore.f1" and metrics["bertscore"]["rescaled"]:
             title += ", rescaled"
-        yield title, line.form(value), bounds, other
+        yield title, text(value), bounds, other
 
 
 def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
     if label := metrics.get("collapsed"):
         share = metrics["per_class"][label]["predicted"] / _scored_rows(metrics)
-        yield f"the model gives nearly one label only: {label!r} in {_percent(share)} of rows"
+        yield f"the model gives nearly one label only: {label!r} in {percent(share)} of rows"
     if outside := metrics.get("labels_outside_set"):
         # Not named here: with a wrong label column they would be case text.
         yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong"
     if (triage := metrics.get("triage")) and triage["rows_outside_order"]:
         yield f"{triage['rows_outside_order']} rows have a gold label without a level; no triage figure counts them"
     if (abstention := metrics.get("abstention")) and abstention["target_risk"] is not None:
-        target = _percent(abstention["target_risk"])
+        target = percent(abstention["target_risk"])
         if abstention["threshold"] is None:
             yield f"no threshold reached the target of {target} wrong on validation rows, so no row is answered"
         elif (risk := abstention["risk"]) is not None and risk > abstention["target_risk"]:
-            yield f"{_percent(risk)} of the answered rows are wrong, more than the target of {target}"
+            yield f"{percent(risk)} of the answered rows are wrong, more than the target of {target}"
     if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
         yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
     if score := metrics.get("bertscore"):

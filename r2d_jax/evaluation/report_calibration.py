@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from r2d_jax.errors import UserError
 from r2d_jax.evaluation.report_labels import Bin
-from r2d_jax.evaluation.report_values import Figure, cell, scored_figure
+from r2d_jax.evaluation.report_values import cell, scored_figure, section
 from r2d_jax.evaluation.run_record import RunRecord
 
 _TIMES = {"before": "before scaling", "after": "after scaling"}
@@ -70,16 +69,8 @@ def probabilities_part(run: RunRecord, number: int, colour: str, safe: Any) -> d
     """
     if run.metrics.get("calibration") is None:
         return None
-    try:
-        calibration = _Calibration.model_validate(run.metrics["calibration"])
-        abstention = _Abstention.model_validate(run.metrics.get("abstention"))
-    except ValidationError as error:
-        # The error quotes what it found.
-        raise UserError(
-            str(run.path / "evaluation" / "metrics.json"),
-            "is damaged (calibration)",
-            "Evaluate the run again.",
-        ) from error
+    calibration = section(run, "calibration", _Calibration)
+    abstention = section(run, "abstention", _Abstention)
     from r2d_jax.evaluation import plots
     from r2d_jax.evaluation.calibration_plots import risk_coverage
 
@@ -101,7 +92,9 @@ def probabilities_part(run: RunRecord, number: int, colour: str, safe: Any) -> d
         "rows": [
             {
                 "name": _TIMES[name],
-                "cells": [_cell(run, ("calibration", name, figure), title) for title, figure in _COLUMNS],
+                "cells": [
+                    cell(scored_figure(run.metrics, f"calibration.{name}.{figure}")) for _, figure in _COLUMNS
+                ],
             }
             for name in times
         ],
@@ -115,15 +108,10 @@ def probabilities_part(run: RunRecord, number: int, colour: str, safe: Any) -> d
             for name in times
         ],
         "answers": [title for title, _ in _ANSWERS],
-        "answer_cells": [_cell(run, ("abstention", figure), title) for title, figure in _ANSWERS],
+        "answer_cells": [cell(scored_figure(run.metrics, f"abstention.{name}")) for _, name in _ANSWERS],
         "answers_note": _answers_note(abstention),
         "curve": safe(curve),
     }
-
-
-def _cell(run: RunRecord, path: tuple[str, ...], title: str) -> dict[str, str]:
-    figure = Figure(title, path)
-    return cell(figure, scored_figure(run.metrics, figure))
 
 
 def _note(calibration: _Calibration) -> str:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import CaseText, clean
-from r2d_jax.evaluation.report_values import Figure, Scored, cell, scored_figure
+from r2d_jax.evaluation.report_values import cell, scored_figure
 from r2d_jax.evaluation.run_record import RunRecord, is_number
 
 _MEASURES = {"comprehensiveness": "without the sentences", "sufficiency": "the sentences alone"}
@@ -59,10 +59,10 @@ def reasons_part(run: RunRecord, colour: str, safe: Any) -> dict[str, Any] | Non
     section = run.metrics.get("faithfulness")
     if not isinstance(section, Mapping):
         return None
-    flips = _row(run, "", [("label_flip", name) for _, name in _FLIPS])
+    flips = _row(run, "", [f"label_flip.{name}" for _, name in _FLIPS])
     sources = (("generated", "statements"), ("gold", "gold_statements"))
     statements = [
-        _row(run, title, [("faithfulness", part, name) for _, name in _RATES])
+        _row(run, title, [f"faithfulness.{part}.{name}" for _, name in _RATES])
         | {"counts": [_count(section, part, name) for name in ("rationales", "numbers", "findings")]}
         for title, part in sources
         if isinstance(section.get(part), Mapping)
@@ -78,11 +78,9 @@ def reasons_part(run: RunRecord, colour: str, safe: Any) -> dict[str, Any] | Non
     }
 
 
-def _row(run: RunRecord, name: str, paths: Sequence[tuple[str, ...]]) -> dict[str, Any]:
-    figures = [Figure("", path) for path in paths]
-    found = [scored_figure(run.metrics, figure) for figure in figures]
-    cells = [cell(figure, one) for figure, one in zip(figures, found, strict=True)]
-    return {"name": name, "cells": cells, "known": any(one is not None for one in found)}
+def _row(run: RunRecord, title: str, names: Sequence[str]) -> dict[str, Any]:
+    found = [scored_figure(run.metrics, name) for name in names]
+    return {"name": title, "cells": list(map(cell, found)), "known": any(one is not None for one in found)}
 
 
 def _ablations(run: RunRecord, title: str, suffix: str) -> Iterator[dict[str, Any]]:
@@ -90,7 +88,7 @@ def _ablations(run: RunRecord, title: str, suffix: str) -> Iterator[dict[str, An
         names = [
             f"{one}{suffix}" if one != "difference" or not suffix else "change_difference" for one in _FIGURES
         ]
-        row = _row(run, f"{title}, {name}", [("faithfulness", measure, one) for one in names])
+        row = _row(run, f"{title}, {name}", [f"faithfulness.{measure}.{one}" for one in names])
         if row["known"]:
             yield row
 
@@ -120,7 +118,9 @@ def _plot(run: RunRecord, colour: str, safe: Any) -> Any:
 
     for axis, suffix in ((_DROP, ""), (_CHANGE, "_change")):
         found = {
-            name: [_scored(run, measure, f"{one}{suffix}") for one in _FIGURES[:2]]
+            name: [
+                scored_figure(run.metrics, f"faithfulness.{measure}.{one}{suffix}") for one in _FIGURES[:2]
+            ]
             for measure, name in _MEASURES.items()
         }
         drawn = [
@@ -131,10 +131,6 @@ def _plot(run: RunRecord, colour: str, safe: Any) -> Any:
         if drawn:
             return safe(pairs("What the label rests on", drawn, axis, colour, run.path.name))
     return ""
-
-
-def _scored(run: RunRecord, measure: str, name: str) -> Scored | None:
-    return scored_figure(run.metrics, Figure("", ("faithfulness", measure, name)))
 
 
 def case_reasons(runs: Sequence[RunRecord], texts: Sequence[CaseText] | None) -> list[list[list[Any]] | None]:

@@ -1,16 +1,15 @@
 """What a report tells of triage and of subgroups; in: a RunRecord, out: tables and plots, or nothing to tell."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import short
-from r2d_jax.evaluation.report_values import Figure, cell, scored_figure
+from r2d_jax.evaluation.figures import headings
+from r2d_jax.evaluation.report_values import Scored, cell, scored_figure, section
 from r2d_jax.evaluation.run_record import RunRecord
 
-_DASH = "\N{EN DASH}"
 _COLUMNS = (
     ("under-triage", "under_fraction"),
     ("by two levels or more", "under_many_fraction"),
@@ -21,18 +20,7 @@ _COLUMNS = (
     ("cost saved", "cost_saving"),
 )
 _RULES = {"argmax": "most probable label", "least_cost": "label of least expected cost"}
-_GROUP_FIGURES = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "invalid_fraction": "no label",
-    "triage.under_fraction": "under-triage",
-    "triage.under_many_fraction": "under-triage by two levels or more",
-    "triage.over_fraction": "over-triage",
-    "triage.expected_cost": "expected cost",
-    "triage.quadratic_kappa": "weighted kappa",
-    "triage.rules.least_cost.under_fraction": "under-triage, least-cost rule",
-    "triage.rules.least_cost.expected_cost": "cost, least-cost rule",
-}
+_GROUP_FIGURES = {figure.name: heading for figure, heading in headings("groups").items()}
 # The figure that is drawn: the first that the run has.
 _DRAWN = ("triage.expected_cost", "macro_f1")
 
@@ -66,6 +54,13 @@ class _Group(BaseModel):
     rows: int
     figures: dict[str, _Figure]
 
+    def scored(self, name: str) -> Scored | None:
+        """A figure as a cell or a dot takes it."""
+        one = self.figures.get(name)
+        if one is None or one.value is None:
+            return None
+        return one.value, None if one.low is None or one.high is None else (one.low, one.high)
+
 
 class _Worst(BaseModel):
     group: str
@@ -81,21 +76,6 @@ class _Subgroups(BaseModel):
     by: dict[str, _Subgroup]
 
 
-Section = TypeVar("Section", bound=BaseModel)
-
-
-def _section(run: RunRecord, name: str, form: type[Section]) -> Section | None:
-    if name not in run.metrics:
-        return None
-    try:
-        return form.model_validate(run.metrics[name])
-    except ValidationError as error:
-        # The error quotes what it found.
-        raise UserError(
-            str(run.path / "evaluation" / "metrics.json"), f"is damaged ({name})", "Evaluate the run again."
-        ) from error
-
-
 def triage_part(run: RunRecord, safe: Any) -> dict[str, Any] | None:
     """Table of the ways to choose a label, costs, and the plot by gold level; None where the run has no triage.
 
@@ -106,13 +86,13 @@ def triage_part(run: RunRecord, safe: Any) -> dict[str, Any] | None:
     Raises:
         UserError: metrics.json is damaged.
     """
-    triage = _section(run, "triage", _Triage)
-    if triage is None:
+    if "triage" not in run.metrics:
         return None
+    triage = section(run, "triage", _Triage)
     from r2d_jax.evaluation.triage_plots import LevelRow, level_bars
 
-    ways: list[tuple[str, tuple[str, ...]]] = [("generated label", ("triage",))]
-    ways += [(title, ("triage", "rules", rule)) for rule, title in _RULES.items() if rule in triage.rules]
+    ways = [("generated label", "triage")]
+    ways += [(title, f"triage.rules.{rule}") for rule, title in _RULES.items() if rule in triage.rules]
     columns = _COLUMNS if triage.rules else _COLUMNS[:-1]
     levels = [
         LevelRow(
@@ -134,7 +114,10 @@ def triage_part(run: RunRecord, safe: Any) -> dict[str, Any] | None:
     return {
         "columns": [title for title, _ in columns],
         "rows": [
-            {"name": name, "cells": [_cell(run, (*path, figure), title) for title, figure in columns]}
+            {
+                "name": name,
+                "cells": [cell(scored_figure(run.metrics, f"{path}.{figure}")) for _, figure in columns],
+            }
             for name, path in ways
         ],
         "note": note,
@@ -148,11 +131,6 @@ def triage_part(run: RunRecord, safe: Any) -> dict[str, Any] | None:
     }
 
 
-def _cell(run: RunRecord, path: tuple[str, ...], title: str) -> dict[str, str]:
-    figure = Figure(title, path)
-    return cell(figure, scored_figure(run.metrics, figure))
-
-
 def subgroup_parts(run: RunRecord, colour: str, safe: Any) -> list[dict[str, Any]]:
     """A table and a plot for each subgroup; [] where the run has none.
 
@@ -164,9 +142,9 @@ def subgroup_parts(run: RunRecord, colour: str, safe: Any) -> list[dict[str, Any
     Raises:
         UserError: metrics.json is damaged.
     """
-    found = _section(run, "subgroups", _Subgroups)
-    if found is None:
+    if "subgroups" not in run.metrics:
         return []
+    found = section(run, "subgroups", _Subgroups)
     return [_subgroup(run, name, part, found.least_rows, colour, safe) for name, part in found.by.items()]
 
 
@@ -175,7 +153,7 @@ def _subgroup(
 ) -> dict[str, Any]:
     from r2d_jax.evaluation.triage_plots import GroupRow, group_dots
 
-    figures = [figure for figure in _GROUP_FIGURES if any(figure in group.figures for group in part.groups)]
+    figures = [name for name in _GROUP_FIGURES if any(name in group.figures for group in part.groups)]
     worst = {figure: one.group for figure, one in part.worst.items() if one is not None}
     rows = [
         {
@@ -183,8 +161,7 @@ def _subgroup(
             "rows": group.rows,
             "small": group.rows < least_rows,
             "cells": [
-                _group_cell(group.figures.get(figure)) | {"worst": worst.get(figure) == group.group}
-                for figure in figures
+                cell(group.scored(figure)) | {"worst": worst.get(figure) == group.group} for figure in figures
             ],
         }
         for group in part.groups
@@ -192,7 +169,7 @@ def _subgroup(
     drawn = next((figure for figure in _DRAWN if figure in figures), None)
     plot = ""
     if drawn is not None and (dots := _dots(part.groups, drawn, least_rows, GroupRow)):
-        overall = scored_figure(run.metrics, Figure("", tuple(drawn.split("."))))
+        overall = scored_figure(run.metrics, drawn)
         title = f"{_GROUP_FIGURES[drawn]} by {short(name, 30)}"
         salt = f"{run.path.name} {name}"
         plot = group_dots(title, dots, overall[0] if overall else None, colour, salt)
@@ -211,23 +188,9 @@ def _subgroup(
     }
 
 
-def _group_cell(figure: _Figure | None) -> dict[str, Any]:
-    if figure is None or figure.value is None:
-        return {"value": _DASH, "interval": ""}
-    known = figure.low is not None and figure.high is not None
-    return {
-        "value": f"{figure.value:.3f}",
-        "interval": f"{figure.low:.3f} to {figure.high:.3f}" if known else "",
-    }
-
-
 def _dots(groups: Sequence[_Group], figure: str, least_rows: int, kind: type[Any]) -> list[Any]:
-    dots = []
-    for group in groups:
-        one = group.figures.get(figure)
-        if one is not None and one.value is not None:
-            interval = None if one.low is None or one.high is None else (one.low, one.high)
-            dots.append(
-                kind(short(group.group, 30), group.rows, one.value, interval, group.rows < least_rows)
-            )
-    return dots
+    return [
+        kind(short(group.group, 30), group.rows, *scored, group.rows < least_rows)
+        for group in groups
+        if (scored := group.scored(figure)) is not None
+    ]

@@ -1,63 +1,30 @@
 """What a report tells of each run; in: RunRecords, out: rows of tables, warnings and which curves to draw."""
 
 import json
-import math
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import row_sets, short
+from r2d_jax.evaluation.figures import INDEX, Figure, figure_at, headings
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
 
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,60}")
 _SHOWN_ELSEWHERE = ("per_class", "confusion", "intervals", "subgroups")
 
+Section = TypeVar("Section", bound=BaseModel)
 Scored = tuple[float, tuple[float, float] | None]
 """A figure, and its interval where the run states one."""
 
 
-class Figure(NamedTuple):
-    """One main figure.
-
-    Attributes:
-        title: as shown.
-        path: where it stands in metrics.json; dotted, also the name of its interval.
-        digits: after the point.
-        up: higher is better.
-        most: the highest value it can have.
-    """
-
-    title: str
-    path: tuple[str, ...]
-    digits: int = 3
-    up: bool = True
-    most: float = 1.0
-
-
-ECE = Figure("ECE of label_confidence", ("expected_calibration_error",), up=False)
-FIGURES = (
-    Figure("macro-F1", ("macro_f1",)),
-    Figure("accuracy", ("accuracy",)),
-    Figure("outputs that are no label", ("invalid_fraction",), up=False),
-    Figure("under-triage", ("triage", "under_fraction"), up=False),
-    Figure("over-triage", ("triage", "over_fraction"), up=False),
-    Figure("weighted kappa", ("triage", "quadratic_kappa")),
-    Figure("expected cost", ("triage", "expected_cost"), up=False, most=math.inf),
-    ECE,
-    Figure("ECE of probabilities, scaled", ("calibration", "after", "ece"), up=False),
-    Figure("AURC", ("abstention", "aurc"), up=False),
-    Figure("BLEU of the corpus", ("bleu", "corpus"), 1, most=100.0),
-    Figure("ROUGE-L", ("rouge_l",)),
-    Figure("BERTScore F1", ("bertscore", "f1")),
-    Figure("rationales that name the evidence", ("evidence_fraction",)),
-    Figure("rationales that name their label", ("label_agreement", "names_label_fraction")),
-    Figure("consistency", ("consistency_fraction",)),
-    Figure("sufficiency", ("sufficiency_fraction",)),
-    Figure("gold robustness", ("gold_robustness_fraction",)),
-    Figure("flipped label: read back", ("label_flip", "label_follows_fraction")),
-)
+MAIN_FIGURES = headings("report")
+"""The main figures with their headings."""
+_ECE = "expected_calibration_error"
 
 
 class Panel(NamedTuple):
@@ -123,35 +90,42 @@ PANELS = (
 )
 
 
-def main_figures(run: RunRecord) -> dict[Figure, Scored]:
-    """The main figures that a run has."""
-    found: dict[Figure, Scored] = {}
-    for figure in FIGURES:
-        if (there := scored_figure(run.metrics, figure)) is not None:
-            found[figure] = there
-    if ECE not in found and (scored := confidences(run))[0]:
-        found[ECE] = (calibration(*scored)[1], None)
+def main_figures(run: RunRecord) -> dict[str, Scored]:
+    """The main figures that a run has, by name."""
+    names = (figure.name for figure in MAIN_FIGURES)
+    found = {name: there for name in names if (there := scored_figure(run.metrics, name)) is not None}
+    if _ECE not in found and (scored := confidences(run))[0]:
+        found[_ECE] = (calibration(*scored)[1], None)
     return found
 
 
-def scored_figure(metrics: Mapping[str, Any], figure: Figure) -> Scored | None:
-    """The figure of a run's metrics.json; None where it has none."""
-    value = _at(metrics, figure.path)
-    return (float(value), _interval(metrics, figure)) if is_number(value) else None
+def scored_figure(metrics: Mapping[str, Any], name: str) -> Scored | None:
+    """The figure at a dotted name of a run's metrics.json; None where it has none."""
+    value = figure_at(metrics, name)
+    return (float(value), _interval(metrics, name)) if is_number(value) else None
 
 
-def _at(values: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values
-
-
-def _interval(metrics: Mapping[str, Any], figure: Figure) -> tuple[float, float] | None:
+def _interval(metrics: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     stated = metrics.get("intervals")
-    pair = stated.get(".".join(figure.path)) if isinstance(stated, Mapping) else None
+    pair = stated.get(name) if isinstance(stated, Mapping) else None
     if isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)):
         return float(pair[0]), float(pair[1])
     return None
+
+
+def section(run: RunRecord, name: str, form: type[Section]) -> Section:
+    """A section of a run's metrics.json.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    try:
+        return form.model_validate(run.metrics.get(name))
+    except ValidationError as error:
+        # The error quotes what it found.
+        raise UserError(
+            str(run.path / "evaluation" / "metrics.json"), f"is damaged ({name})", "Evaluate the run again."
+        ) from error
 
 
 def all_figures(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
@@ -179,13 +153,13 @@ def _numbers(
             yield f"{prefix}{key}", value
 
 
-def cell(figure: Figure, scored: Scored | None) -> dict[str, str]:
-    """The texts of one cell of the table of figures."""
+def cell(scored: Scored | None, digits: int = INDEX.digits) -> dict[str, str]:
+    """The texts of one cell of a table of figures."""
     if scored is None:
         return {"value": "\N{EN DASH}", "interval": ""}
     value, interval = scored
-    told = " to ".join(f"{end:.{figure.digits}f}" for end in interval) if interval else ""
-    return {"value": f"{value:.{figure.digits}f}", "interval": told}
+    told = " to ".join(f"{end:.{digits}f}" for end in interval) if interval else ""
+    return {"value": f"{value:.{digits}f}", "interval": told}
 
 
 def majority_rows(
@@ -202,10 +176,10 @@ def majority_rows(
             None,
         )
         if scores is not None:
-            found = {
-                figure: (scores[figure.path[0]], None) for figure in FIGURES[:2] if figure.path[0] in scores
-            }
-            yield "the most common label, always", [cell(figure, found.get(figure)) for figure in columns]
+            yield (
+                "the most common label, always",
+                [cell(scored_figure(scores, figure.name), figure.unit.digits) for figure in columns],
+            )
 
 
 def run_summary(run: RunRecord) -> dict[str, Any]:

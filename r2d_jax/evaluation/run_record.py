@@ -6,7 +6,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -261,7 +261,7 @@ def _is_confusion(confusion: Mapping[str, Any]) -> bool:
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a number, and a finite one."""
     # A whole number of JSON may be longer than any float.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -7,20 +7,10 @@ import numpy as np
 
 from r2d_jax.data.schema import Example
 from r2d_jax.data.subgroups import MISSING, in_order
+from r2d_jax.evaluation.figures import headings
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval
 
-HIGHER_IS_BETTER = {
-    "macro_f1": True,
-    "accuracy": True,
-    "invalid_fraction": False,
-    "triage.under_fraction": False,
-    "triage.under_many_fraction": False,
-    "triage.over_fraction": False,
-    "triage.expected_cost": False,
-    "triage.quadratic_kappa": True,
-    "triage.rules.least_cost.under_fraction": False,
-    "triage.rules.least_cost.expected_cost": False,
-}
+HIGHER_IS_BETTER = {figure.name: figure.up for figure in headings("groups")}
 """The figures that are told of each group, where a run has them, by their names in metrics.json."""
 
 
