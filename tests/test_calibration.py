@@ -135,6 +135,11 @@ def test_calibration_error_of_samples_is_that_of_their_rows():
         order = rows[np.argsort(confidence[rows], kind="stable")]
         gaps = [abs((right[one] - confidence[one]).sum()) for one in np.array_split(order, 8)]
         assert equal[place] == pytest.approx(sum(gaps) / 40)
+    # Also of fewer rows than there are.
+    few = samples[0, 0, :25]
+    assert calibration_error_of(confidence, right)(few) == pytest.approx(
+        bins_of(confidence[few], right[few], 15)[1]
+    )
     low, high = bootstrap_interval(calibration_error_of(confidence, right), 40, resamples=200)
     assert 0 < low < high < 1
 

@@ -155,6 +155,8 @@ def test_an_off_list_string_everywhere_is_no_collapse() -> None:
     scores = label_metrics(["a", "b"] * 20, ["zzz"] * 40, ["a", "b"])
     assert scores["collapsed"] is None
     assert scores["macro_f1"] == 0.0
+    # Nor is one label beside them: it has half of all predictions, though all of those in the set.
+    assert label_metrics(["a", "b"] * 20, ["zzz", "a"] * 20, ["a", "b"])["collapsed"] is None
 
 
 @given(label_rows)

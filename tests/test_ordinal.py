@@ -62,6 +62,12 @@ def test_rates_levels_and_cost_by_hand():
         ("over", 1, 1),
         ("over", 3, 1),
     ]
+    # Shares are of the rows whose gold label has a level.
+    unknown = level_counts(
+        scale(), np.append(scale().places(gold), -1), np.append(scale().places(predicted), 3)
+    )
+    assert [one["fraction"] for one in unknown["by_levels"]] == [1 / 8] * 4
+    assert unknown == found
     assert found["by_gold"][3] == {
         "gold": "green",
         "rows": 2,
@@ -136,7 +142,10 @@ def test_kappa_of_one_level_alone_is_none_and_of_chance_zero():
     assert scores(["red", "green"], ["red", "red"]).figures["quadratic_kappa"] == pytest.approx(0)
     assert scores(["red", "green"], ["red", "green"]).figures["quadratic_kappa"] == 1
     assert scores(["red", "green"], ["green", "red"]).figures["quadratic_kappa"] == pytest.approx(-1)
-    assert float(quadratic_kappa_of(np.array([-1, 0, 3]), np.array([0, 0, 3]))(np.arange(3))) == 1
+    # A row whose gold label has no level does not count, whatever was predicted.
+    for level in (0, 2):
+        statistic = quadratic_kappa_of(np.array([-1, 0, 3]), np.array([level, 0, 3]))
+        assert float(statistic(np.arange(3))) == 1
 
 
 def test_no_label_for_a_middle_level_counts_in_kappa_as_the_least_urgent():
