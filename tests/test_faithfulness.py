@@ -406,6 +406,41 @@ def test_statements_are_told_where_nothing_is_ablated(evaluated, tmp_path):
     assert len(lines_of(tmp_path, "faithfulness.jsonl")) == 16
 
 
+class Collapsed(Predictor):
+    """The model's labels, and for each the one text of its label."""
+
+    def predict(self, params, features, batch_size, *, rationales=True, score=None):
+        for batch in super().predict(params, features, batch_size, rationales=False, score=score):
+            yield [dataclasses.replace(one, rationale=f"So {one.label}.") for one in batch]
+
+
+def test_a_model_that_writes_one_text_for_each_label_is_found(evaluated, tmp_path):
+    model, encoder = evaluated.model, evaluated.predictor.encoder
+    examples = [
+        dataclasses.replace(example, row_id=f"{copy}", rationales={"a": f"{word} {example.question}"})
+        for copy, word in enumerate(["pain", "cough", "rash", "bleed"])
+        for example in evaluated.examples
+    ]
+    predictor = Collapsed(model.factory, encoder, 12, "given_label", evaluated.predictor.mesh)
+    encoded = encoder.encode(examples, "a")
+    features = encoder.features(encoded, encoder.shapes(encoded))
+    settings = EvaluationConfig(batch_size=16, rationale_checks=False, resamples=0)
+    metrics = evaluate_rows(model, predictor, examples, features, "a", settings=settings, folder=tmp_path)
+    texts = metrics["faithfulness"]["texts"]
+    labels = len({line["label"] for line in lines_of(tmp_path, "predictions.jsonl")})
+    assert (texts["rows"], texts["distinct_fraction"]) == (64, labels / 64)
+    assert texts["gold_distinct_fraction"] == 1.0
+    assert texts["repeated"]
+    # Rows without a gold rationale have no part in the comparison.
+    few = [dataclasses.replace(one, rationales={"a": " "}) for one in examples[:30]] + examples[30:]
+    metrics = evaluate_rows(model, predictor, few, features, "a", settings=settings, folder=tmp_path)
+    texts = metrics["faithfulness"]["texts"]
+    assert (texts["rows"], texts["gold_distinct_fraction"], texts["repeated"]) == (34, 1.0, False)
+    metrics = evaluate_rows(model, predictor, few, features, None, settings=settings, folder=tmp_path)
+    texts = metrics["faithfulness"]["texts"]
+    assert (texts["rows"], texts["gold_distinct_fraction"], texts["repeated"]) == (64, None, False)
+
+
 # The report
 
 
@@ -439,6 +474,7 @@ def reported(tmp_path, monkeypatch):
             "findings": 24,
             "unsupported_findings_fraction": 0.75,
         },
+        "texts": {"distinct_fraction": 0.0625, "gold_distinct_fraction": 0.875},
     }
     run.score(
         ("immediate", "standard", "urgent"),
@@ -473,6 +509,8 @@ def test_the_report_shows_reasons(reported):
         "7 of 10 rows are compared; in 2 the rationale cites no sentence of the input, in 1 each one.",
         "The cited sentences have 25 % of the words, the random ones 20 %.",
         "generated 12 3 40",
+        "0.062 \N{EN DASH} gold",
+        "0.875",
         "gold 12 0 24",
         "Does the rationale follow the label it is given?",
         "0.625",

@@ -1,6 +1,7 @@
 """Whether a rationale gives the model's reason; in: a model, rows, rationales, out: figures, intervals, case lines."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.ablation_outcomes import Measured, measure
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation, ablate, part_of
 from r2d_jax.evaluation.citations import citations
+from r2d_jax.evaluation.distinct_texts import distinct_figures
 from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_of
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor, Score
 from r2d_jax.evaluation.rationale_checks import Flip, flips_by_row
-from r2d_jax.evaluation.scoring import Scores
+from r2d_jax.evaluation.scoring import Scores, with_gold_rationale
 from r2d_jax.evaluation.support import Support
 from r2d_jax.evaluation.support_rates import support_figures, support_statistics, supports
 
@@ -127,7 +129,7 @@ def faithfulness(
         sufficiency, each with cited, random and difference (mean drop of the probability of the label when these
         sentences are removed, or only these are left; None where there are no probabilities) and cited_change,
         random_change and change_difference (share of rows whose label changes); statements and gold_statements
-        (`support_figures`).
+        (`support_figures`); texts (`distinct_figures`; of the rows with a gold rationale, or of all where none has).
     """
     count = len(examples)
     own = supports(examples, rationales, predicted)
@@ -138,11 +140,16 @@ def faithfulness(
     }
     section["statements"] = support_figures(own, rationales)
     section["gold_statements"] = None
+    compared, gold = list(rationales), None
     if rationale_source is not None:
-        there = [example for example in examples if example.rationales[rationale_source].strip()]
-        gold = [example.rationales[rationale_source] for example in there]
-        of_gold = supports(there, gold, [example.label for example in there])
+        there = with_gold_rationale(examples, rationale_source)
+        with_gold = list(itertools.compress(examples, there))
+        gold = [example.rationales[rationale_source] for example in with_gold]
+        of_gold = supports(with_gold, gold, [example.label for example in with_gold])
         section["gold_statements"] = support_figures(of_gold, gold)
+        if gold:
+            compared = list(itertools.compress(rationales, there))
+    section["texts"] = distinct_figures(compared, gold)
     told = {name: values for name, values in rows.items() if np.isfinite(values).any()}
     statistics = {name: mean_of(values) for name, values in told.items()}
     statistics |= {

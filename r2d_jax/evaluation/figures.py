@@ -164,6 +164,10 @@ RATIONALE_FIGURES = (
         compared="names label",
     ),
     Figure("label_agreement.names_other_only_fraction", "rationales that name only another", up=False),
+    Figure("faithfulness.texts.distinct_fraction", "distinct rationales", compared="distinct"),
+    Figure(
+        "faithfulness.texts.gold_distinct_fraction", "distinct rationales, gold", compared="distinct, gold"
+    ),
     Figure("consistency_fraction", "consistency", report=True, compared=True, tested=True),
     Figure("sufficiency_fraction", "sufficiency", report=True, compared=True),
     Figure("gold_robustness_fraction", "gold robustness", report=True, compared=True),

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
 from r2d_jax.runtime.files import whole_file
 
@@ -84,6 +85,8 @@ def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{percent(risk)} of the answered rows are wrong, more than the target of {target}"
     if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
         yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
+    if text := repetition_of(metrics):
+        yield text
     if score := metrics.get("bertscore"):
         cut = score["truncated_predictions"], score["truncated_references"]
         if any(cut):

@@ -21,6 +21,10 @@ _RATES = (
     ("rationales with such a finding", "rationales_with_unsupported_finding_fraction"),
     ("rationales that contradict", "rationales_with_contradiction_fraction"),
 )
+_TEXTS = (
+    ("distinct rationales", "distinct_fraction"),
+    ("rows with the commonest one", "commonest_fraction"),
+)
 _FLIPS = (
     ("text changes", "changed_fraction"),
     ("text names the given label", "names_given_fraction"),
@@ -60,18 +64,27 @@ def reasons_part(run: RunRecord, colour: str, safe: Any) -> dict[str, Any] | Non
     if not isinstance(section, Mapping):
         return None
     flips = _row(run, "", [f"label_flip.{name}" for _, name in _FLIPS])
-    sources = (("generated", "statements"), ("gold", "gold_statements"))
+    sources = (("generated", ""), ("gold", "gold_"))
     statements = [
-        _row(run, title, [f"faithfulness.{part}.{name}" for _, name in _RATES])
-        | {"counts": [_count(section, part, name) for name in ("rationales", "numbers", "findings")]}
-        for title, part in sources
-        if isinstance(section.get(part), Mapping)
+        _row(
+            run,
+            title,
+            [f"faithfulness.{prefix}statements.{name}" for _, name in _RATES]
+            + [f"faithfulness.texts.{prefix}{name}" for _, name in _TEXTS],
+        )
+        | {
+            "counts": [
+                _count(section, f"{prefix}statements", name) for name in ("rationales", "numbers", "findings")
+            ]
+        }
+        for title, prefix in sources
+        if isinstance(section.get(f"{prefix}statements"), Mapping)
     ]
     return {
         "ablations": [*_ablations(run, _DROP, ""), *_ablations(run, _CHANGE, "_change")],
         "note": _note(section),
         "plot": _plot(run, colour, safe),
-        "statement_columns": [title for title, _ in _RATES],
+        "statement_columns": [title for title, _ in (*_RATES, *_TEXTS)],
         "statements": statements,
         "flip_columns": [title for title, _ in _FLIPS],
         "flips": [flips] if flips["known"] else [],

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import row_sets, short
+from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import INDEX, Figure, figure_at, headings
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
@@ -240,6 +241,8 @@ def warnings_of(run: RunRecord) -> Iterator[str]:
         yield "Unfinished: " + "; ".join(run.missing) + "."
     if text := collapse_of(run):
         yield text
+    if text := repetition_of(run.metrics):
+        yield f"{text[0].upper()}{text[1:]}."
     if outside := run.metrics.get("labels_outside_set"):
         yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong."
     if run.recalibrated:
