@@ -109,6 +109,22 @@ def test_markdown_and_csv_tell_the_same():
     assert "BLEU" not in text.split("\n")[0]
 
 
+def test_support_and_distinct_rationales_stand_beside_those_of_gold():
+    section = {
+        "texts": {"distinct_fraction": 0.25, "gold_distinct_fraction": 1.0},
+        "statements": {"unsupported_findings_fraction": 0.814},
+        "gold_statements": {"unsupported_findings_fraction": 0.781},
+    }
+    run = result(("yes", "yes", "no", "no"))
+    run = dataclasses.replace(run, metrics=run.metrics | {"faithfulness": section})
+    head, _, row, *_ = markdown(compare({"one": {0: run}}, "one", resamples=10)).splitlines()
+    columns = dict(zip(head.split(" | "), row.split(" | "), strict=True))
+    assert columns["distinct"] == "25.0"
+    assert columns["distinct, gold"] == "100.0"
+    assert columns["unsupported findings"] == "81.4"
+    assert columns["unsupported findings, gold |"] == "78.1 |"
+
+
 def test_costs_are_compared_and_tested_unscaled():
     """Costs 0 and 1 against 2 and 1: means 0.5 and 1.5 of the two seeds, each the mean of its rows."""
 

@@ -129,6 +129,24 @@ def test_many_labels_show_the_most_common_in_their_order() -> None:
     assert re.findall(r"^ (label \d+)", text, re.M) == [f"label {n:03d}" for n in range(70, 100)]
 
 
+def test_what_has_no_support_stands_beside_that_of_gold() -> None:
+    names = ("unsupported_numbers", "unsupported_findings", "contradicted_findings")
+    own, gold = ({f"{name}_fraction": share for name in names} for share in (0.814, 0.781))
+    found = {"rows": 0, "statements": own, "gold_statements": gold}
+    for section, shown_ones in ((found, 2), (found | {"gold_statements": None}, 1)):
+        text = shown(metrics(GOLD, PREDICTED) | {"faithfulness": section}, console(200, terminal=False))
+        lines = [" ".join(line.split()) for line in text.splitlines()]
+        wanted = [
+            line
+            for name in names
+            for line in (f"{name.replace('_', ' ')} 81.4 %", f"{name.replace('_', ' ')}, gold 78.1 %")[
+                :shown_ones
+            ]
+        ]
+        assert [line for line in lines if line.startswith(("unsupported ", "contradicted "))] == wanted
+        assert ("read each beside the gold rationales'" in text) is (shown_ones == 2)
+
+
 def test_absent_figures_have_no_line() -> None:
     bare = label_metrics(["a", "b"], ["a", "b"], ["a", "b"])
     text = plain(shown({**bare, "evidence_fraction": None, "label_agreement": None}, console(80)))

@@ -145,6 +145,17 @@ LABEL_FIGURES = (
     Figure("abstention.coverage", "rows answered"),
     Figure("abstention.risk", "wrong among the answered", up=False),
 )
+
+
+def _statements(name: str, title: str) -> tuple[Figure, Figure]:
+    """A figure of what rationales state, and beside it that of the gold rationales, without which it says little."""
+    own, gold = (f"faithfulness.{part}.{name}" for part in ("statements", "gold_statements"))
+    return (
+        Figure(own, title, up=False, compared=True),
+        Figure(gold, f"{title}, gold", up=False, compared=True),
+    )
+
+
 RATIONALE_FIGURES = (
     Figure("bleu.corpus", "BLEU of the corpus", BLEU, report=True, compared="BLEU", hub="sacrebleu"),
     Figure("bleu.mean_sentence", "BLEU, mean of rows", BLEU),
@@ -179,9 +190,9 @@ RATIONALE_FIGURES = (
     Figure("faithfulness.sufficiency.difference", "cited input alone, beyond random", INDEX, up=False),
     Figure("faithfulness.comprehensiveness.cited_change", "cited input out: label changes"),
     Figure("faithfulness.comprehensiveness.random_change", "random input out: label changes", up=False),
-    Figure("faithfulness.statements.unsupported_numbers_fraction", "unsupported numbers", up=False),
-    Figure("faithfulness.statements.unsupported_findings_fraction", "unsupported findings", up=False),
-    Figure("faithfulness.statements.contradicted_findings_fraction", "contradicted findings", up=False),
+    *_statements("unsupported_numbers_fraction", "unsupported numbers"),
+    *_statements("unsupported_findings_fraction", "unsupported findings"),
+    *_statements("contradicted_findings_fraction", "contradicted findings"),
     Figure("label_limit_fraction", "labels cut at the length limit", up=False),
     Figure("rationale_limit_fraction", "rationales cut at the length limit", up=False),
 )

@@ -162,6 +162,11 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"cited input: {reasons['compared_rows']} of {reasons['rows']} rows without the sentences that the "
             f"rationale cites, and without as many random ones; {reasons['nothing_cited_rows']} rationales cite none"
         )
+    if figure_at(metrics, "faithfulness.gold_statements.unsupported_findings_fraction") is not None:
+        yield (
+            "unsupported, contradicted: what rationales say and their input does not, or denies; general knowledge is "
+            "in no input either, so read each beside the gold rationales'"
+        )
     if score := metrics.get("bertscore"):
         yield f"BERTScore: {score['model']}, layer {score['num_layers']}, {score['version']}"
 
