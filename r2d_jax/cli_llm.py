@@ -8,11 +8,12 @@ import typer
 from r2d_jax.cli_options import (
     HOW_PANEL,
     LlmOptions,
+    OverwriteOption,
     RowOptions,
     console,
     shares_options,
 )
-from r2d_jax.runtime.outputs import EVALUATION_FILES, require_folder, require_own_results
+from r2d_jax.runtime.outputs import EVALUATION_FILES, require_folder
 
 SplitOption = Annotated[str, typer.Option("--split", help="test or validation, where --input is not given.")]
 OutputOption = Annotated[
@@ -37,17 +38,20 @@ def judge(
             rich_help_panel=HOW_PANEL,
         ),
     ] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Let an LLM grade the rationales of predictions, 1 to 5 on four criteria.
 
     Sends input, labels and rationale of each row to --base-url, and to nowhere else; see docs/llm.md. A
-    stopped command goes on where it stopped, and pays for no answer twice.
+    stopped command goes on where it stopped, and pays for no answer twice. Results of other predictions, settings
+    or LLMs are replaced with --overwrite only.
     """
     endpoint = asking.endpoint()
     require_folder(output, ("judgements.jsonl", "judge.json"), inputs=(predictions, which.input))
     from r2d_jax.evaluation import judge as judging
-    from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
+    from r2d_jax.evaluation.labelled_rows import labelled_rows
     from r2d_jax.llm.job import LlmJob
+    from r2d_jax.llm.standing_results import require_same_questions
 
     rows = labelled_rows(
         which.model,
@@ -58,16 +62,16 @@ def judge(
         with_rationales=False,
     )
     judged = judging.read_predictions(predictions, rows.examples)[: asking.max_rows]
-    require_same_rows(output / "judgements.jsonl", rows.examples)
     question = judging.judge_question(keep_justifications=keep_justifications)
     cases = judging.judge_cases(rows.examples, judged)
     cache = output / "judge_answers.jsonl"
-    require_own_results(output / "judgements.jsonl", cache)
     job = LlmJob("judge", endpoint, asking.limits(), cache, asking.max_reasks, console())
+    asked = judging.asked_of(judged, job.hashes(question, cases))
+    require_same_questions(output / "judgements.jsonl", cache, asked, overwrite=overwrite)
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     answers = job.ask(question, cases)
-    result = judging.write_judgements(output, judged, answers, endpoint, predictions)
+    result = judging.write_judgements(output, judged, asked, answers, endpoint, predictions)
     judging.print_judgements(result, job.console)
     print(f"written: {output / 'judgements.jsonl'}, {output / 'judge.json'}")
 
@@ -88,24 +92,26 @@ def zero_shot(
         str,
         typer.Option("--task", help="What the labels mean, in your words.", rich_help_panel=HOW_PANEL),
     ] = "",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Let an LLM without training predict label and rationale, and score it as `r2d eval` scores a model.
 
     Sends the input of each row and the label set to --base-url, and to nowhere else; see docs/llm.md. Gold
-    labels and gold rationales are not sent. A stopped command goes on where it stopped.
+    labels and gold rationales are not sent. A stopped command goes on where it stopped. Results of other rows,
+    settings or LLMs are replaced with --overwrite only.
     """
     endpoint = asking.endpoint()
     require_folder(output, EVALUATION_FILES, inputs=[which.input])
     from r2d_jax.evaluation import zero_shot as guessing
-    from r2d_jax.evaluation.labelled_rows import labelled_rows, require_same_rows
+    from r2d_jax.evaluation.labelled_rows import labelled_rows
     from r2d_jax.evaluation.report import print_results
     from r2d_jax.llm.endpoint import whole_option
     from r2d_jax.llm.job import LlmJob
+    from r2d_jax.llm.standing_results import require_same_questions
 
     whole_option("--task", task)
     cache = output / "zero_shot_answers.jsonl"
     job = LlmJob("zero-shot", endpoint, asking.limits(), cache, asking.max_reasks, console())
-    require_own_results(output / "predictions.jsonl", cache)
     columns = which.columns | {"rationale": rationale_column}
     rows = labelled_rows(
         which.model,
@@ -115,14 +121,16 @@ def zero_shot(
         encoding=which.encoding,
         with_rationales=rationale,
     )
-    require_same_rows(output / "predictions.jsonl", rows.examples)
     rows = rows.first(asking.max_rows)
     question = guessing.zero_shot_question(rows.labels, rationale=rationale, task=task)
     cases = [guessing.zero_shot_case(example, rows.labels) for example in rows.examples]
+    hashes = job.hashes(question, cases)
+    asked = [(example.row_id, one) for example, one in zip(rows.examples, hashes, strict=True)]
+    require_same_questions(output / "predictions.jsonl", cache, asked, overwrite=overwrite)
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     answers = job.ask(question, cases)
-    metrics = guessing.write_zero_shot(output, rows, answers, endpoint, question, rationale=rationale)
+    metrics = guessing.write_zero_shot(output, rows, answers, hashes, endpoint, question, rationale=rationale)
     print_results(metrics, job.console)
     if failures := metrics["zero_shot"]["failures"]:
         counts = ", ".join(f"{count} {fault}" for fault, count in failures.items())

@@ -9,12 +9,13 @@ from r2d_jax.cli_audit import audit
 from r2d_jax.cli_options import (
     HOW_PANEL,
     LlmOptions,
+    OverwriteOption,
     RowOptions,
     SplitsOption,
     console,
     shares_options,
 )
-from r2d_jax.runtime.outputs import require_file, require_own_results
+from r2d_jax.runtime.outputs import require_file
 
 if TYPE_CHECKING:
     from r2d_jax.rationales.provenance import NewRationale
@@ -44,10 +45,9 @@ def _cache_of(output: pathlib.Path, command: str) -> pathlib.Path:
     return output.with_name(f"{output.stem}_{command}_answers.jsonl")
 
 
-def _require_free(output: pathlib.Path, cache: pathlib.Path, *inputs: pathlib.Path | None) -> None:
+def _require_files(output: pathlib.Path, cache: pathlib.Path, *inputs: pathlib.Path | None) -> None:
     require_file(output, endings=[".jsonl"], made=True, inputs=inputs)
     require_file(cache, made=True, inputs=inputs)
-    require_own_results(output, cache)
 
 
 @shares_options
@@ -66,20 +66,23 @@ def generate(
             rich_help_panel=HOW_PANEL,
         ),
     ] = False,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Let an LLM write a rationale for each labelled row; the output holds the rows with one more column.
 
     Sends question, context and gold label (not with --hide-label) to --base-url, and to nowhere else.
     **De-identification is your duty.** A stopped command goes on where it stopped, and pays for no answer
-    twice. Rows without a usable answer stay in the output with an empty rationale and a status.
+    twice. Rows without a usable answer stay in the output with an empty rationale and a status. An output of other
+    rows, settings or LLMs is replaced with --overwrite only.
     """
     endpoint = asking.endpoint()
     cache = _cache_of(output, "generate")
-    _require_free(output, cache, which.input, prompt)
+    _require_files(output, cache, which.input, prompt)
     from r2d_jax.llm.job import LlmJob
+    from r2d_jax.llm.standing_results import require_same_questions
     from r2d_jax.rationales import generate as generating
     from r2d_jax.rationales.prompt_templates import read_template
-    from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
+    from r2d_jax.rationales.provenance import Asked, provenance_column, told_by, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
     rows = read_row_file(
@@ -97,6 +100,10 @@ def generate(
         generating.generate_case(example, rows.labels, template, hide_label=hide_label)
         for example in rows.examples
     ]
+    asked = Asked(endpoint, question, template.hash_with(question.instructions))
+    require_same_questions(
+        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
+    )
     job = LlmJob("generate", endpoint, asking.limits(), cache, asking.max_reasks, console())
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
@@ -105,7 +112,6 @@ def generate(
         generating.new_rationale(example, rows.labels, answer, hide_label=hide_label)
         for example, answer in zip(rows.examples, answers, strict=True)
     ]
-    asked = Asked(endpoint, question, template.hash_with(question.instructions))
     parts = zip(rows.rows, news, cases, answers, strict=True)
     write_rows(
         output,
@@ -125,21 +131,24 @@ def polish(
     ] = None,
     column: Annotated[str, typer.Option("--column", help="Name of the new column.")] = "rationale_polished",
     prompt: Prompt = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Let an LLM put human rationales into whole sentences; the output holds the rows with one more column.
 
     Sends the rationale of each row (and what else your own --prompt names) to --base-url, and to nowhere
     else. **De-identification is your duty.** An answer that drops, adds or changes a number or unit, or the
-    label that the text names, is refused: the original is kept then, with a status.
+    label that the text names, is refused: the original is kept then, with a status. An output of other rows, settings
+    or LLMs is replaced with --overwrite only.
     """
     endpoint = asking.endpoint()
     cache = _cache_of(output, "polish")
-    _require_free(output, cache, which.input, prompt)
+    _require_files(output, cache, which.input, prompt)
     from r2d_jax.data.mentions import LabelFinder
     from r2d_jax.llm.job import LlmJob
+    from r2d_jax.llm.standing_results import require_same_questions
     from r2d_jax.rationales import polish as polishing
     from r2d_jax.rationales.prompt_templates import read_template
-    from r2d_jax.rationales.provenance import Asked, provenance_column, with_rationale
+    from r2d_jax.rationales.provenance import Asked, provenance_column, told_by, with_rationale
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
     rows = read_row_file(
@@ -159,13 +168,16 @@ def polish(
         for example, original in zip(rows.examples, originals, strict=True)
     ]
     sent = [case for case in cases if case is not None]
+    asked = Asked(endpoint, question, template.hash_with(question.instructions))
+    require_same_questions(
+        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
+    )
     job = LlmJob("polish", endpoint, asking.limits(), cache, asking.max_reasks, console())
     if asking.dry_run:
         return job.dry_run(question, sent, show_prompt=asking.show_prompt)
     left = iter(job.ask(question, sent))
     answers = [None if case is None else next(left) for case in cases]
     news = [polishing.polished(text, answer) for text, answer in zip(originals, answers, strict=True)]
-    asked = Asked(endpoint, question, template.hash_with(question.instructions))
     parts = zip(rows.rows, news, cases, answers, strict=True)
     write_rows(
         output,

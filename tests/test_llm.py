@@ -120,7 +120,9 @@ def test_every_rationale_is_judged_once(judging):
             "temperature": 0.0,
         }
         assert got.headers["Authorization"] == f"Bearer {KEY}"
-    assert judging.lines("judgements.jsonl") == [{"id": row["id"], **SCORES, "fault": None} for row in ROWS]
+    lines = judging.lines("judgements.jsonl")
+    assert len({line.pop("request_hash") for line in lines}) == 6
+    assert lines == [{"id": row["id"], **SCORES, "fault": None} for row in ROWS]
     result = judging.json("judge.json")
     assert (result["rows"], result["rows_judged"], result["rows_failed"]) == (6, 6, 0)
     assert (result["prompt_tokens"], result["answer_tokens"], result["tokens_estimated"]) == (600, 60, False)
@@ -136,7 +138,7 @@ def test_justifications_are_kept_on_request_only(judging, server):
     server.usual = answer({"justification": "It fits the case.", **SCORES})
     judging().done()
     assert not any(b"fits" in path.read_bytes() for path in judging.output.iterdir())
-    judging("--keep-justifications").done("sent now: 6 requests")
+    judging("--keep-justifications", "--overwrite").done("sent now: 6 requests")
     assert judging.lines("judgements.jsonl")[0]["justification"] == "It fits the case."
 
 
@@ -148,12 +150,14 @@ def test_another_model_parameter_or_address_is_asked_anew(judging):
         ("--reasoning-model",),
         ("--max-answer-tokens", 99),
     ):
-        judging("--max-rows", 1, *change).done()
+        judging("--max-rows", 1, *change).refused("of other rows, texts or settings, or of another LLM")
+        assert not judging.sent
+        judging("--max-rows", 1, *change, "--overwrite").done()
         assert len(judging.sent) == 1
     body = judging.sent[0].body
     assert body["max_tokens"] == 99
     with running() as other:
-        judging("--max-rows", 1, url=other.url).done()
+        judging("--max-rows", 1, "--overwrite", url=other.url).done()
         assert len(other.got) == 1
 
 
@@ -171,6 +175,11 @@ def test_an_empty_rationale_is_the_worst_and_not_sent(judging, predictions):
     assert (result["rows_judged"], result["rows_empty_rationale"]) == (5, 1)
     assert result["criteria"]["alignment"]["counts"] == [1, 0, 0, 0, 5]
     assert result["criteria"]["alignment"]["mean"] == pytest.approx(26 / 6)
+    assert [line["request_hash"] is None for line in judging.lines("judgements.jsonl")] == [False] * 2 + [
+        True,
+        *[False] * 3,
+    ]
+    judging().done("sent now: 0 requests")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +260,9 @@ def test_unusable_answers_end_in_a_failed_row(judging, server, bad, fault):
     result = judging.json("judge.json")
     assert (result["rows"], result["rows_judged"], result["failures"]) == (6, 5, {fault: 1})
     assert result["criteria"]["grounding"]["counts"] == [0, 0, 5, 0, 0]
-    assert judging.lines("judgements.jsonl")[0] == {"id": "case-0", **dict.fromkeys(SCORES), "fault": fault}
+    line = judging.lines("judgements.jsonl")[0]
+    del line["request_hash"]
+    assert line == {"id": "case-0", **dict.fromkeys(SCORES), "fault": fault}
     judging().done("sent now: 0 requests")
 
 
@@ -313,7 +324,9 @@ def test_a_server_that_is_gone(judging, server):
     judging("--max-rows", 2).done()
     with running() as other:
         url = other.url
-    judging("--max-attempts", 2, url=url).refused("no connection in 2 attempts", "Check --base-url")
+    judging("--max-attempts", 2, "--overwrite", url=url).refused(
+        "no connection in 2 attempts", "Check --base-url"
+    )
 
 
 def test_without_counts_tokens_are_estimated_and_the_result_says_so(judging, server):
@@ -565,13 +578,32 @@ def test_results_of_other_rows_are_not_replaced(r2d, judging, guessing, rows, pr
         rows.write_text(as_lines(others))
         predictions.write_text(as_lines(predictions_of(others)))
         command("--dry-run").refused(f"{results}: holds the results of other rows", "nothing was changed")
-        command().refused(f"{results}: holds the results of other rows", "Choose another --output")
+        command().refused(f"{results}: holds the results of other rows", "Choose another --output, or add")
+        # Other texts under the same ids.
+        others = [row | {"question": f"{row['question']} again"} for row in ROWS]
+        rows.write_text(as_lines(others))
+        predictions.write_bytes(original[1])
+        command().refused(f"{results}: holds the results of other rows, texts")
+        assert not command.sent
         assert (command.output / results).read_bytes() == before
         rows.write_bytes(original[0])
-        predictions.write_bytes(original[1])
         command("--max-rows", 2).done()
     (judging.output / "judge_answers.jsonl").unlink()
     judging().refused("judgements.jsonl: is there and not of this command")
+    judging("--overwrite").done()
+
+
+def test_judgements_of_another_model_are_not_replaced(judging, predictions, tmp_path):
+    """Its predictions are of the same rows."""
+    judging().done()
+    before = snapshot(judging.output)
+    other = tmp_path / "other.jsonl"
+    other.write_text(as_lines(predictions_of(ROWS, rationale="Another model says so.")), encoding="utf-8")
+    judging("--predictions", other).refused("judgements.jsonl: holds the results of other rows, texts")
+    assert not judging.sent
+    assert snapshot(judging.output) == before
+    judging("--predictions", other, "--overwrite").done("sent now: 1 requests")
+    judging().refused("judgements.jsonl: holds the results of other rows, texts")
 
 
 # Privacy
@@ -631,7 +663,10 @@ def test_a_zero_shot_run_is_scored_as_a_model_is(guessing, server):
     ]
     guessing().done("Results on 6 rows", "macro-F1", "BLEU of the corpus", r"m at 127.0.0.1:\d+, zero-shot")
     lines, gold = guessing.lines("predictions.jsonl"), [row["label"] for row in ROWS]
-    model_line = prediction_row("", Prediction("", True, 0.5), LABELS) | {"gold_label": ""}
+    model_line = prediction_row("", Prediction("", True, 0.5), LABELS) | {
+        "gold_label": "",
+        "request_hash": "",
+    }
     assert [list(line) for line in lines] == [list(model_line)] * 6
     assert [line["label"] for line in lines] == ["urgent", "not  urgent", "not urgent"] + ["urgent"] * 3
     assert all(line["label_valid"] and line["label_confidence"] is None for line in lines)

@@ -86,7 +86,7 @@ class Command:
 @pytest.fixture
 def generating_rows(r2d, server, tmp_path, rows):
     server.usual = answer(GOOD)
-    (tmp_path / "new").mkdir()
+    (tmp_path / "new").mkdir(exist_ok=True)
     return Command(
         r2d, server, tmp_path / "new" / "out.jsonl", "rationales", "generate", "--input", rows, *COLUMNS
     )
@@ -116,6 +116,7 @@ def test_every_row_gets_a_rationale_and_where_it_came_from(generating_rows):
         found = line["rationale_llm_provenance"]
         prompt = json.dumps(got.body["messages"], sort_keys=True).encode()
         time = datetime.datetime.fromisoformat(found.pop("time"))
+        assert len(found.pop("request_hash")) == 16
         assert before <= time <= datetime.datetime.now(datetime.UTC)
         assert found == {
             "llm": "m",
@@ -145,7 +146,7 @@ def test_a_hidden_label_is_never_sent(generating_rows, rows, server):
     swapped = [row | {"label": LABELS[row["label"] == LABELS[0]]} for row in ROWS]
     assert all(new["label"] != old["label"] for new, old in zip(swapped, ROWS, strict=True))
     rows.write_text(as_lines(swapped), encoding="utf-8")
-    generating_rows("--hide-label", "--temperature", 1).done()
+    generating_rows("--hide-label", "--temperature", 1, "--overwrite").done()
     assert [got.body["messages"] for got in generating_rows.sent] == first
 
 
@@ -248,7 +249,7 @@ def test_rate_limits_and_a_bad_server(generating_rows, server):
     assert (failed["status"], failed["time"], lines[2]["rationale_llm"]) == ("HTTP 400", None, "")
     generating_rows().done("sent now: 1 requests", "6 ok")
     server.usual = status(429, Retry_After="3600")
-    generating_rows("--temperature", 1).refused("HTTP 429", "Try again in 3600 s")
+    generating_rows("--temperature", 1, "--overwrite").refused("HTTP 429", "Try again in 3600 s")
     assert generating_rows.lines()[2]["rationale_llm"] == GOOD["rationale"]
 
 
@@ -276,7 +277,7 @@ def test_limits_and_first_rows(generating_rows):
     assert not generating_rows.output.exists()
     generating_rows("--max-rows", 3).done("3 rows; sent now: 1 requests", "status of 3 rows: 3 ok")
     assert len(generating_rows.lines()) == 3
-    used = ("--max-tokens-total", 400, "--max-answer-tokens", 50, "--temperature", 1)
+    used = ("--max-tokens-total", 400, "--max-answer-tokens", 50, "--temperature", 1, "--overwrite")
     generating_rows(*used).refused("--max-tokens-total: .* are used")
     generating_rows().done("6 rows; sent now: 3 requests")
 
@@ -312,12 +313,12 @@ def test_a_template_of_the_user(generating_rows, tmp_path, server):
     first = generating_rows.lines()[0]["rationale_llm_provenance"]
     # The cache is keyed by the template: another one asks anew, the old one does not.
     prompt.write_text("{question}{context} {label}!", encoding="utf-8")
-    generating_rows("--prompt", prompt).done("sent now: 6 requests")
+    generating_rows("--prompt", prompt, "--overwrite").done("sent now: 6 requests")
     second = generating_rows.lines()[0]["rationale_llm_provenance"]
     for name in ("template_hash", "prompt_hash"):
         assert first[name] != second[name]
     prompt.write_text('{{"case": {question}|{context}}} is {label}', encoding="utf-8")
-    generating_rows("--prompt", prompt).done("sent now: 0 requests")
+    generating_rows("--prompt", prompt, "--overwrite").done("sent now: 0 requests")
     assert generating_rows.lines()[0]["rationale_llm_provenance"] == first
 
 
@@ -409,6 +410,7 @@ def test_deep_cells_are_refused_before_anything_is_paid(generating_rows, rows):
         assert not generating_rows.sent
     rows.write_text(deep(100) + "\n", encoding="utf-8")
     generating_rows().done("1 ok")
+    generating_rows().done("sent now: 0 requests")
 
 
 def test_fractions_and_truth_values_of_parquet_come_out_as_numbers(generating_rows, tmp_path):
@@ -418,6 +420,7 @@ def test_fractions_and_truth_values_of_parquet_come_out_as_numbers(generating_ro
     pyarrow.parquet.write_table(pyarrow.table(columns), table)
     generating_rows.arguments = ("rationales", "generate", "--input", table)
     generating_rows().done("2 ok")
+    generating_rows().done("sent now: 0 requests")
     assert [(line["pulse"], line["fever"]) for line in generating_rows.lines()] == [
         (72.5, True),
         (None, False),
@@ -429,6 +432,7 @@ def test_a_table_becomes_rows(generating_rows, tmp_path):
     table.write_text('id,question,label,n\n007,"a ""b""\nc",NA,1.0\n', encoding="utf-8")
     generating_rows.arguments = ("rationales", "generate", "--input", table, "--id-column", "id")
     generating_rows().done("1 ok")
+    generating_rows().done("sent now: 0 requests")
     line = generating_rows.lines()[0]
     assert {name: line[name] for name in ("id", "question", "label", "n")} == {
         "id": "007",
@@ -473,7 +477,8 @@ def test_rows_of_a_run(generating_rows, a_run):
     assert '["urgent", "not urgent", "later"]' in generating_rows.sent[0].prompt
     want = make_rows()
     assert [{name: line[name] for name in want[0]} for line in generating_rows.lines()] == want
-    generating_rows("--split", "test").done("6 rows; sent now: 0 requests")
+    generating_rows("--split", "test").refused("holds the results of other rows")
+    generating_rows("--split", "test", "--overwrite").done("6 rows; sent now: 0 requests")
     generating_rows("--split", "dev").refused("--split: 'dev' is not known")
 
 
@@ -564,7 +569,7 @@ def polishing_rows(r2d, server, tmp_path, rows):
     texts = [row | {"nurse": nurse} for row, nurse in zip(ROWS, NURSE, strict=True)]
     rows.write_text(as_lines(texts), encoding="utf-8")
     arguments = ("rationales", "polish", "--input", rows, *COLUMNS, "--rationale-column", "nurse")
-    (tmp_path / "new").mkdir()
+    (tmp_path / "new").mkdir(exist_ok=True)
     return Command(r2d, server, tmp_path / "new" / "polished.jsonl", *arguments)
 
 
@@ -642,6 +647,23 @@ def test_one_command_does_not_write_over_the_output_of_another(generating_rows, 
     assert generating_rows.output.read_bytes() == before
 
 
+def test_an_output_of_other_rows_is_replaced_on_request_only(generating_rows, polishing_rows, rows):
+    """Of other texts, or of the same ones under other ids; a value keeps its written form."""
+    given = [row | {"nurse": nurse, "n": 1.50} for row, nurse in zip(ROWS, NURSE, strict=True)]
+    for command, column in ((generating_rows, "question"), (polishing_rows, "nurse")):
+        rows.write_text(as_lines(given).replace("1.5", "1.50"), encoding="utf-8")
+        command().done()
+        command().done("sent now: 0 requests")
+        before = command.output.read_bytes()
+        for name in (column, "id"):
+            others = [row | {name: f"{row[name]} another"} for row in given]
+            rows.write_text(as_lines([given[0], *others[1:]]), encoding="utf-8")
+            command().refused(f"{command.output.name}: holds the results of other rows", "add --overwrite")
+            assert not command.sent
+            assert command.output.read_bytes() == before
+        command("--overwrite").done("sent now: 0 requests")
+
+
 def test_polish_needs_a_column_of_text(polishing_rows, rows):
     polishing_rows("--rationale-column", "nurses").refused("no column 'nurses'; columns found: ")
     rows.write_text(as_lines([row | {"nurse": 3} for row in ROWS]), encoding="utf-8")
@@ -666,5 +688,6 @@ def test_nothing_is_kept_of_another_server(generating_rows):
     generating_rows("--max-rows", 1).done("sent now: 1 requests")
     with running() as other:
         other.usual = answer(GOOD)
-        generating_rows("--max-rows", 1, endpoint=("--base-url", other.url, "--llm", "m")).done()
+        endpoint = ("--base-url", other.url, "--llm", "m")
+        generating_rows("--max-rows", 1, "--overwrite", endpoint=endpoint).done()
         assert len(other.got) == 1

@@ -23,6 +23,7 @@ from r2d_jax.evaluation.intervals import bootstrap_interval, mean_of
 from r2d_jax.evaluation.report import write_json, write_predictions
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Case, Question, RowAnswer
+from r2d_jax.runtime.outputs import REQUEST_HASH
 
 CRITERIA = ("correctness", "alignment", "grounding", "completeness")
 RUBRIC = """\
@@ -162,9 +163,21 @@ def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> l
     ]
 
 
+def asked_of(predictions: Sequence[Judged], hashes: Sequence[str]) -> list[tuple[str, str | None]]:
+    """What tells each prediction apart: its id, and the hash of what is asked about it; None: nothing is.
+
+    Args:
+        predictions: N rows.
+        hashes: one for each prediction whose rationale is not empty, in order.
+    """
+    left = iter(hashes)
+    return [(one.row_id, next(left) if one.rationale.strip() else None) for one in predictions]
+
+
 def write_judgements(
     folder: pathlib.Path,
     predictions: Sequence[Judged],
+    asked: Sequence[tuple[str, str | None]],
     answers: Sequence[RowAnswer],
     endpoint: Endpoint,
     predictions_file: pathlib.Path,
@@ -177,19 +190,21 @@ def write_judgements(
     Args:
         folder: where to write.
         predictions: N rows.
+        asked: of each, see `asked_of`.
         answers: one for each prediction whose rationale is not empty, in order.
         endpoint: who judged.
         predictions_file: where the predictions came from.
     """
     left = iter(answers)
     rows: list[dict[str, Any]] = []
-    for prediction in predictions:
+    for prediction, (row_id, asked_hash) in zip(predictions, asked, strict=True):
+        known = {"id": row_id, REQUEST_HASH: asked_hash}
         if not prediction.rationale.strip():
-            rows.append({"id": prediction.row_id, **dict.fromkeys(CRITERIA, 1), "fault": EMPTY_RATIONALE})
+            rows.append(known | dict.fromkeys(CRITERIA, 1) | {"fault": EMPTY_RATIONALE})
             continue
         answer = next(left)
         scores = answer.value if answer.value and not answer.fault else dict.fromkeys(CRITERIA)
-        rows.append({"id": prediction.row_id, **scores, "fault": answer.fault})
+        rows.append(known | scores | {"fault": answer.fault})
     failures = collections.Counter(
         row["fault"] for row in rows if row["fault"] not in (None, EMPTY_RATIONALE)
     )

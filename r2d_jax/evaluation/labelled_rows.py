@@ -92,25 +92,6 @@ def _home_and_card(model: pathlib.Path) -> "tuple[pathlib.Path, ModelCard]":
     return home, read_card(home)
 
 
-def require_same_rows(results: pathlib.Path, examples: Sequence[Example]) -> None:
-    """Refuse to replace the results of other rows; those of more or fewer of the same, from the first, may be replaced.
-
-    Args:
-        results: JSONL with an id in each row; need not exist.
-        examples: the rows whose results are to be written there.
-
-    Raises:
-        UserError: it holds other rows, or cannot be read.
-    """
-    if not results.exists():
-        return
-    pairs = zip(raw_rows(results), examples, strict=False)
-    if any(row.cells.get("id") != example.row_id for row, example in pairs):
-        raise UserError(
-            str(results), "holds the results of other rows", "Choose another --output; nothing was changed."
-        )
-
-
 def require_file_for(
     input_file: pathlib.Path | None, columns: Mapping[str, str | None], encoding: str
 ) -> None:

@@ -21,6 +21,7 @@ from r2d_jax.evaluation.report import write_json, write_predictions
 from r2d_jax.evaluation.scoring import score
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import CUT, OFF_LIST, Case, Question, RowAnswer
+from r2d_jax.runtime.outputs import REQUEST_HASH
 
 INSTRUCTIONS = """\
 You answer one case with one label.{task}
@@ -82,6 +83,7 @@ def write_zero_shot(
     folder: pathlib.Path,
     rows: LabelledRows,
     answers: Sequence[RowAnswer],
+    hashes: Sequence[str],
     endpoint: Endpoint,
     question: Question,
     *,
@@ -95,6 +97,7 @@ def write_zero_shot(
         folder: where to write.
         rows: N labelled rows.
         answers: N answers.
+        hashes: of N requests.
         endpoint: who answered.
         question: what was asked.
         rationale: whether rationales were asked for; without them, or gold ones, no figure about them is made.
@@ -107,9 +110,11 @@ def write_zero_shot(
         predictions.append(Prediction(value.get("label", "").strip(), whole, math.nan, text, whole))
     lines = [
         prediction_row(example.row_id, prediction, rows.labels)
-        | {"label_confidence": None, "gold_label": example.label}
+        | {"label_confidence": None, "gold_label": example.label, REQUEST_HASH: asked}
         | ({"error": answer.fault} if answer.fault else {})
-        for example, prediction, answer in zip(rows.examples, predictions, answers, strict=True)
+        for example, prediction, asked, answer in zip(
+            rows.examples, predictions, hashes, answers, strict=True
+        )
     ]
     write_predictions(folder / "predictions.jsonl", lines)
     source = rows.source if rationale else None

@@ -11,7 +11,7 @@ from r2d_jax.errors import Preempted
 from r2d_jax.llm.cache import AnswerCache
 from r2d_jax.llm.client import Limits, LlmClient
 from r2d_jax.llm.endpoint import Endpoint
-from r2d_jax.llm.questions import Asker, Case, Question, RowAnswer
+from r2d_jax.llm.questions import Asker, Case, Question, RowAnswer, request_hash
 from r2d_jax.runtime.reporting import say
 
 
@@ -38,6 +38,10 @@ class LlmJob:
     def say(self, text: str) -> None:
         """One line of this command."""
         say(self.console, f"{self.name}: {text}")
+
+    def hashes(self, question: Question, cases: Sequence[Case]) -> list[str]:
+        """Of each row what its results are kept under, see `request_hash`."""
+        return [request_hash(question, self.endpoint, case) for case in cases]
 
     def dry_run(self, question: Question, cases: Sequence[Case], *, show_prompt: bool) -> None:
         """Say what would be sent, how much and where to; sends and writes nothing.

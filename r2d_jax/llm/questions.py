@@ -96,6 +96,16 @@ class Case:
     fault: Callable[[dict[str, Any]], str | None] = lambda _: None
 
 
+def _key(question: Question, endpoint: Endpoint, messages: Sequence[Message], number: int) -> str:
+    request = endpoint.parameters() | {"kept without": sorted(question.dropped)}
+    return request_key(endpoint.base_url.rstrip("/"), request, messages, number)
+
+
+def request_hash(question: Question, endpoint: Endpoint, case: Case) -> str:
+    """Short sha256 of all that the answer to a row depends on: address, model, parameters and prompt."""
+    return _key(question, endpoint, question.messages(case.message), 0)[:16]
+
+
 @dataclasses.dataclass(frozen=True)
 class RowAnswer:
     """What became of one row, all its requests together.
@@ -161,10 +171,6 @@ class Asker:
     cache: AnswerCache
     max_reasks: int
 
-    def _key(self, messages: Sequence[Message], number: int) -> str:
-        request = self.endpoint.parameters() | {"kept without": sorted(self.question.dropped)}
-        return request_key(self.endpoint.base_url.rstrip("/"), request, messages, number)
-
     def row(self, case: Case, send: Callable[[list[Message]], Reply] | None) -> RowAnswer | None:
         """Answer one row.
 
@@ -175,7 +181,7 @@ class Asker:
         row = RowAnswer(None, None)
         for number in range(1 + self.max_reasks):
             messages = self.question.messages(case.message, row.fault)
-            key = self._key(messages, number)
+            key = _key(self.question, self.endpoint, messages, number)
             answer = self.cache.get(key)
             if answer is None:
                 if send is None:

@@ -4,11 +4,14 @@ import collections
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from r2d_jax.data.reading.raw_rows import Row
 from r2d_jax.llm.endpoint import Endpoint
-from r2d_jax.llm.questions import Case, Question, RowAnswer
+from r2d_jax.llm.questions import Case, Question, RowAnswer, request_hash
+from r2d_jax.rationales.row_files import row_text
+from r2d_jax.runtime.outputs import REQUEST_HASH
 
 OK = "ok"
 
@@ -47,6 +50,27 @@ class Asked:
     question: Question
     template_hash: str
 
+    def of_rows(self, rows: Sequence[Row], cases: Sequence[Case | None]) -> Iterator[tuple[str, str | None]]:
+        """What tells N rows of an output apart: the cells of the input, and the hash of what is asked, if anything."""
+        for row, case in zip(rows, cases, strict=True):
+            yield row_text(row.cells, row.place), self.request_hash(case)
+
+    def request_hash(self, case: Case | None) -> str | None:
+        """Of what is asked about a row; None where nothing is."""
+        return None if case is None else request_hash(self.question, self.endpoint, case)
+
+
+def told_by(column: str) -> Callable[[Mapping[str, Any]], tuple[str, Any]]:
+    """The same as `Asked.of_rows`, of the cells of an output whose rationales are in `column`."""
+    beside = provenance_column(column)
+
+    def told(cells: Mapping[str, Any]) -> tuple[str, Any]:
+        found = cells.get(beside)
+        given = {name: cell for name, cell in cells.items() if name not in (column, beside)}
+        return row_text(given, "a row"), found.get(REQUEST_HASH) if isinstance(found, Mapping) else None
+
+    return told
+
 
 def with_rationale(
     cells: Mapping[str, Any],
@@ -59,7 +83,8 @@ def with_rationale(
     """The cells of a row with the new rationale and its provenance.
 
     The provenance holds hashes of the prompt, never its text: llm, endpoint_host, template_hash (system
-    message and template), prompt_hash (the whole first prompt of this row), time (UTC, of the last answer;
+    message and template), prompt_hash (the whole first prompt of this row), request_hash (that with address and
+    settings), time (UTC, of the last answer;
     null where none came), status, and what the command adds.
 
     Args:
@@ -75,6 +100,7 @@ def with_rationale(
         "endpoint_host": asked.endpoint.host,
         "template_hash": asked.template_hash,
         "prompt_hash": prompt_hash(asked.question, case) if case else None,
+        REQUEST_HASH: asked.request_hash(case),
         "time": (answer.answered_at or None) if answer else None,
         "status": new.status,
         **new.more,

@@ -149,7 +149,16 @@ def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     with whole_file(path) as file:
         for number, cells in enumerate(rows, start=1):
-            file.write(_json(cells, f"row {number}", -1) + "\n")
+            file.write(row_text(cells, f"row {number}") + "\n")
+
+
+def row_text(cells: Mapping[str, Any], where: str) -> str:
+    """The line of a row, as `write_rows` writes it.
+
+    Raises:
+        UserError: as there; `where` names the row.
+    """
+    return _json(cells, where, -1)
 
 
 def _json(value: Any, where: str, depth: int = 0) -> str:

@@ -187,22 +187,6 @@ def require_no_input_among(
             )
 
 
-def require_own_results(results: pathlib.Path, answers: pathlib.Path) -> None:
-    """Refuse results that another command wrote; those with their paid answers beside them are written again.
-
-    Args:
-        results: what the command writes.
-        answers: its cache.
-
-    Raises:
-        UserError: results without answers.
-    """
-    if results.exists() and not answers.exists():
-        raise UserError(
-            str(results), "is there and not of this command", "Choose another --output; nothing was changed."
-        )
-
-
 def require_distinct(outputs: Sequence[tuple[str, pathlib.Path]]) -> None:
     """Refuse two outputs under one name, or two names of one file.
 
