@@ -11,7 +11,15 @@ _strict = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
-# What a damaged file tells must not hang or abort a process: far beyond every T5 there is (24 layers, 65,536 wide).
+# Upper limits are far above any use, and below what overflows, allocates without end or never comes to its end; for
+# a shape, which a damaged file may tell, far beyond every T5 there is (24 layers, 65,536 wide).
+_Steps = Annotated[int, Field(ge=1, le=10**8)]
+_Batch = Annotated[int, Field(ge=1, le=65_536)]
+_MadeRows = Annotated[int, Field(ge=1, le=10**7)]
+_Rows = Annotated[int, Field(ge=1, le=10**8)]
+_RowsOrNone = Annotated[int, Field(ge=0, le=10**8)]
+_Tokens = Annotated[int, Field(ge=2, le=65_536)]
+_Axis = Annotated[int, Field(le=10**6)]
 _Width = Annotated[int, Field(ge=1, le=2**20)]
 _Depth = Annotated[int, Field(ge=1, le=128)]
 Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -80,7 +88,7 @@ class TokenizerConfig:
 
     path: str | None = None
     """Folder or hub name with tokenizer.json; null: taken from model.init, else trained on the train split."""
-    train_vocab_size: Count = 2000
+    train_vocab_size: Annotated[int, Field(ge=1, le=10**6)] = 2000
     """Pieces of a vocabulary trained here."""
     text_map: bool = True
     """Carry characters that the vocabulary lacks (such as < and >=) through written markers."""
@@ -90,9 +98,9 @@ class TokenizerConfig:
 class TriageConfig:
     """The embedded generator of synthetic emergency-triage notes."""
 
-    train_rows: Count = 6000
-    validation_rows: Count = 300
-    test_rows: Count = 500
+    train_rows: _MadeRows = 6000
+    validation_rows: _MadeRows = 300
+    test_rows: _MadeRows = 500
     label_noise_fraction: Fraction = 0.0
     """Share of train rows whose label is replaced by a neighbouring level."""
     class_shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.25, 0.15)
@@ -157,13 +165,13 @@ class DataConfig:
     """Label as written -> label to use, such as {"benign ": Benign}; a key that no row has is an error."""
     encoding: str = "utf-8"
     triage: TriageConfig = Field(default_factory=TriageConfig)
-    input_limit_tokens: Annotated[int, Field(ge=16)] = 1024
-    rationale_limit_tokens: Annotated[int, Field(ge=2)] = 256
-    label_limit_tokens: Annotated[int, Field(ge=2)] | None = None
+    input_limit_tokens: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    rationale_limit_tokens: _Tokens = 256
+    label_limit_tokens: _Tokens | None = None
     """Longest label with its end token; null: derived from the label set. A longer label is an error."""
     check: Literal["stop", "warn", "off"] = "stop"
     """The data check before training: stop where something would damage it, only tell, or leave it out."""
-    length_buckets: Count = 4
+    length_buckets: Annotated[int, Field(ge=1, le=1000)] = 4
     """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all. A stage of few
     steps has fewer: a further shape must save more steps than its compilation takes."""
 
@@ -173,7 +181,7 @@ class OptimizerConfig:
     """AdamW as published; the rate decays linearly to 0 over the stage's max_steps."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = 0
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     eps: float = 1e-8
@@ -186,16 +194,16 @@ class OptimizerConfig:
 class StageConfig:
     """What both stages have."""
 
-    max_steps: Count = 30000
-    batch_size: Count = 64
+    max_steps: _Steps = 30000
+    batch_size: _Batch = 64
     """Rows of the global batch, over all devices and micro-batches."""
-    micro_batches: Count | None = None
+    micro_batches: _Batch | None = None
     """Equal parts in which a batch is computed to save memory; results do not depend on it. null: on a single CPU
     four parts or more of at least 320 tokens, which stay in its cache and are faster; elsewhere one."""
-    eval_every_steps: Count = 500
-    save_every_steps: Count = 500
-    log_every_steps: Count = 50
-    patience_evals: Count = 5
+    eval_every_steps: _Steps = 500
+    save_every_steps: _Steps = 500
+    log_every_steps: _Steps = 50
+    patience_evals: _Steps = 5
     """Stop after this many evaluations in a row without a better score."""
     rationale_source: str | None = None
     """Which of data.columns.rationales to learn; null: the only one there is."""
@@ -208,10 +216,10 @@ class Stage1Config(StageConfig):
 
     enabled: bool = True
     """False: stage 2 starts from model.init or random weights (ablation)."""
-    max_steps: Count = 50000
-    eval_every_steps: Count = 1000
-    save_every_steps: Count = 1000
-    patience_evals: Count = 3
+    max_steps: _Steps = 50000
+    eval_every_steps: _Steps = 1000
+    save_every_steps: _Steps = 1000
+    patience_evals: _Steps = 3
 
 
 @dataclass(frozen=True, config=_strict)
@@ -236,7 +244,7 @@ class Stage2Config(StageConfig):
     adaptive_sampling: bool = True
     """r2dc only: the surer the model is of its label, the likelier it is used: with probability pi times
     sigmoid(10 (confidence - tau)). Labels are then decoded in every step. False: with probability pi, as in r2d."""
-    tau_window_steps: Count = 1000
+    tau_window_steps: _Steps = 1000
     """r2dc only: tau is the mean confidence of warm-up, and from then on that of the last whole window of steps."""
     cycle_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """r2dc only: weight, after warm-up, of the loss of reading the given label back from the rationale. 0: off."""
@@ -250,9 +258,9 @@ class Stage2Config(StageConfig):
 class MeshConfig:
     """How devices are laid out; -1 on one axis takes all that are left."""
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: _Axis = -1
+    fsdp: _Axis = 1
+    tensor: _Axis = 1
 
 
 @dataclass(frozen=True, config=_strict)
@@ -261,13 +269,13 @@ class BertScoreConfig:
 
     model: str
     """Hub name or folder of the scoring model."""
-    num_layers: Count | None = None
+    num_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Layer whose output is compared; null: bert-score's choice, known for some hub names."""
     rescale: bool = False
     """Rescale against the baseline that bert-score ships; an error where there is none."""
     baseline_path: str | None = None
     """Baseline file to rescale against."""
-    batch_size: Count = 32
+    batch_size: _Batch = 32
 
 
 @dataclass(frozen=True, config=_strict)
@@ -288,27 +296,27 @@ class TriageScoringConfig:
 class EvaluationConfig:
     """Decoding and scoring of validation and test rows."""
 
-    batch_size: Count = 64
-    rationale_decode_tokens: Count | None = None
+    batch_size: _Batch = 64
+    rationale_decode_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Longest generated rationale; null: data.rationale_limit_tokens."""
-    worked_examples: Annotated[int, Field(ge=0)] = 0
+    worked_examples: _RowsOrNone = 0
     """How many test cases WITH THEIR TEXT to print at the end of a run; keep 0 for sensitive text."""
     rationale_checks: bool = True
     """Whether the test evaluation feeds rationales back (consistency, sufficiency, gold robustness) and
     writes them under other labels (label-flip sensitivity)."""
-    flip_rows: Annotated[int, Field(ge=0)] = 200
+    flip_rows: _RowsOrNone = 200
     """Test rows, evenly spaced, whose rationale is written under other labels."""
-    flip_labels: Count = 5
+    flip_labels: _Rows = 5
     """Most other labels per row."""
-    faithfulness_rows: Annotated[int, Field(ge=0)] = 200
+    faithfulness_rows: _RowsOrNone = 200
     """Test rows, evenly spaced, that are predicted again without the sentences that the rationale cites, and from
     these alone, and likewise with random sentences: five label decodes each. 0: none; needs rationale_checks."""
-    resamples: Annotated[int, Field(ge=0)] = 1000
+    resamples: Annotated[int, Field(ge=0, le=10**5)] = 1000
     """Bootstrap samples behind each 95 % interval; 0: no intervals."""
     probabilities: bool = True
     """Score every label of the label set: for each test row one decoder pass over all labels beside the prediction, and
     for each validation row, to calibrate, an encoder pass too. See docs/probabilities.md."""
-    max_scored_labels: Count = 64
+    max_scored_labels: _Rows = 64
     """Label sets larger than this are not scored."""
     target_risk: OpenFraction | None = None
     """Largest share of wrong labels among those given: predictions below a probability, chosen on validation rows, are
@@ -317,7 +325,7 @@ class EvaluationConfig:
     """With which target_risk shall hold on further rows; null: it holds on the validation rows themselves."""
     triage: TriageScoringConfig | None = None
     """Score under- and over-triage, weighted kappa and expected cost."""
-    subgroup_least_rows: Count = 30
+    subgroup_least_rows: _Rows = 30
     """Fewest test rows of a group that may be named the worst one; smaller groups are only reported."""
     bertscore: BertScoreConfig | None = None
     """Score rationales by BERTScore too; needs the extra [eval]."""

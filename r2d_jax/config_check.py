@@ -4,7 +4,6 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from r2d_jax.config import ColumnsConfig, Config, DataConfig, StageConfig, TriageScoringConfig
 from r2d_jax.errors import UserError
@@ -12,47 +11,6 @@ from r2d_jax.methods import METHODS
 
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
 TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
-
-_STEPS, _BATCH, _TOKENS, _ROWS = 10**8, 65_536, 65_536, 10**8
-_OF_A_STAGE = {
-    "max_steps": _STEPS,
-    "batch_size": _BATCH,
-    "micro_batches": _BATCH,
-    "eval_every_steps": _STEPS,
-    "save_every_steps": _STEPS,
-    "log_every_steps": _STEPS,
-    "patience_evals": _STEPS,
-    "optimizer.warmup_steps": _STEPS,
-}
-MOST = {
-    "tokenizer.train_vocab_size": 10**6,
-    "data.triage.train_rows": 10**7,
-    "data.triage.validation_rows": 10**7,
-    "data.triage.test_rows": 10**7,
-    "data.input_limit_tokens": _TOKENS,
-    "data.rationale_limit_tokens": _TOKENS,
-    "data.label_limit_tokens": _TOKENS,
-    "data.length_buckets": 1000,
-    **{f"stage1.{name}": most for name, most in _OF_A_STAGE.items()},
-    **{f"stage2.{name}": most for name, most in _OF_A_STAGE.items()},
-    "stage2.tau_window_steps": _STEPS,
-    "mesh.data": 10**6,
-    "mesh.fsdp": 10**6,
-    "mesh.tensor": 10**6,
-    "evaluation.batch_size": _BATCH,
-    "evaluation.rationale_decode_tokens": _TOKENS,
-    "evaluation.worked_examples": _ROWS,
-    "evaluation.flip_rows": _ROWS,
-    "evaluation.flip_labels": _ROWS,
-    "evaluation.faithfulness_rows": _ROWS,
-    "evaluation.resamples": 10**5,
-    "evaluation.max_scored_labels": _ROWS,
-    "evaluation.subgroup_least_rows": _ROWS,
-    "evaluation.bertscore.num_layers": 1024,
-    "evaluation.bertscore.batch_size": _BATCH,
-}
-"""Largest value of each whole number (those of a shape stand in `T5Config`): far above any use, and below what
-overflows, allocates without end or never comes to its end."""
 
 
 def rationale_sources(config: Config) -> tuple[str, ...]:
@@ -83,8 +41,6 @@ def check_config(config: Config) -> None:
     Raises:
         UserError: names the setting and what fits.
     """
-    for name, most in MOST.items():
-        _check_size(config, name, most)
     for number, stage in stage_configs(config).items():
         _check_stage(f"stage{number}", stage, config)
     second = config.stage2
@@ -109,15 +65,6 @@ def check_config(config: Config) -> None:
         _check_triage(config.evaluation.triage)
     if config.model.shape.layer_norm_epsilon <= 0 or not math.isfinite(config.model.shape.layer_norm_epsilon):
         raise UserError("model.shape.layer_norm_epsilon", "must be above 0", "Use for example 1e-6.")
-
-
-def _check_size(config: Config, name: str, most: int) -> None:
-    value: Any = config
-    for part in name.split("."):
-        # A section may be null.
-        value = getattr(value, part, None)
-    if value is not None and value > most:
-        raise UserError(name, f"{value} is more than any run can use", f"Set at most {most}.")
 
 
 def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:

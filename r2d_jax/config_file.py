@@ -25,6 +25,7 @@ _ADAPTER = TypeAdapter(Config)
 # Beside its own errors ruamel lets those of int(), date() and deep recursion through, and values that
 # JSON cannot say (an alias within itself, a list as key) fail when they are copied.
 _BAD_YAML = (YAMLError, ValueError, TypeError, RecursionError)
+_LIMITS = {"le": "at most", "ge": "at least", "lt": "a number below", "gt": "a number above"}
 
 __all__ = ["config_with", "dump_config", "load_config", "read_settings"]
 
@@ -197,9 +198,11 @@ def _explained(
     found = first.get("input")
     shown = reprlib.repr(found)
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    return UserError(
-        f"{where}, {field}", f"{message} (found {shown}, {type(found).__name__})", "Correct the value."
-    )
+    limits = [
+        f"Set {_LIMITS[kind]} {limit}." for kind, limit in first.get("ctx", {}).items() if kind in _LIMITS
+    ]
+    fix = limits[0] if limits else "Correct the value."
+    return UserError(f"{where}, {field}", f"{message} (found {shown}, {type(found).__name__})", fix)
 
 
 def dump_config(config: Config) -> str:
