@@ -14,7 +14,7 @@ from source_cases import FIELDS, SECRET, read, refusal, row, write
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.data.reading import json_rows
 from r2d_jax.data.reading.raw_rows import raw_rows
-from r2d_jax.data.sources import read_split_examples
+from r2d_jax.data.sources import read_source
 from r2d_jax.errors import UserError
 
 # --- JSON arrays as a stream --------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_parquet_whole_numbers_are_ids_and_splits_and_nothing_else_is_looked_at(
         "score": [0.5, None], "image": [b"\xff", None], "context": pa.array([None, "c"])})  # fmt: skip
     pq.write_table(table, path)
     columns = ColumnsConfig(id="id", split="part", context="context")
-    found = read_split_examples(path, columns, rationale_sources=["default"])
+    found = read_source(path, columns, rationale_sources=["default"])
     assert [(one.example.row_id, one.split, one.example.context) for one in found] == [
         ("9223372036854775808", "0", ""),
         ("7", "1", "c"),

@@ -15,8 +15,9 @@ from source_cases import ALL, row, write
 from r2d_jax.config import ColumnsConfig, DataConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.verdict import check_before_run
-from r2d_jax.data.draws import draw_splits
+from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
+from r2d_jax.data.packed_columns import Digests
 from r2d_jax.data.splits import content_hash, describe, load_splits
 from r2d_jax.errors import UserError
 
@@ -58,6 +59,16 @@ def questions(splits):
 
 
 # --- draws --------------------------------------------------------------------------------------------
+
+
+def draw_splits(labels, keys, shares, seed):
+    """As a run draws them: names of splits."""
+    digests = Digests()
+    for key in keys:
+        digests.append(key_digest(seed, key))
+    drawn = draw_by_digest(np.unique(labels, return_inverse=True)[1], digests.array(), list(shares.values()))
+    return [list(shares)[number] for number in drawn]
+
 
 SHARES_OF_ALL = st.tuples(st.integers(1, 8), st.integers(0, 8), st.integers(1, 8)).map(
     lambda parts: dict(zip(NAMES, (part / sum(parts) for part in parts), strict=True))

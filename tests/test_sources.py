@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data.sources import read_examples, read_split_examples
+from r2d_jax.data.sources import read_examples, read_source
 from r2d_jax.errors import UserError
 
 COLUMNS = ColumnsConfig()
@@ -111,7 +111,7 @@ def test_b012_numbers_are_ids_and_split_values_in_their_written_form(write):
     long = "9" * 5000
     body = json.dumps(row())[:-1]
     path = write("rows.jsonl", f'{body}, "id": 1.50, "part": 0}}\n{body}, "id": {long}, "part": 1}}')
-    read_rows = read_split_examples(path, columns, rationale_sources=["default"])
+    read_rows = list(read_source(path, columns, rationale_sources=["default"]))
     assert [(one.example.row_id, one.split) for one in read_rows] == [("1.50", "0"), (long, "1")]
     assert {type(one.example.row_id) for one in read_rows} == {str}
 

@@ -1,11 +1,11 @@
-"""Splits drawn by seed; in: label and key of each row and the shares, out: the split of each row."""
+"""Splits drawn by seed; in: label and key of each row, and the shares, out: the split of each row."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from r2d_jax.data.packed_columns import BYTES, Digests, numbered
+from r2d_jax.data.packed_columns import BYTES, numbered
 
 # Needs that are equal but for the error of floating point are ties.
 _DIGITS = 9
@@ -16,40 +16,20 @@ def key_digest(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}\n{key}".encode()).digest()[:BYTES]
 
 
-def draw_splits(
-    labels: Sequence[str], keys: Sequence[str], shares: Mapping[str, float], seed: int
-) -> list[str]:
-    """The split of each row, stratified by label; rows of one key are never parted.
+def draw_by_digest(labels: np.ndarray, keys: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """The split of each row, stratified by label, in some 60 bytes a row; rows of one key are never parted.
 
-    Keys go in an order that is a hash of seed and key, those of more rows first. Each goes to the split that
-    is then furthest below its share of the key's labels, in squares and relative to each label's rows; ties
-    go to the split furthest below its share of all rows. Where every key has one row, each label's count in
-    a split is less than 1 away from its share. The order of the rows does not matter.
+    Keys go in the order of their digests, those of more rows first. Each goes to the split that is then furthest
+    below its share of the key's labels, in squares and relative to each label's rows; ties go to the split
+    furthest below its share of all rows. Where every key has one row, each label's count in a split is less than
+    1 away from its share. The order of the rows does not matter.
 
     Scikit-learn's StratifiedGroupKFold gives equal folds, not shares, and depends on the order of the rows.
 
     Args:
-        labels: of N rows.
-        keys: of N rows: group or row id.
+        labels: int32 [N], each label as a number.
+        keys: uint64 [N, 2], from `key_digest` of group or row id.
         shares: share of each split, sum 1; a split of share 0 gets nothing.
-        seed: of the order.
-    """
-    digests = Digests()
-    for key in keys:
-        digests.append(key_digest(seed, key))
-    number_of = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-    codes = np.array([number_of[label] for label in labels], np.int32)
-    names = list(shares)
-    return [names[number] for number in draw_by_digest(codes, digests.array(), list(shares.values()))]
-
-
-def draw_by_digest(labels: np.ndarray, keys: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """`draw_splits` of rows whose labels and keys are numbers, in some 60 bytes a row.
-
-    Args:
-        labels: int32 [N].
-        keys: uint64 [N, 2], from `key_digest`.
-        shares: of each split.
 
     Returns:
         int8 [N], the index of each row's split among the shares.

@@ -223,21 +223,6 @@ def read_source(
     return SourceRows(reader, raw_rows(path, encoding, progress))
 
 
-def read_split_examples(
-    path: str | pathlib.Path,
-    columns: ColumnsConfig,
-    *,
-    rationale_sources: Sequence[str],
-    encoding: str = "utf-8",
-    need_targets: bool = True,
-) -> list[SplitExample]:
-    """Rows of one source with their split value; see `read_examples`."""
-    read = read_source(
-        path, columns, rationale_sources=rationale_sources, encoding=encoding, need_targets=need_targets
-    )
-    return list(read)
-
-
 def read_examples(
     path: str | pathlib.Path,
     columns: ColumnsConfig,

@@ -276,7 +276,11 @@ def _validation(
 
 
 def _stratified(labels: np.ndarray, names: Sequence[str], fraction: float, seed: int) -> np.ndarray:
-    """Which of rows with these labels int32 [N], indices of names, are taken: bool [N]."""
+    """Which of rows with these labels int32 [N], indices of names, are taken: bool [N].
+
+    Each label gives round(fraction x its rows), at least 1 where it has 2 or more. Which rows are taken depends on
+    the seed and the order of the rows.
+    """
     by_label = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_label], np.arange(len(names) + 1))
     rng = np.random.default_rng(seed)
@@ -288,23 +292,3 @@ def _stratified(labels: np.ndarray, names: Sequence[str], fraction: float, seed:
         count = max(round(fraction * len(rows)), 1) if fraction > 0 and len(rows) > 1 else 0
         taken[rng.permutation(rows)[: min(count, len(rows) - 1)]] = True
     return taken
-
-
-def take_validation(
-    train: Sequence[Example], fraction: float, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Split rows by label, each label giving round(fraction x its rows), at least 1 where it has 2 or more.
-
-    Which rows are taken depends on the seed and the order of the rows.
-
-    Returns:
-        (train, validation), each in the order of the rows.
-    """
-    labels = NameCodes()
-    for example in train:
-        labels.append(example.label)
-    taken = _stratified(labels.codes, labels.names, fraction, seed)
-    left: tuple[list[Example], list[Example]] = ([], [])
-    for example, is_taken in zip(train, taken.tolist(), strict=True):
-        left[is_taken].append(example)
-    return left

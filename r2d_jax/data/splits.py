@@ -10,7 +10,7 @@ from r2d_jax.config_check import used_sources
 from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
-from r2d_jax.data.split_rows import NAMES, rows_by_split, take_validation
+from r2d_jax.data.split_rows import NAMES, rows_by_split
 from r2d_jax.errors import UserError
 
 _SHOWN_LABELS = 60
@@ -22,7 +22,6 @@ __all__ = [
     "label_set",
     "load_splits",
     "splits_of_run",
-    "take_validation",
 ]
 
 

@@ -17,9 +17,6 @@ from r2d_jax.data.triage_text import write_note, write_rationales
 from r2d_jax.errors import UserError
 
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-BEST_TEST_MACRO_F1 = 1.0
-"""Macro-F1 on test of a reader that knows the rules. Validation and test never have label noise, so it
-is 1.0 for any label_noise_fraction; on train that reader agrees with 1 - label_noise_fraction of labels."""
 
 AGE_EDGES = (40, 65)
 """Years at which the age bands of the notes begin; the youngest patient is 18."""

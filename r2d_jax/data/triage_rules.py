@@ -4,7 +4,6 @@ The rules are made up for the generator and are no medical advice; docs/triage.m
 """
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Literal
 
 LEVELS = ("immediate", "very urgent", "urgent", "standard", "non-urgent")
@@ -221,8 +220,3 @@ def fact_level(fact: Fact) -> int | None:
     if fact.value is None:
         return COMPLAINT[fact.key].level
     return VITAL[fact.key].band(fact.value).level
-
-
-def most_urgent(facts: Iterable[Fact]) -> int:
-    """The most urgent level that any fact asks for (index into LEVELS); the least urgent where none does."""
-    return min((level for level in map(fact_level, facts) if level is not None), default=len(LEVELS) - 1)
