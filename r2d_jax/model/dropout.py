@@ -33,6 +33,15 @@ def before_dropout(weights: jax.Array) -> jax.Array:
     return unfused_on_tpu(weights)
 
 
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """Multiply x by a factor; same dtype, rounded once.
+
+    Rounded to bfloat16 before, a factor such as 1 / 0.9 is off by the same 0.16 % wherever it multiplies, which no
+    number of elements averages out.
+    """
+    return (x.astype(jnp.float32) * np.float32(factor)).astype(x.dtype)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowDropout:
@@ -87,4 +96,4 @@ class RowDropout:
         kept, scale = self.kept(x.shape[1:])
         if kept is None:
             return x
-        return jnp.where(kept, x * np.float32(scale).astype(x.dtype), jnp.zeros_like(x))
+        return jnp.where(kept, scaled(x, scale), jnp.zeros_like(x))

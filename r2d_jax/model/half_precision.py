@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from r2d_jax.model.dropout import before_dropout
+from r2d_jax.model.dropout import before_dropout, scaled
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -72,7 +72,7 @@ def _signed(scores: jax.Array, keep: jax.Array | None, dtype: jnp.dtype) -> jax.
 
 
 def _dropped(signed: jax.Array, scale: float) -> jax.Array:
-    return jnp.maximum(signed, 0) * jnp.asarray(scale, signed.dtype)
+    return scaled(jnp.maximum(signed, 0), scale)
 
 
 def _softmax_forward(

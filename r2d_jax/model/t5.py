@@ -14,7 +14,7 @@ from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
 from r2d_jax.model.cpu_products import KEPT, table_times_rows
-from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.dropout import RowDropout, scaled
 from r2d_jax.model.flat_state import Skeleton, weights_of
 from r2d_jax.model.half_precision import wide_product
 from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
@@ -378,7 +378,7 @@ class T5(nnx.Module):
     def _head(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         tied = self.config.tie_word_embeddings
         table = self.embedding[...] if tied else self.head[...]
-        return x * (self.config.d_model**-0.5) if tied else x, table.astype(self.dtype)
+        return scaled(x, self.config.d_model**-0.5) if tied else x, table.astype(self.dtype)
 
     def _product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
         return jnp.einsum(
