@@ -19,12 +19,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import machine
+from benchmarks import machine, soon_compiled
 from benchmarks.growth_fit import judged
 from benchmarks.growth_plan import QUICK, Plan
 from benchmarks.growth_tables import AXES, markdown
 from benchmarks.options import names, positive, say
-from benchmarks.sides import NOT_INHERITED, SOON_COMPILED, SideFailed
+from benchmarks.sides import NOT_INHERITED, SideFailed
 from benchmarks.tables import write_docs
 from benchmarks.workload import Workload
 from r2d_jax.errors import UserError
@@ -63,7 +63,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _environment(plan: Plan, cache: pathlib.Path) -> dict[str, str]:
-    soon = {} if plan.alone else {"XLA_FLAGS": SOON_COMPILED}
+    soon = {} if plan.alone else {"XLA_FLAGS": soon_compiled.flags()}
     kept = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
     # Compiling is not measured, so what a user's cache holds is welcome.
     fixed = {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}

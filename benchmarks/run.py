@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from benchmarks import machine, tables
+from benchmarks import machine, soon_compiled, tables
 from benchmarks.measure import PARTS, Case
 from benchmarks.options import names, positive, say
-from benchmarks.sides import SOON_COMPILED, SideFailed, side
+from benchmarks.sides import SideFailed, side
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
 
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             long_label_tokens=6,
             # Small work over several threads waits for them where other processes want the cores.
             peer_threads=1,
-            xla_flags=SOON_COMPILED,
+            xla_flags=soon_compiled.flags(),
         )
         limits = {"rows": 64, "matmul_size": 128}
 

@@ -17,11 +17,6 @@ from benchmarks.workload import Settings
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOT_INHERITED = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "JAX_PLATFORMS")
 """Variables that would make a side run with other threads or devices than a user's process has."""
-SOON_COMPILED = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
-)
-"""XLA_FLAGS of a run whose figures mean nothing: a third of the time to compile."""
 
 
 class SideFailed(Exception):

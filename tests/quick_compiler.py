@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 from jax._src import compiler
 
-# The emitters that write one kernel for many fused operations take most of the time, with optimisation or without.
-OPTIONS = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-    "xla_cpu_use_fusion_emitters": False,
-}
+from benchmarks.soon_compiled import OPTIONS, flags
 
 
 def variables(devices: int = 1) -> dict[str, str]:
     """Environment of a process of so many devices that compiles quickly."""
-    flags = [f"--{name}={str(value).lower()}" for name, value in OPTIONS.items()]
-    return {"XLA_FLAGS": " ".join([f"--xla_force_host_platform_device_count={devices}", *flags])}
+    return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {flags()}"}
 
 
 @contextlib.contextmanager
