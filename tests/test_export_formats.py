@@ -22,6 +22,7 @@ from test_export_card import QUESTIONS, card_of
 from r2d_jax.config import T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation import convert
 from r2d_jax.evaluation.apply import predict_file
 from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.export import export_model
@@ -29,6 +30,7 @@ from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.hf_format_int8 import to_int8
 from r2d_jax.model.parameters import T5Factory, flatten
+from r2d_jax.runtime import files
 
 __all__ = ["config", "strict"]
 
@@ -174,5 +176,31 @@ def test_onnx_that_cannot_be_made_leaves_nothing(tmp_path, shared_data, monkeypa
         export_folder(tmp_path, tmp_path / "out", dtype="float32", overwrite=False, format="gguf")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*r2d_jax\[onnx\]"):
+        # Before a model is looked for.
+        export_folder(tmp_path, tmp_path / "out", dtype="float32", overwrite=False, format="onnx")
+    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*r2d_jax\[onnx\]"):
         export_model(made_model(shared_data), tmp_path / "out", onnx=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_target_is_looked_at_before_the_model_is_loaded(tmp_path, shared_data, monkeypatch):
+    """Loading one takes minutes, and the target was looked at afterwards."""
+    model, used = tmp_path / "model", tmp_path / "used"
+    export_model(made_model(shared_data), model)
+    used.mkdir()
+    (used / "thesis.txt").write_text("years of work")
+    monkeypatch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    for target, overwrite, wanted in (
+        (used, True, "used: is not empty and no model"),
+        (used / "thesis.txt", True, "thesis.txt: is a file"),
+        (used / "thesis.txt" / "x" / "y", False, r"y: cannot be written \(Not a directory\)"),
+        (model, False, "model: holds a model.*--overwrite"),
+        (model, True, "--output .*model: is the model that is read"),
+    ):
+        with pytest.raises(UserError, match=wanted):
+            export_folder(model, target, dtype="float32", overwrite=overwrite)
+    refused = lambda folder: "Read-only file system" if folder == tmp_path else None  # noqa: E731
+    monkeypatch.setattr(files, "write_fault", refused)
+    with pytest.raises(UserError, match=r"z: cannot be written \(Read-only file system\)"):
+        export_folder(model, tmp_path / "y" / "z", dtype="float32", overwrite=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "used"}

@@ -24,12 +24,8 @@ def whole_folder(
     Raises:
         UserError: the target is in use, the disk refuses, or a file that the block reads is refused.
     """
-    # Fixed names: what a killed process leaves behind is removed by the next one, and never piles up.
-    partial, old = (out.with_name(f".{out.name}.{state}") for state in ("partial", "old"))
-    if old.exists() and not out.exists():
-        # A kill came between the two renames of `_replace`.
-        os.replace(old, out)
-    _check_target(out, kind, markers, overwrite)
+    require_replaceable(out, kind=kind, markers=markers, overwrite=overwrite)
+    partial, old = _beside(out)
     _clear(partial, old)
     try:
         partial.mkdir(parents=True)
@@ -47,6 +43,24 @@ def whole_folder(
         ) from error
     finally:
         _clear(partial)
+
+
+def require_replaceable(out: pathlib.Path, *, kind: str, markers: Sequence[str], overwrite: bool) -> None:
+    """Refuse, before any work, what `whole_folder` would refuse as its target.
+
+    Raises:
+        UserError: it is in use.
+    """
+    _, old = _beside(out)
+    if old.exists() and not out.exists():
+        # A kill came between the two renames of `_replace`.
+        os.replace(old, out)
+    _check_target(out, kind, markers, overwrite)
+
+
+def _beside(out: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    # Fixed names: what a killed process leaves behind is removed by the next one, and never piles up.
+    return out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
 
 
 def _near(path: pathlib.Path, *written: pathlib.Path) -> bool:

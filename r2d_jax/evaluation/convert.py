@@ -9,6 +9,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
 from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.export_onnx import require_onnx
 from r2d_jax.evaluation.model_folder import (
     CARD_FILE,
     TOKENIZER_FOLDER,
@@ -19,7 +20,7 @@ from r2d_jax.evaluation.model_folder import (
     read_card,
     require_shape,
 )
-from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder
+from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder, require_hf_target
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
@@ -51,7 +52,8 @@ def export_folder(
         options: what only the user can say in the model card.
 
     Raises:
-        UserError: no model there, an unknown dtype or format, or the target exists.
+        UserError: no model there, an unknown dtype or format, or the target is in use, cannot be written to or is
+            the model itself; all of this before the model is loaded.
     """
     if dtype not in STORED_TYPES:
         raise UserError(
@@ -63,13 +65,19 @@ def export_folder(
         raise UserError("--format", "ONNX graphs are float32 only", "Leave --dtype out.")
     if options is not None:
         options.check()
+    onnx = format == "onnx"
+    if onnx:
+        require_onnx()
     require_local(folder)
+    require_hf_target(folder, overwrite=overwrite)
+    home = find_model_folder(model_path)
+    if folder.resolve() == home.resolve():
+        raise UserError(
+            f"--output {folder}", "is the model that is read", "Choose another folder; nothing was changed."
+        )
     enable_compile_cache()
     model = load_model(model_path, make_mesh(MeshConfig()))
-    home = find_model_folder(model_path)
-    export_model(
-        model, folder, dtype=dtype, onnx=format == "onnx", overwrite=overwrite, home=home, options=options
-    )
+    export_model(model, folder, dtype=dtype, onnx=onnx, overwrite=overwrite, home=home, options=options)
     return model.source
 
 

@@ -19,6 +19,25 @@ TOLERANCE = 1e-4
 _GREEDY_TOKENS = 12
 
 
+def require_onnx() -> None:
+    """Refuse ONNX graphs where the packages that make them are missing.
+
+    Raises:
+        UserError: the extra [onnx] is not installed.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--format onnx",
+            f"needs {error.name}, which is not installed",
+            "Run: pip install 'r2d_jax[onnx]'.",
+        ) from error
+
+
 def add_onnx(folder: pathlib.Path, *, vocabulary: int) -> None:
     """Write onnx/encoder_model.onnx and onnx/decoder_model.onnx, named as Optimum names them.
 
@@ -31,18 +50,11 @@ def add_onnx(folder: pathlib.Path, *, vocabulary: int) -> None:
     Raises:
         UserError: the extra [onnx] is not installed, or the graphs differ from the model.
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-        import torch
-        from transformers import AutoModelForSeq2SeqLM
-        from transformers.utils import logging as their_log
-    except ImportError as error:
-        raise UserError(
-            "--format onnx",
-            f"needs {error.name}, which is not installed",
-            "Run: pip install 'r2d_jax[onnx]'.",
-        ) from error
+    require_onnx()
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+    from transformers.utils import logging as their_log
+
     their_log.disable_progress_bar()
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
     target = folder / FOLDER

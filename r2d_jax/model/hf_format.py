@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 
 from r2d_jax.config import T5Config
-from r2d_jax.data.whole_folder import whole_folder
+from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.hf_format_int8 import INT8_CONFIG, int8_tensors
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
 from r2d_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
+from r2d_jax.runtime.files import require_writable
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -45,6 +46,7 @@ _FLOAT32 = np.dtype(np.float32)
 # int8 is made of the float32 weights.
 _STORED_TYPES = {"float32": _FLOAT32, "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": _FLOAT32}
 STORED_TYPES = tuple(_STORED_TYPES)
+_MODEL_FOLDER: Any = {"kind": "model", "markers": [CONFIG_FILE, WEIGHTS_FILE]}
 
 
 def locate(source: str) -> pathlib.Path:
@@ -133,6 +135,20 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
     return config, unflatten(flat)
 
 
+def require_hf_target(folder: str | pathlib.Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that `write_hf_folder` would refuse.
+
+    Raises:
+        UserError: it is in use, or its place cannot be written to.
+    """
+    require_replaceable(_target(folder), **_MODEL_FOLDER, overwrite=overwrite)
+    require_writable(_target(folder))
+
+
+def _target(folder: str | pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(folder).expanduser().resolve()
+
+
 def write_hf_folder(
     folder: str | pathlib.Path,
     config: T5Config,
@@ -167,9 +183,7 @@ def write_hf_folder(
             f"{dtype!r} is not offered (T5 overflows in float16)",
             f"Use one of: {', '.join(_STORED_TYPES)}.",
         )
-    target = pathlib.Path(folder).expanduser().resolve()
-    whole = whole_folder(target, kind="model", markers=[CONFIG_FILE, WEIGHTS_FILE], overwrite=overwrite)
-    with whole as partial:
+    with whole_folder(_target(folder), **_MODEL_FOLDER, overwrite=overwrite) as partial:
         tensors = _export_tensors(config, params, _STORED_TYPES[dtype])
         described = _hf_config(config, str(_STORED_TYPES[dtype]))
         if dtype == "int8":

@@ -1,6 +1,7 @@
 """Files that appear complete or not at all; in: a path and text, out: the file, an old one kept until then."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import threading
@@ -95,3 +96,15 @@ def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None
     thread.start()
     thread.join(limit_secs)
     return answer[0] if answer else f"no answer within {limit_secs:g} s"
+
+
+def require_writable(path: pathlib.Path) -> None:
+    """Refuse a file or folder, there or to be made with its parents, whose place cannot be written to; makes nothing.
+
+    Raises:
+        UserError: it cannot, see `write_fault`.
+    """
+    nearest = next(one for one in path.absolute().parents if one.exists())
+    fault = write_fault(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
+    if fault:
+        raise UserError(str(path), f"cannot be written ({fault})", "Mend the path, or choose another place.")
