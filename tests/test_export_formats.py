@@ -19,18 +19,19 @@ from t5_cases import (
 )
 from test_export_card import QUESTIONS, card_of
 
-from r2d_jax.config import T5Config
+from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import convert
 from r2d_jax.evaluation.apply import predict_file
 from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.export import export_model
-from r2d_jax.evaluation.model_folder import LoadedModel
+from r2d_jax.evaluation.model_folder import LoadedModel, load_model, read_card
 from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.hf_format_int8 import to_int8
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.runtime import files
+from r2d_jax.runtime.mesh import make_mesh
 
 __all__ = ["config", "strict"]
 
@@ -204,3 +205,19 @@ def test_a_target_is_looked_at_before_the_model_is_loaded(tmp_path, shared_data,
     with pytest.raises(UserError, match=r"z: cannot be written \(Read-only file system\)"):
         export_folder(model, tmp_path / "y" / "z", dtype="float32", overwrite=False)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "used"}
+
+
+def test_an_import_stands_whole_or_not_at_all(tmp_path, shared_data, monkeypatch):
+    """After a kill its folder was refused as one that is not empty."""
+    export_model(made_model(shared_data), tmp_path / "model")
+    source, target = str(tmp_path / "model"), tmp_path / "new" / "imported"
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "write_texts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            convert.import_model(source, target, None)
+    assert not target.exists()
+    # What a process leaves that cannot even tidy up.
+    (target.parent / ".imported.partial" / "weights").mkdir(parents=True)
+    convert.import_model(source, target, None)
+    assert [path.name for path in target.parent.iterdir()] == ["imported"]
+    assert load_model(target, make_mesh(MeshConfig())).card == read_card(tmp_path / "model")

@@ -5,6 +5,7 @@ import pathlib
 
 from r2d_jax.config import DataConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.data.whole_folder import whole_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
@@ -24,7 +25,7 @@ from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder, requir
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.files import write_text, write_texts
+from r2d_jax.runtime.files import require_writable, write_text, write_texts
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.outputs import require_folder, require_local
 
@@ -84,12 +85,15 @@ def export_folder(
 def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None) -> str:
     """Convert a Hugging Face folder, hub name or T5X checkpoint file into `folder`; returns a description.
 
+    The folder appears whole or not at all.
+
     Raises:
         UserError: nothing readable there, no tokenizer, or the target is not empty.
     """
     require_folder(folder, ())
     if folder.exists() and any(folder.iterdir()):
         raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
+    require_writable(folder)
     path = locate(source)
     is_file = path.is_file()
     shape, params = read_t5x_checkpoint(path) if is_file else read_hf_folder(path)
@@ -97,12 +101,12 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
         raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
     tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
     card = _imported_card(path, shape, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_weights(folder / WEIGHTS_FOLDER, params)
-    write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
-    write_text(folder / CARD_FILE, card.to_json())
-    if card.labels and (calibration := load_calibration(path, str(path))) is not None:
-        write_text(folder / CALIBRATION_FILE, calibration.to_json())
+    with whole_folder(folder.absolute(), kind="model", markers=[CARD_FILE], overwrite=False) as partial:
+        save_weights(partial / WEIGHTS_FOLDER, params)
+        write_texts(partial / TOKENIZER_FOLDER, tokenizer.files())
+        write_text(partial / CARD_FILE, card.to_json())
+        if card.labels and (calibration := load_calibration(path, str(path))) is not None:
+            write_text(partial / CALIBRATION_FILE, calibration.to_json())
     return (
         f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
     )
