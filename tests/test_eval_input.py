@@ -141,6 +141,15 @@ def test_the_rows_with_a_rationale_are_scored_as_if_they_were_alone():
     assert (scores.metrics["accuracy"], scores.metrics["consistency_fraction"]) == (0.5, 0.5)
 
 
+def test_rows_without_a_gold_rationale_count_nowhere_where_the_others_got_an_empty_one():
+    """They were whole numbers then, which have no nan: the least of them stood in row_scores.jsonl."""
+    examples = [Example(str(number), "q", LABELS[0], {"nurse": text}) for number, text in enumerate("a b ")]
+    predictions = [Prediction("rash", True, 0.9, "")] * 4
+    scores = score(examples, predictions, LABELS, "nurse", EvaluationConfig(resamples=50))
+    for name in ("rouge_l", "bleu.mean_sentence"):
+        np.testing.assert_array_equal(scores.rows[name], [0, np.nan, 0, np.nan])
+
+
 def helps(command):
     """Name and help of every option and argument of a command and those below it."""
     for name, below in getattr(command, "commands", {}).items():

@@ -113,5 +113,7 @@ def rouge_l_rows(predicted: Sequence[str], references: Sequence[str]) -> np.ndar
         [
             scorer.score(gold, output)["rougeL"].fmeasure
             for output, gold in zip(predicted, references, strict=True)
-        ]
+        ],
+        # The package says 0, and not 0.0, of an empty text.
+        np.float64,
     )
