@@ -13,6 +13,7 @@ from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import (
     CARD_FILE,
@@ -93,12 +94,19 @@ def imported(model, folder, params):
     return folder
 
 
-def test_a_model_that_computes_nan_writes_no_predictions(model, predict, tmp_path):
+def test_a_model_that_computes_nan_writes_neither_predictions_nor_a_calibration(
+    model, predict, r2d, tmp_path
+):
     """Weights may be numbers and their products none."""
     predict(imported(model, tmp_path / "sound", model.params)).done("2 predictions written")
     vast = jax.tree.map(np.array, model.params)
     vast["decoder"]["final_norm"]["scale"][:] = 3e38
     predict(imported(model, tmp_path / "vast", vast)).refused(r"out\.jsonl: a figure of a row is no number")
+    rows = tmp_path / "labelled.jsonl"
+    rows.write_text('{"question": "fever", "label": "urgent"}\n{"question": "pain", "label": "not urgent"}\n')
+    ended = r2d("calibrate", "--model", tmp_path / "vast", "--input", rows)
+    ended.refused("calibration: a probability is no number")
+    assert not (tmp_path / "vast" / CALIBRATION_FILE).exists()
 
 
 @pytest.mark.parametrize("command", ["predict", "eval", "calibrate", "export", "serve"])

@@ -62,7 +62,7 @@ def calibrate(
         check_stop: called between batches; may raise to stop.
 
     Raises:
-        UserError: no gold label is one of the model's.
+        UserError: no gold label is one of the model's, or its probabilities are no numbers.
     """
     numbers = label_numbers(labels, gold)
     if not (numbers >= 0).any():
@@ -79,6 +79,12 @@ def calibrate(
         score = scorer.score_labels
         rows = all_of(predictor.predict(params, features, size, rationales=False, score=score), check_stop)
         scores = scores_of(rows, len(labels))
+    if np.isnan(scores).any():
+        raise UserError(
+            "calibration",
+            "a probability is no number, so the weights of the model are damaged or too large",
+            "Take another checkpoint; nothing was written.",
+        )
     temperature, threshold = fit_temperature(scores, numbers), None
     if settings.target_risk is not None:
         answers = label_numbers(labels, [row.label for row in rows])
