@@ -13,6 +13,7 @@ from rich.console import Console
 
 from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation import run_record
 from r2d_jax.evaluation.figures import FIGURES, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
@@ -23,6 +24,7 @@ from r2d_jax.evaluation.report import (
     write_json,
     write_predictions,
 )
+from r2d_jax.runtime.reporting import METRICS_FILE, Reporter
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
 
@@ -228,12 +230,29 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), np.float32("nan")])
-def test_a_row_with_a_figure_that_is_no_number_is_never_written(tmp_path: pathlib.Path, value: float) -> None:
+def test_a_figure_that_is_no_number_is_never_written(tmp_path: pathlib.Path, value: float) -> None:
     """JSON has no NaN: other programs could not read the file."""
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(UserError, match=r"predictions\.jsonl: a figure of a row is no number"):
         write_predictions(path, [{"label_confidence": 0.5}, {"label_confidence": value}])
+    with pytest.raises(UserError, match=r"metrics\.json: a figure is no number"):
+        write_json(tmp_path / "metrics.json", {"accuracy": 0.5, "bleu": {"corpus": value}})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scalar_that_is_no_number_is_null_in_the_log_and_a_gap_in_its_curve(tmp_path: pathlib.Path) -> None:
+    """Such as the validation loss of weights whose products overflow."""
+    reporter = Reporter(
+        tmp_path, "stage 1", console=Console(quiet=True), total_steps=3, start_step=0, tensorboard=False
+    )
+    for step, loss in enumerate([2.0, float("nan"), float("-inf")], 1):
+        reporter.scalars(step, {"eval/rationale_loss": loss})
+    reporter.close()
+    rows = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    assert [row["eval/rationale_loss"] for row in rows] == [2.0, None, None]
+    ((steps, values),) = run_record._curves(rows).values()
+    assert steps == (1, 2, 3)
+    np.testing.assert_array_equal(values, [2.0, np.nan, np.nan])
 
 
 def test_json_takes_numpy_numbers_and_paths(tmp_path: pathlib.Path) -> None:

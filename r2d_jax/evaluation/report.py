@@ -246,22 +246,28 @@ def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> 
     """
     with whole_file(path) as file:
         for row in rows:
-            try:
-                line = json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
-            except ValueError as error:
-                raise UserError(
-                    str(path),
-                    "a figure of a row is no number, so the weights of the model are damaged or too large",
-                    "Take another checkpoint; nothing was written.",
-                ) from error
+            line = _strict_json(row, path, "a figure of a row")
             file.write(line.translate(_LINE_ENDS) + "\n")
 
 
 def write_json(path: pathlib.Path, obj: Any) -> None:
     """Write one JSON value, indented, UTF-8; the file appears whole or not at all.
 
+    A figure that cannot be computed, such as the mean over no rows, is None, and null in the file.
+
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the place cannot be written to, or a figure is NaN or infinity, which JSON has not.
     """
     with whole_file(path) as file:
-        file.write(json.dumps(obj, ensure_ascii=False, indent=2, default=_plain) + "\n")
+        file.write(_strict_json(obj, path, "a figure", indent=2) + "\n")
+
+
+def _strict_json(value: Any, path: pathlib.Path, figure: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise UserError(
+            str(path),
+            f"{figure} is no number, so the weights of the model are damaged or too large",
+            "Take another checkpoint; nothing was written.",
+        ) from error

@@ -156,8 +156,9 @@ def _curves(rows: list[dict[str, Any]]) -> dict[str, Curve]:
     points: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                points.setdefault(name, {})[row["step"]] = value if is_number(value) else math.nan
+            if name != "step" and isinstance(value, int | float | None):
+                there = points.setdefault(name, {})
+                there[row["step"]] = math.nan if value is None or not is_number(value) else value
     return {
         name: (tuple(sorted(by_step)), tuple(by_step[step] for step in sorted(by_step)))
         for name, by_step in points.items()

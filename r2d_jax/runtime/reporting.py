@@ -1,6 +1,7 @@
 """What a run tells its user; in: scalars by step, out: progress bar or lines, metrics.jsonl, TensorBoard."""
 
 import json
+import math
 import pathlib
 import sys
 import time
@@ -57,14 +58,16 @@ class Reporter:
             self._bar.start()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values to metrics.jsonl and TensorBoard.
+        """Write values to metrics.jsonl, null for one that is not finite, and TensorBoard.
 
         Raises:
             UserError: metrics.jsonl cannot be written to.
         """
         if self._file is not None:
+            # JSON has neither NaN nor infinity.
+            told = {name: value if math.isfinite(value) else None for name, value in values.items()}
             with named_faults(pathlib.Path(self._file.name)):
-                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._file.write(json.dumps({"step": step, **told}) + "\n")
                 self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
