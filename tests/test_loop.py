@@ -91,7 +91,7 @@ class Killed(BaseException):
     """What a kill leaves is on disk."""
 
 
-def train_on(folder, scores, kill_at=None, kill_after_writing=False):
+def train_on(folder, scores, kill_at=None, kill_after_writing=False, save_every=40):
     """Forty steps, each adding 1 to the only weight; (progress, best step on disk, its weight)."""
     checkpoints = StageCheckpoints(folder, "hash")
     write_best = checkpoints.save_best
@@ -124,7 +124,11 @@ def train_on(folder, scores, kill_at=None, kill_after_writing=False):
     try:
         _, progress = train(
             Stage1Config(
-                max_steps=40, batch_size=8, eval_every_steps=10, save_every_steps=40, log_every_steps=10
+                max_steps=40,
+                batch_size=8,
+                eval_every_steps=10,
+                save_every_steps=save_every,
+                log_every_steps=10,
             ),
             step_fn=step_fn,
             batches=lambda step: ({"row": np.zeros(8, np.int32)} for _ in itertools.count()),
@@ -151,3 +155,31 @@ def test_a_kill_around_the_writing_of_the_best_weights_costs_none(tmp_path, kill
         train_on(tmp_path, {10: 0.8, 20: 0.9}, kill_at, after)
     progress, best, weight = train_on(tmp_path, {10: 0.8, 20: 0.7, 30: 0.6, 40: 0.6})
     assert progress.best_step == best == weight == kill_at
+
+
+@pytest.mark.parametrize("save_every", [5, 40])
+@pytest.mark.parametrize(
+    ("again", "best"),
+    [
+        # The same bits: nothing has happened.
+        ({20: 0.9, 30: 0.6}, 20),
+        # On another layout of devices the step comes out worse than what was the best before it.
+        ({20: 0.7, 30: 0.6}, None),
+        # A later one is better than both, or than the one before alone.
+        ({20: 0.7, 30: 0.95}, 30),
+        ({20: 0.7, 30: 0.85}, 30),
+    ],
+)
+def test_a_run_names_the_best_that_is_there_after_the_checkpoint_that_named_it_is_damaged(
+    tmp_path, again, best, save_every
+):
+    """Weights of step 10 went when those of 20 were written. It goes on from a step that knows 10 as the best."""
+    with pytest.raises(Killed):
+        train_on(tmp_path, {10: 0.8, 20: 0.9}, 20, True, save_every)
+    (tmp_path / "latest" / "20" / "_CHECKPOINT_METADATA").write_bytes(b"")
+    progress, there, weight = train_on(tmp_path, {10: 0.8, **again, 40: 0.6}, save_every=save_every)
+    # Where it goes on from step 10 itself, its weights are at hand.
+    expected = best or (20 if save_every == 5 else 10)
+    assert progress.best_step == there == weight == expected
+    known = {10: 0.8, **again}
+    assert progress.best_score == (None if best is None and expected == 20 else known[expected])

@@ -176,6 +176,10 @@ def train(
             leave()
         stop_before = asked
     checkpoints.wait()
+    if (there := checkpoints.best_step()) not in (None, progress.best_step):
+        # It drove out the weights of the best before, and done again it is no longer better.
+        reporter.say(f"warning: the best is step {there}, as a checkpoint said that was damaged since")
+        progress.best_score, progress.best_step = None, there
     return state, progress
 
 
