@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from r2d_jax.data.reading.raw_rows import Number, kind_of, shown
+from r2d_jax.data.reading.raw_rows import Number, kind_of, raw_rows, shown
 from r2d_jax.errors import UserError
 
 RATIONALES = ("rationale", "rationale_2", "rationale_3")
@@ -90,6 +90,14 @@ class Job:
     def file(self, key: str) -> pathlib.Path:
         """The only file of this key."""
         return self.files[key][0]
+
+    def rows(self, key: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Place and cells of each row of the only file of this key, until this split is full."""
+        path = self.file(key)
+        for place, cells in raw_rows(path):
+            if self.tally.full(split):
+                return
+            yield f"{path} {place}", cells
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from r2d_jax.data.named.contract import Job, NamedDataset, NamedRow, SourceFile, joined, text_of
 from r2d_jax.data.named.ddxplus_codes import findings, parse_codes, read_conditions, read_evidences
-from r2d_jax.data.reading.raw_rows import raw_rows, shown
+from r2d_jax.data.reading.raw_rows import shown
 from r2d_jax.errors import UserError
 
 _PARTS = {"train": "train", "validation": "validate", "test": "test"}
@@ -47,11 +47,8 @@ def _row(cells: Mapping[str, Any], where: str, job: Job, books: tuple[Any, Any],
 def _convert(job: Job) -> Iterator[NamedRow]:
     books = read_evidences(job.file("evidences")), read_conditions(job.file("conditions"))
     for split, key in _PARTS.items():
-        path = job.file(key)
-        for number, (place, cells) in enumerate(raw_rows(path), start=1):
-            if job.tally.full(split):
-                break
-            yield _row(cells, f"{path} {place}", job, books, f"{split}-{number}")
+        for number, (where, cells) in enumerate(job.rows(key, split), start=1):
+            yield _row(cells, where, job, books, f"{split}-{number}")
 
 
 DDXPLUS = NamedDataset(

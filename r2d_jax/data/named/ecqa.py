@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from r2d_jax.data.named.contract import Job, NamedDataset, NamedRow, SourceFile, joined, text_of
-from r2d_jax.data.reading.raw_rows import raw_rows
 
 _PARTS = {"train": "train", "validation": "val", "test": "test"}
 _QUESTION = "{} Choices: (A) {} (B) {} (C) {} (D) {} (E) {}"
@@ -11,11 +10,7 @@ _QUESTION = "{} Choices: (A) {} (B) {} (C) {} (D) {} (E) {}"
 
 def _convert(job: Job) -> Iterator[NamedRow]:
     for split, key in _PARTS.items():
-        path = job.file(key)
-        for place, cells in raw_rows(path):
-            if job.tally.full(split):
-                break
-            where = f"{path} {place}"
+        for where, cells in job.rows(key, split):
             options = [text_of(cells, f"q_op{number}", where) for number in range(1, 6)]
             label = text_of(cells, "q_ans", where)
             if label.strip() and label not in options:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from r2d_jax.data.named.contract import RATIONALES, Job, NamedDataset, NamedRow, SourceFile, joined, text_of
-from r2d_jax.data.reading.raw_rows import raw_rows
 
 _NO_GOLD = ("", "-")
 _PARTS = (("train", "train_1"), ("train", "train_2"), ("validation", "dev"), ("test", "test"))
@@ -12,11 +11,7 @@ _COLUMNS = ("Explanation_1", "Explanation_2", "Explanation_3")
 
 def _convert(job: Job) -> Iterator[NamedRow]:
     for split, key in _PARTS:
-        path = job.file(key)
-        for place, cells in raw_rows(path):
-            if job.tally.full(split):
-                break
-            where = f"{path} {place}"
+        for where, cells in job.rows(key, split):
             label = text_of(cells, "gold_label", where)
             if label.strip() in _NO_GOLD:
                 job.tally.drop("no gold label")
