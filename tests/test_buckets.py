@@ -76,6 +76,13 @@ def test_two_buckets_are_the_best_pair():
     assert padded_cost(chosen, question, rationale) == best
 
 
+def test_a_token_of_a_question_counts_as_two_of_a_rationale():
+    """Short questions save 160 for each of 100 rows, short rationales 80 for each of 150."""
+    question, rationale = (np.repeat(sizes, [100, 150]).astype(np.int32) for sizes in ((8, 88), (88, 8)))
+    chosen = choose_buckets(question, rationale, full=Bucket(88, 88), count=2, prompt_tokens=8)
+    assert chosen == (Bucket(8, 88), Bucket(88, 88))
+
+
 def test_rows_of_one_size_need_one_shape():
     same = np.full(50, 24, np.int32)
     assert choose_buckets(same, same, full=Bucket(24, 24), count=4, prompt_tokens=8) == (Bucket(24, 24),)
