@@ -46,7 +46,7 @@ def calibrate(
 ) -> None:
     """Fit the temperature of a model's probabilities and choose when it abstains; see docs/probabilities.md."""
     from r2d_jax.evaluation.calibrate import told
-    from r2d_jax.evaluation.calibrate_model import calibrate_model, of_earlier_calibration
+    from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told
 
     calibration, path = calibrate_model(
         model,
@@ -59,11 +59,8 @@ def calibrate(
     )
     print(told(calibration))
     print(f"written: {path}")
-    if earlier := of_earlier_calibration(path.parent):
-        print(
-            f"note: of an earlier calibration, or of none: {', '.join(map(str, earlier))}; `r2d eval` into the folder "
-            "evaluation of the run and then `r2d export`, both with --overwrite, make them anew"
-        )
+    if note := earlier_told(path.parent):
+        print(f"note: {note}")
 
 
 def register(app: typer.Typer) -> None:

@@ -21,7 +21,7 @@ from r2d_jax.evaluation.abstention import (
 )
 from r2d_jax.evaluation.apply import evaluate_model, predict_file
 from r2d_jax.evaluation.calibrate import left_out, told
-from r2d_jax.evaluation.calibrate_model import calibrate_model
+from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told
 from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.convert import export_folder, import_model
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
@@ -366,8 +366,18 @@ def test_the_command(used, monkeypatch, capsys):
     assert "earlier calibration" not in text
     (used.model / "README.md").write_text("figures")
     text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[1]
-    (used.model / "README.md").unlink()
-    assert f"of an earlier calibration, or of none: {used.model / 'README.md'}; `r2d eval`" in text
+    earlier = f"of an earlier calibration, or of none: {used.model / 'README.md'}; "
+    # There is no run here whose folders could be named.
+    assert f"{earlier}a run that is calibrated and then exported has a model card" in text
+    (used.model / "run.json").write_text("{}")
+    assert (told := earlier_told(used.model)) is not None
+    assert (
+        f"{earlier}`r2d eval --model {used.model} --output {used.model / 'evaluation'} --overwrite` and"
+        in told
+    )
+    for name in ("README.md", "run.json"):
+        (used.model / name).unlink()
+    assert earlier_told(used.model) is None
     rows = predicted(used.model, used.path / "questions.jsonl", "none.jsonl")
     assert all(row["abstained"] for row in rows)
     assert "every row is marked as abstained" in capsys.readouterr().out

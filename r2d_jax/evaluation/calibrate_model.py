@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from r2d_jax.config import EvaluationConfig, MeshConfig
@@ -16,8 +17,9 @@ from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, is_cal
 from r2d_jax.evaluation.labelled_rows import require_file_for
 from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import require_writable, write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
+from r2d_jax.runtime.outputs import RUN_MARK
 
 
 def calibrate_model(
@@ -54,6 +56,7 @@ def calibrate_model(
         raise UserError(str(model_path), "has no label set", "Calibrate a model trained by `r2d run`.")
     if path.exists() and not overwrite:
         raise UserError(str(path), "is there already", "Give --overwrite to replace it.")
+    require_writable(path)
     examples = _rows(home, card, input_file, encoding)
     enable_compile_cache()
     mesh = make_mesh(MeshConfig())
@@ -77,10 +80,29 @@ def calibrate_model(
     return calibration, path
 
 
-def of_earlier_calibration(home: pathlib.Path) -> list[pathlib.Path]:
-    """Files of a model folder, and of the export in a run, that were written before it was calibrated again."""
+def earlier_told(home: pathlib.Path) -> str | None:
+    """Which files of a model folder, and of the export in a run, tell of an earlier calibration, and what to do.
+
+    Args:
+        home: folder that was just calibrated.
+
+    Returns:
+        A note; None where there is no such file.
+    """
     places = ("evaluation/metrics.json", "export/README.md", "export/calibration.json", "README.md")
-    return [home / place for place in places if (home / place).is_file()]
+    found = [str(home / place) for place in places if (home / place).is_file()]
+    if not found:
+        return None
+    run, evaluation, export = (
+        shlex.quote(str(place)) for place in (home, home / "evaluation", home / "export")
+    )
+    anew = (
+        f"`r2d eval --model {run} --output {evaluation} --overwrite` and then "
+        f"`r2d export --model {run} --output {export} --overwrite` make them anew"
+        if (home / RUN_MARK).is_file()
+        else "a run that is calibrated and then exported has a model card with the new figures"
+    )
+    return f"of an earlier calibration, or of none: {', '.join(found)}; {anew}"
 
 
 def _rows(
