@@ -79,8 +79,10 @@ def test_every_row_is_in_one_batch_whole_and_few_widths_are_made(rows, batch_siz
 
 @pytest.mark.parametrize(("batches", "widths"), [(3, 1), (4, 2), (31, 4), (32, 5), (79, 7), (200, 8)])
 def test_more_widths_only_where_the_batches_are_worth_their_compilation(batches, widths):
-    data = features_of_sizes(np.arange(batches * 4) % 190 + 1, np.full(batches * 4, 8))
-    assert len(evaluation_buckets(data, 4, prompt_tokens=8, rationales=False)) == widths
+    # One that is filled up is a batch as well.
+    for rows in (batches * 4, batches * 4 - 3):
+        data = features_of_sizes(np.arange(rows) % 190 + 1, np.full(rows, 8))
+        assert len(evaluation_buckets(data, 4, prompt_tokens=8, rationales=False)) == widths
 
 
 def test_less_is_padded_and_few_or_like_rows_have_one_width():
@@ -97,6 +99,15 @@ def test_less_is_padded_and_few_or_like_rows_have_one_width():
         assert len(shapes_of(batches)) == 1
         # With one width nothing is gained by another order: rows come out batch by batch.
         assert np.concatenate([held for held, _ in batches]).tolist() == list(range(640))
+
+
+def test_the_longest_rows_come_first_and_the_batch_that_is_filled_up_is_of_short_ones():
+    sizes = np.random.default_rng(3).integers(1, 200, 130)
+    batches = batches_of(features_of_sizes(sizes, np.full(130, 8)), 8, rationales=False)
+    longest = [sizes[held].max() for held, _ in batches]
+    assert longest == sorted(longest, reverse=True)
+    assert len(batches[-1][0]) == 2
+    assert sorted(sizes[batches[-1][0]]) == sorted(sizes)[:2]
 
 
 def words(rows, seed, most):

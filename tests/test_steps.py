@@ -212,6 +212,9 @@ def test_micro_batches_do_not_matter_with_dropout_and_sampling(
     state, history, _ = run_steps(*with_dropout, config, one_device)
     assert [row["sampled_fraction"] for row in history] == [row["sampled_fraction"] for row in reference[1]]
     assert 0 < history[0]["sampled_fraction"] < 1
+    # What is logged is the rate of this update: of steps 5, 6 and 7 of 20.
+    rates = [row["learning_rate"] for row in history]
+    assert rates == pytest.approx([5e-5 * (1 - step / 20) for step in (5, 6, 7)])
     for ours, theirs in zip(history, reference[1], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
     assert_same_weights(state.params, flatten(jax.device_get(reference[0].params)), 1e-5)
