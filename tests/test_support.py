@@ -173,6 +173,16 @@ def test_sentences_are_apart_and_lose_only_blanks(text):
         ("Urgent: two hours.", 1, 0, []),
         ("Urgent: three hours.", 1, 0, [("three hours", "number", False)]),
         ("", 0, 0, []),
+        ("The deciding finding is fever.", 0, 1, [("fever", "finding", True)]),
+        ("The abdominal pain needs no proof: the evidence already found confirms it, despite other data.", 0, 2,
+         [("proof", "finding", False)]),
+        ("The cough does not count, and changes nothing. On the other hand, less pressing matters carry no weight.",
+         0, 2, [("cough", "finding", True), ("matters", "finding", False)]),
+        ("In light of the vomiting, and in  favour\nof the abdominal pain.", 0, 2, []),
+        ("A platelet count, pain in the other hand, skin changes, weight loss, pressing chest pain, light stool.",
+         0, 7, [("platelet count", "finding", False), ("hand", "finding", False), ("skin changes", "finding", False),
+                ("weight loss", "finding", False), ("pressing chest", "finding", False),
+                ("light stool", "finding", False)]),
     ],
 )  # fmt: skip
 def test_statements_without_support(rationale, numbers, findings, wanted):

@@ -16,15 +16,43 @@ from r2d_jax.data.same_names import folded_spelling, names, names_of_unit
 Kind = Literal["number", "finding"]
 # Words of an argument or of any case note; they find nothing.
 _WITHOUT_FINDING = """
-    answer appear argue argument basis case category choose class classify clinical compare compared
-    compatible conclude conclusion consider consistent context decide decision demonstrate described
-    determine diagnosis done especially evidence evident explain explanation fact factor feature finding
-    given highlight illustrate imply important indicate indication indicative information label lead level
-    likely make many mean mention nevertheless note noted nothing overall particularly patient perhaps
-    person point possible possibly presence present presentation presenting probable probably pt question
-    rationale reason record regard report require reveal see seem show sign situation somewhat state
-    statement suggest suggestive support suspect suspicion symptom take triage type warrant way"""
+    additional already although among answer appear argue argument basis case category choose class classify clinical
+    compare compared compatible conclude conclusion confirm consider consistent context data decide decision
+    demonstrate described despite determine diagnosis done due especially even evidence evident explain explanation
+    fact factor feature finding found given highlight illustrate imply important indicate indication indicative
+    information instead label lead level likely made mainly make many mean meant mention merely need nevertheless
+    note noted nothing otherwise overall particularly patient perhaps person point possible possibly potential
+    potentially presence present presentation presenting primarily probable probably pt question rationale reason
+    record regard relevance relevant require result reveal see seem seen show shown sign situation
+    somewhat state statement suggest suggestive support suspect suspicion symptom take taken triage type warrant
+    way"""
 _OF_ARGUMENTS = frozenset(map(stem, _WITHOUT_FINDING.split()))
+# Idioms of weighing and of joining, of words that elsewhere find something ("blood count", "left hand"): in order.
+_IDIOMS = (
+    r"accounts? for|accounting for",
+    r"as (?:opposed to|well)",
+    r"at (?:first|hand|stake)",
+    r"based on|by far",
+    r"carr(?:y|ies|ied|ying)(?: (?:much|more|most|the most|less|little|no|any|some))? weight",
+    r"chang(?:e|es|ed|ing) (?:nothing|little)",
+    r"com(?:e|es|ing) down to",
+    r"counts? (?:against|towards?)",
+    r"(?:(?:do|does|did|should|can)(?: not|n['\u2019]t)|cannot) count",
+    r"in (?:addition|contrast|favou?r|general|keeping|light|line|order|spite|sum|summary|terms|turn|view)"
+    r"(?=,| (?:of|to|with)\b)",
+    r"ma(?:ke|kes|de|king) (?:no|little|any|a|the) difference",
+    r"(?:more|most|less|least) (?:compelling|convincing|decisive|pressing|telling|weighty)",
+    r"of (?:little|no|some|great) (?:concern|consequence|importance|note|relevance)",
+    r"on (?:balance|the (?:one|other) hand|the whole)",
+    r"play(?:s|ed|ing)? (?:a|no|any|some)(?: \w+)? (?:part|role)",
+    r"rests? upon|rests on|stands out",
+    r"sp(?:eak|eaks|oke|eaking) (?:for|against)",
+    r"tak(?:e|en|ing) into account|first of all",
+    r"tip(?:s|ped|ping)? the (?:balance|scales?)",
+    r"weigh(?:s|ed|ing)? (?:against|heavily|in favou?r)",
+    r"with (?:regard|respect) to",
+)
+_IDIOM = re.compile(rf"(?<![\w-])(?:{'|'.join(_IDIOMS)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
 _WORD = re.compile(r"(?<!\w)[^\W\d_]\w*")
 # Between two words of one phrase.
 _JOINED = re.compile(r"(?:[^\S\n]+|[-/'\u2019\u2010\u2011])")
@@ -124,7 +152,9 @@ def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
     """
     composed, words, *_ = read(text)
     left_out = _OF_ARGUMENTS | {word.stem for other in ignored for word in read(other).words}
-    findings = _runs(composed.text, [one for one in words if one.stem not in left_out])
+    idioms = {place for match in _IDIOM.finditer(composed.text) for place in range(*match.span())}
+    found = [one for one in words if one.stem not in left_out and one.span[0] not in idioms]
+    findings = _runs(composed.text, found)
     return sorted(
         [Statement("number", one.span, quantity=one.quantity) for one in amounts(composed.text)]
         + [Statement("finding", _hull(run), words=run) for run in findings],
