@@ -92,11 +92,12 @@ def tfds(
 
     from r2d_jax.config_file import load_config
     from r2d_jax.data.splits import describe, splits_of_run
-    from r2d_jax.data.tfds_write import columns_of, write_tfds
+    from r2d_jax.data.tfds_write import columns_of, require_new, write_tfds
     from r2d_jax.errors import UserError
     from r2d_jax.runtime.outputs import require_folder
 
     require_folder(out, (), "--out")
+    require_new(out)
     if config is None and path is None:
         raise UserError("r2d data tfds", "no rows are named", "Give --config or --path.")
     named = [] if path is None else [f"data.path={json.dumps(path)}"]

@@ -13,7 +13,7 @@ from cli_cases import as_lines, make_rows, settings, snapshot
 from ruamel.yaml import YAML
 
 from r2d_jax.errors import UserError
-from r2d_jax.runtime import devices
+from r2d_jax.runtime import devices, files
 from r2d_jax.runtime.outputs import require_distinct, require_file, require_folder, require_not_own
 from r2d_jax.training import topology_report
 
@@ -132,6 +132,28 @@ def test_files_of_a_run_or_model_are_its_own_by_any_name(tmp_path, mark, own, fr
     for name in free.split():
         require_not_own(home / name)
         require_not_own(tmp_path / "elsewhere" / name)
+
+
+# A run probes its workdir, and a data set begins by making its folder.
+PROBED = [one for one in COMMANDS if one[:2] != ("data", "prepare") and one[0] != "run"]
+
+
+@pytest.mark.parametrize("command", PROBED, ids=lambda one: " ".join([*one[:2], one[-1]]))
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(r2d, home, monkeypatch, command):
+    """The model was loaded and every row decoded before."""
+    (home / "locked").mkdir()
+    locked = lambda folder, **_: "Read-only file system" if folder == home / "locked" else None  # noqa: E731
+    monkeypatch.setattr(files, "write_fault", locked)
+    before = snapshot(home)
+    name = "x.html" if command[0] == "report" else "x.jsonl"
+    r2d(*command, f"locked/{name}").refused("Read-only file system")
+    assert snapshot(home) == before
+    assert not list((home / "locked").iterdir())
+
+
+def test_a_tfds_data_set_that_is_there_is_told_before_rows_are_read(r2d, home):
+    (home / "out" / "rows" / "1.0.0").mkdir(parents=True)
+    r2d("data", "tfds", "--path", "absent.jsonl", "--out", "out").refused("1.0.0: is there already")
 
 
 def test_two_outputs_of_one_name(tmp_path):

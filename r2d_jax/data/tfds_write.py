@@ -34,10 +34,7 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
     Raises:
         UserError: tensorflow-datasets is missing, or the data set is there already.
     """
-    target = folder / NAME / VERSION
-    if target.exists():
-        # TFDS would take the old rows for the new ones.
-        raise UserError(str(target), "is there already", "Choose another --out, or remove it.")
+    target = require_new(folder)
     tfds = import_tfds(str(folder))
     tfds.disable_progress_bar()
     sources = list(splits.train[0].rationales)
@@ -77,6 +74,18 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
         raise UserError(
             str(folder), f"cannot be written ({brief(error)})", "Choose another --out."
         ) from error
+    return target
+
+
+def require_new(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the data set below a folder, which must not be there: TFDS would take its rows for the new ones.
+
+    Raises:
+        UserError: it is.
+    """
+    target = folder / NAME / VERSION
+    if target.exists():
+        raise UserError(str(target), "is there already", "Choose another --out, or remove it.")
     return target
 
 

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Sequence
 
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.files import require_writable
 
 RUN_MARK, MODEL_MARK = "run.json", "r2d_model.json"
 """A folder with one of these is a run or a model."""
@@ -90,8 +91,20 @@ def require_file(
 
     Raises:
         UserError: an address, a folder, a device, a pipe or a link, no folder to write into, another ending, an
-            input, a file of a run or model, or a file that is there.
+            input, a file of a run or model, a file that is there, or a place that cannot be written to.
     """
+    _require_free(file, option, endings, made, inputs, overwrite)
+    require_writable(file)
+
+
+def _require_free(
+    file: pathlib.Path,
+    option: str,
+    endings: Sequence[str],
+    made: bool,
+    inputs: Sequence[pathlib.Path | None],
+    overwrite: bool | None,
+) -> None:
     require_local(file, option)
     where, another = f"{option} {file}", f"Choose another {option}; nothing was changed."
     if file.is_dir():
@@ -137,7 +150,8 @@ def require_folder(
     if not next(one for one in folder.absolute().parents if one.exists()).is_dir():
         raise UserError(f"{option} {folder}", "a file stands in its way", f"Choose another {option}.")
     for name in written:
-        require_file(folder / name, option, made=True, inputs=inputs, overwrite=overwrite)
+        _require_free(folder / name, option, (), True, inputs, overwrite)
+    require_writable(folder / "any file")
 
 
 def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
