@@ -1,5 +1,6 @@
 """Mistakes with run folders, models and outputs: one line, exit code 2, nothing lost; and no case text told."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -36,6 +37,7 @@ from r2d_jax.evaluation.model_folder import load_model
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.locks import alone_in
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.outputs import require_not_own
 
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -373,6 +375,26 @@ def test_predictions_replace_nothing_but_predictions_and_on_request(r2d, kept, t
     r2d(*command, output).refused("is there already", "--overwrite")
     assert output.read_text() == "years of work"
     r2d(*command, output, "--overwrite").done("30 predictions")
+
+
+def test_no_file_of_a_run_or_model_may_be_written_over(r2d, kept, tmp_path):
+    """Names are listed by hand in outputs.py; here are those that are really made."""
+    exported, imported = (
+        shutil.copytree(kept.workdir / "export", tmp_path / "exported"),
+        tmp_path / "imported",
+    )
+    r2d("import", exported, "--output", imported).done()
+    missed = []
+    for home in (exported, imported, kept.workdir):
+        found = [path for path in home.rglob("*") if path.is_file()]
+        assert len(found) > 5
+        for path in found:
+            with contextlib.suppress(UserError):
+                require_not_own(path)
+                missed.append(str(path.relative_to(home)))
+    assert not missed
+    with pytest.raises(UserError, match=f"belongs to the run in {kept.workdir}"):
+        require_not_own(max(kept.workdir.rglob("*"), key=lambda path: len(path.parts)))
 
 
 def test_an_export_target_that_exists(r2d, kept, tmp_path):

@@ -47,8 +47,8 @@ _RUN_FILES = frozenset(
         *(f"evaluation/{name}" for name in EVALUATION_FILES),
     }
 )
-# As far as a model is looked for above a path that lies in it.
-_LEVELS = 5
+# STAGE/latest/STEP/params/PROCESS/d/FILE of a run is the deepest.
+_LEVELS = 7
 
 
 def require_local(place: pathlib.Path, option: str = "--output") -> None:
