@@ -200,6 +200,10 @@ def test_a_target_is_looked_at_before_the_model_is_loaded(tmp_path, shared_data,
     ):
         with pytest.raises(UserError, match=wanted):
             export_folder(model, target, dtype="float32", overwrite=overwrite)
+    (used / "run.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--output .*export: belongs to the run in .*used"):
+        # Of another run than the model.
+        export_folder(model, used / "export", dtype="float32", overwrite=True)
     refused = lambda folder: "Read-only file system" if folder == tmp_path else None  # noqa: E731
     monkeypatch.setattr(files, "write_fault", refused)
     with pytest.raises(UserError, match=r"z: cannot be written \(Read-only file system\)"):

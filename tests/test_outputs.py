@@ -151,6 +151,14 @@ def test_a_place_that_cannot_be_written_to_is_told_before_any_work(r2d, home, mo
     assert not list((home / "locked").iterdir())
 
 
+@pytest.mark.parametrize("number", [1, 4, 8, 10, 11, 14])
+def test_no_folder_of_results_lies_within_a_run(r2d, home, number):
+    (home / "run.json").write_text("{}")
+    before = snapshot(home)
+    r2d(*COMMANDS[number], "stage1/x").refused("stage1/x: belongs to the run in", "nothing was changed")
+    assert snapshot(home) == before
+
+
 def test_a_tfds_data_set_that_is_there_is_told_before_rows_are_read(r2d, home):
     (home / "out" / "rows" / "1.0.0").mkdir(parents=True)
     r2d("data", "tfds", "--path", "absent.jsonl", "--out", "out").refused("1.0.0: is there already")

@@ -27,7 +27,7 @@ from r2d_jax.runtime.checkpoint_files import save_weights
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text, write_texts
 from r2d_jax.runtime.mesh import make_mesh
-from r2d_jax.runtime.outputs import require_folder, require_local
+from r2d_jax.runtime.outputs import require_folder, require_local, require_not_own
 
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
@@ -53,8 +53,8 @@ def export_folder(
         options: what only the user can say in the model card.
 
     Raises:
-        UserError: no model there, an unknown dtype or format, or the target is in use, cannot be written to or is
-            the model itself; all of this before the model is loaded.
+        UserError: no model there, an unknown dtype or format, or the target is in use, cannot be written to, is
+            the model itself or belongs to another run; all of this before the model is loaded.
     """
     if dtype not in STORED_TYPES:
         raise UserError(
@@ -72,6 +72,8 @@ def export_folder(
     require_local(folder)
     require_hf_target(folder, overwrite=overwrite)
     home = find_model_folder(model_path)
+    if folder.resolve() != home.resolve() / "export":
+        require_not_own(folder)
     if folder.resolve() == home.resolve():
         raise UserError(
             f"--output {folder}", "is the model that is read", "Choose another folder; nothing was changed."

@@ -142,13 +142,15 @@ def require_folder(
         overwrite: as for `require_file`, of each of these files.
 
     Raises:
-        UserError: an address or a file, or one of the files cannot be written (see `require_file`).
+        UserError: an address, a file or a part of a run or model, or one of the files cannot be written (see
+            `require_file`).
     """
     require_local(folder, option)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{option} {folder}", "is a file, not a folder", "Name the folder to write to.")
     if not next(one for one in folder.absolute().parents if one.exists()).is_dir():
         raise UserError(f"{option} {folder}", "a file stands in its way", f"Choose another {option}.")
+    require_not_own(folder, option)
     for name in written:
         _require_free(folder / name, option, (), True, inputs, overwrite)
     require_writable(folder / "any file")
@@ -219,7 +221,7 @@ def require_distinct(outputs: Sequence[tuple[str, pathlib.Path]]) -> None:
 
 
 def require_not_own(file: pathlib.Path, option: str = "--output") -> None:
-    """Refuse a file that a run or a model has made and needs, whether it is there yet or not.
+    """Refuse a file or folder that a run or a model has made and needs, whether it is there yet or not.
 
     Raises:
         UserError: it is one.
