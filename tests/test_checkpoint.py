@@ -20,7 +20,7 @@ from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.mesh import make_mesh, tree_shardings, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
-from r2d_jax.training.state import abstract_state, fresh_state
+from r2d_jax.training.state import abstract_train_state, fresh_state
 from r2d_jax.training.workdir import Workdir
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
@@ -42,8 +42,8 @@ def state():
 
 
 def targets(mesh):
-    abstract = abstract_state(FACTORY.abstract_params, OPTIMIZER)
-    return with_shardings(abstract.params, mesh), with_shardings(abstract.opt_state, mesh)
+    wanted = abstract_train_state(FACTORY.abstract_params, OPTIMIZER, mesh)
+    return wanted.params, wanted.opt_state
 
 
 def one_device():
@@ -134,6 +134,29 @@ def test_best_is_apart_from_latest(tmp_path, state):
     assert best_step(tmp_path) == 8
     assert complete_steps(tmp_path / "best") == [8]
     assert complete_steps(tmp_path / "latest") == [12, 14]
+
+
+def test_the_weights_of_a_step_that_is_saved_twice_are_summed_once(tmp_path, state, monkeypatch):
+    """As the best and as what the run goes on from; T5-large has 3 GB of them."""
+    summed = []
+
+    def counted(tree):
+        summed.append(len(jax.tree.leaves(tree)))
+        return checksum(tree)
+
+    monkeypatch.setattr("r2d_jax.runtime.checkpoint_files.checksum", counted)
+    checkpoints, count = StageCheckpoints(tmp_path, HASH), len(jax.tree.leaves(state.params))
+    other = jax.tree.map(jnp.zeros_like, state.params)
+    for step, params in ((4, state.params), (8, other)):
+        checkpoints.save_latest(step, params, state.opt_state, {})
+        checkpoints.save_best(step, params, {})
+    assert summed.count(count) == 2
+    # Of a step that was not the last to be saved.
+    checkpoints.save_best(4, state.params, {})
+    checkpoints.close()
+    assert summed.count(count) == 3
+    for folder, wanted in (("latest/4", state.params), ("latest/8", other), ("best/4", state.params)):
+        assert_equal_trees(restore_weights(tmp_path / folder, targets(one_device())[0]), wanted)
 
 
 def test_weights_are_read_without_the_optimiser(tmp_path, state):

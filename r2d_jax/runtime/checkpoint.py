@@ -103,6 +103,7 @@ class StageCheckpoints:
         self._latest = _open(folder / LATEST, keep=2)
         self._best = _open(folder / BEST, keep=1)
         self._last_saved = self.latest_step()
+        self._last_sums: tuple[int | None, dict[str, str]] = (None, {})
 
     def save_latest(
         self, step: int, params: Any, opt_state: Any, progress: dict[str, Any], carried: Any = ()
@@ -115,24 +116,29 @@ class StageCheckpoints:
             self._latest.wait()
             items = {WEIGHTS: params, OPTIMIZER: opt_state} | _item(carried)
             self._latest.save_checkpointables_async(
-                step, items, force=True, overwrite=True, custom_metadata=self._metadata(items, progress)
+                step, items, force=True, overwrite=True, custom_metadata=self._metadata(step, items, progress)
             )
 
     def save_best(self, step: int, params: Any, progress: dict[str, Any]) -> None:
         """Write the weights of the best evaluation so far; the previous best goes when this one is whole.
 
-        Waits for `save_latest` of the same step, so that no best is newer than what a run goes on from.
+        Waits for `save_latest` of the same step, which had the same weights, so that no best is newer than what a run
+        goes on from.
         """
         # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
         with _writing(self.folder):
             self._latest.wait()
             items = {WEIGHTS: params}
             self._best.save_checkpointables(
-                step, items, force=True, overwrite=True, custom_metadata=self._metadata(items, progress)
+                step, items, force=True, overwrite=True, custom_metadata=self._metadata(step, items, progress)
             )
 
-    def _metadata(self, items: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
-        return progress | {_HASH: self.config_hash} | sums_of(items)
+    def _metadata(self, step: int, items: dict[str, Any], progress: dict[str, Any]) -> dict[str, Any]:
+        of_step, known = self._last_sums
+        known = known if of_step == step else {}
+        sums = known | sums_of({name: tree for name, tree in items.items() if name not in known})
+        self._last_sums = step, sums
+        return progress | {_HASH: self.config_hash, SUMS: {name: sums[name] for name in items}}
 
     def latest_step(self) -> int | None:
         """Newest complete step, or None."""

@@ -68,12 +68,12 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
 def save_weights(folder: pathlib.Path, params: Any) -> None:
     """Write weights alone into `folder`, as `restore_weights` reads them."""
     items = {WEIGHTS: params}
-    ocp.save_checkpointables(folder.absolute(), items, overwrite=True, custom_metadata=sums_of(items))
+    ocp.save_checkpointables(folder.absolute(), items, overwrite=True, custom_metadata={SUMS: sums_of(items)})
 
 
-def sums_of(items: dict[str, Any]) -> dict[str, Any]:
+def sums_of(items: dict[str, Any]) -> dict[str, str]:
     """What stands beside arrays so that `load_items` can tell whether they are still those; by name of the item."""
-    return {SUMS: {name: checksum(tree) for name, tree in items.items()}}
+    return {name: checksum(tree) for name, tree in items.items()}
 
 
 @contextlib.contextmanager
