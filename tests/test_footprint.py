@@ -16,13 +16,13 @@ from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.footprint import (
     abstract_batch,
-    abstract_train_state,
     parameter_rows,
     parameter_table,
     program_memory,
 )
 from r2d_jax.training.objectives import stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.state import abstract_train_state
 from r2d_jax.training.steps import make_train_step
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.

@@ -41,12 +41,11 @@ from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, place_batch, replicated
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, stages, steps
-from r2d_jax.training.footprint import abstract_train_state
 from r2d_jax.training.loop import Progress, Selection, train
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.stages import Stage
-from r2d_jax.training.state import fresh_state
+from r2d_jax.training.state import abstract_train_state, fresh_state
 
 __all__ = ["one_device", "small", "with_dropout"]
 

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
 from r2d_jax.model.parameters import Params, flatten
-from r2d_jax.runtime.mesh import batch_sharding, replicated, with_shardings
+from r2d_jax.runtime.mesh import batch_sharding, with_shardings
 from r2d_jax.training.objectives import LABEL_WEIGHT
-from r2d_jax.training.state import TrainState, abstract_state
+from r2d_jax.training.state import TrainState
 from r2d_jax.training.steps import STOP
 
 MIB = 2**20
@@ -109,19 +108,6 @@ def abstract_batch(
         )
         for name, width in widths.items()
     }
-
-
-def abstract_train_state(
-    abstract_params: Params, optimizer: Any, mesh: Mesh, start: Callable[[], Any] = tuple
-) -> TrainState:
-    """Shapes of a training state, with their shardings; `start` is that of the objective."""
-    state = abstract_state(abstract_params, optimizer, start)
-    return TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
-        with_shardings(state.params, mesh),
-        with_shardings(state.opt_state, mesh),
-        with_shardings(state.carried, mesh),
-    )
 
 
 @dataclasses.dataclass(frozen=True)

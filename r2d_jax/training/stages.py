@@ -26,13 +26,13 @@ from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.baselines import dss_objective, sft_objective
-from r2d_jax.training.footprint import abstract_batch, abstract_train_state, describe_step_memory
+from r2d_jax.training.footprint import abstract_batch, describe_step_memory
 from r2d_jax.training.loop import EvaluateFn, Progress, Selection, train
 from r2d_jax.training.objectives import Objective, StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.r2dc import r2dc_objective
-from r2d_jax.training.state import TrainState, abstract_state, fresh_state
+from r2d_jax.training.state import TrainState, abstract_train_state, fresh_state
 from r2d_jax.training.steps import make_loss_sums, make_train_step
 from r2d_jax.training.workdir import Workdir
 
@@ -220,12 +220,10 @@ def _starting_point(
     """The state to train from, its progress, and where it came from, in words."""
     for folder in checkpoints.half_written():
         report(f"{folder} was not written to its end and is passed over")
-    abstract = with_shardings(prepared.factory.abstract_params, prepared.mesh)
-    number, start = stage.number, stage.objective.start
+    abstract_params, number, start = prepared.factory.abstract_params, stage.number, stage.objective.start
     if checkpoints.latest_step() is not None:
-        target = abstract_state(prepared.factory.abstract_params, optimizer, start)
-        beside = (with_shardings(part, prepared.mesh) for part in (target.opt_state, target.carried))
-        step, params, opt_state, saved, carried = checkpoints.restore_latest(report, abstract, *beside)
+        _, *wanted = abstract_train_state(abstract_params, optimizer, prepared.mesh, start)
+        step, params, opt_state, saved, carried = checkpoints.restore_latest(report, *wanted)
         count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
         state = TrainState(count, params, opt_state, carried)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
@@ -242,6 +240,6 @@ def _starting_point(
             "Run `r2d train --stage 1` with this --workdir first.",
         )
     folder = workdir.stage(1) / "best" / str(best)
-    params = restore_weights(folder, abstract)
+    params = restore_weights(folder, with_shardings(abstract_params, prepared.mesh))
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
     return fresh_state(params, optimizer, prepared.mesh, start), Progress(), origin

@@ -35,6 +35,21 @@ def abstract_state(
     )
 
 
+def abstract_train_state(
+    abstract_params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    start: Callable[[], Any] = tuple,
+) -> TrainState:
+    """Shapes of a state with their shardings, to restore or compile for; `start` is that of the objective."""
+    state = abstract_state(abstract_params, optimizer, start)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        state_shardings(state, mesh),
+    )
+
+
 def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
     """A NamedSharding for every leaf."""
     step: NamedSharding = replicated(mesh)

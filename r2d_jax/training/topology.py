@@ -29,10 +29,11 @@ from r2d_jax.runtime.mesh import (
     replicated,
     with_shardings,
 )
-from r2d_jax.training.footprint import ProgramMemory, abstract_batch, abstract_train_state, program_memory
+from r2d_jax.training.footprint import ProgramMemory, abstract_batch, program_memory
 from r2d_jax.training.objectives import StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.stages import OBJECTIVES
+from r2d_jax.training.state import abstract_train_state
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.traffic import Traffic, collective_traffic
 from r2d_jax.training.work import matmul_flops
