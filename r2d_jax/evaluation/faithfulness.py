@@ -13,7 +13,7 @@ from r2d_jax.evaluation.ablation_outcomes import Measured, measure
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation, ablate, part_of
 from r2d_jax.evaluation.citations import citations
 from r2d_jax.evaluation.distinct_texts import distinct_figures
-from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_of
+from r2d_jax.evaluation.intervals import Statistic, mean_of
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Prediction, Predictor, Score
 from r2d_jax.evaluation.rationale_checks import Flip, flips_by_row
@@ -90,15 +90,8 @@ class Faithfulness:
 
     def added_to(self, scores: Scores, resamples: int) -> Scores:
         """The scores with the section, its parts by row, and its intervals."""
-        count = len(self.lines)
-        intervals = {
-            name: interval
-            for name, statistic in self.statistics.items()
-            if (interval := bootstrap_interval(statistic, count, resamples=resamples))
-        }
-        metrics = scores.metrics | {"faithfulness": self.section}
-        metrics["intervals"] = scores.metrics.get("intervals", {}) | intervals
-        return Scores(metrics, scores.rows | self.rows)
+        sections = {"faithfulness": self.section}
+        return scores.plus(sections, self.rows, self.statistics, len(self.lines), resamples)
 
 
 def faithfulness(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -51,6 +51,17 @@ def bootstrap_interval(
         )
     low, high = (float(value) for value in result.confidence_interval)
     return (low, high) if np.isfinite([low, high]).all() else None
+
+
+def intervals_of(
+    statistics: Mapping[str, Statistic], rows: int, *, resamples: int
+) -> dict[str, tuple[float, float]]:
+    """The `bootstrap_interval` of each figure over N rows, by its name; figures that have none are left out."""
+    found = {
+        name: bootstrap_interval(statistic, rows, resamples=resamples)
+        for name, statistic in statistics.items()
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
 def mean_of(values: np.ndarray) -> Statistic:

@@ -16,7 +16,7 @@ from r2d_jax.evaluation.calibration import (
     label_probabilities,
     negative_log_likelihood,
 )
-from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, mean_of, ratio_of
+from r2d_jax.evaluation.intervals import Statistic, mean_of, ratio_of
 from r2d_jax.evaluation.label_scoring import label_numbers, probability_of
 from r2d_jax.evaluation.report_labels import calibration as bins_of
 from r2d_jax.evaluation.scoring import Scores
@@ -127,14 +127,7 @@ class ProbabilityScores:
     def added_to(self, scores: Scores, resamples: int) -> Scores:
         """The scores with the sections, the parts of each row, and intervals."""
         count = self.sections["calibration"]["rows"]
-        intervals = {
-            name: interval
-            for name, statistic in self.statistics.items()
-            if (interval := bootstrap_interval(statistic, count, resamples=resamples))
-        }
-        metrics = scores.metrics | self.sections
-        metrics["intervals"] = scores.metrics.get("intervals", {}) | intervals
-        return Scores(metrics, scores.rows | self.rows)
+        return scores.plus(self.sections, self.rows, self.statistics, count, resamples)
 
     def add_temperature(
         self, name: str, of: Probabilities, numbers: np.ndarray, right: np.ndarray, temperature: float

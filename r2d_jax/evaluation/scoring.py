@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows, load_scorer
-from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval, macro_f1_of, mean_of, text_ids
+from r2d_jax.evaluation.intervals import Statistic, intervals_of, macro_f1_of, mean_of, text_ids
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
@@ -77,6 +77,19 @@ class Scores:
 
     metrics: dict[str, Any]
     rows: dict[str, np.ndarray]
+
+    def plus(
+        self,
+        sections: Mapping[str, Any],
+        rows: Mapping[str, np.ndarray],
+        statistics: Mapping[str, Statistic],
+        count: int,
+        resamples: int,
+    ) -> "Scores":
+        """With sections of metrics.json, the parts of each of `count` rows in them, and intervals of figures."""
+        intervals = intervals_of(statistics, count, resamples=resamples)
+        metrics = {**self.metrics, **sections, "intervals": self.metrics.get("intervals", {}) | intervals}
+        return Scores(metrics, {**self.rows, **rows})
 
 
 def score(
@@ -162,11 +175,7 @@ def score(
     )
     if groups is not None:
         metrics["subgroups"] = groups
-    metrics["intervals"] = {
-        name: interval
-        for name, statistic in statistics.items()
-        if (interval := bootstrap_interval(statistic, len(examples), resamples=settings.resamples))
-    }
+    metrics["intervals"] = intervals_of(statistics, len(examples), resamples=settings.resamples)
     return Scores(metrics, rows)
 
 
