@@ -163,10 +163,14 @@ def test_every_row_draws_its_own_coin():
     assert not np.array_equal(coins, np.asarray(draw_coins(_keys(1, rows), jnp.float32(0.3))))
 
 
-def test_probability_zero_is_never_and_one_is_always():
+def test_probability_zero_is_never_and_one_is_always(monkeypatch):
     keys = _keys(3, np.arange(2000))
     assert not np.asarray(draw_coins(keys, jnp.float32(0.0))).any()
     assert np.asarray(draw_coins(keys, jnp.float32(1.0))).all()
+    # One draw of eight millions is 0 itself.
+    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.float32(0.0))
+    assert not np.asarray(draw_coins(keys, jnp.float32(0.0))).any()
+    assert np.asarray(draw_coins(keys, jnp.float32(1e-9))).all()
 
 
 def test_labels_are_mixed_row_by_row():
