@@ -20,11 +20,13 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory
+from r2d_jax.model.t5 import T5
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.objectives import StepContext, stage2_objective
 from r2d_jax.training.stages import stage2
 from r2d_jax.training.steps import make_loss_sums
+from r2d_jax.training.validation import losses_alone, losses_and_labels
 
 LABELS = ("urgent", "standard", "none")
 WORDS = ["fever", "pain", "cough", "rash", "since", "two", "days", "because", "no"]
@@ -191,17 +193,12 @@ def test_predictions_go_out_in_order_window_by_window(made):
     assert [sum(map(len, lists[:end])) for end in (32, 64, 75)] == [128, 256, 300]
 
 
-def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
+def prepared_with(made, predictor):
+    """What a validation of 43 rows in batches of 8 asks of a run."""
     encoder, examples, features, _ = made
-    predictor, params = spread
-    config = load_config(None, ["data.source=triage", "evaluation.batch_size=8"])
-    context = StepContext(predictor.factory, predictor._prompts, encoder.tokenizer.size, 0)
-    # Made once, so that the width that both have is compiled once.
-    sums = make_loss_sums(context, stage2_objective(context, config.stage2), predictor.mesh)
-    monkeypatch.setattr("r2d_jax.training.stages.make_loss_sums", lambda *_: sums)
-    prepared = types.SimpleNamespace(
-        config=config,
-        context=context,
+    return types.SimpleNamespace(
+        config=load_config(None, ["data.source=triage", "evaluation.batch_size=8"]),
+        context=StepContext(predictor.factory, predictor._prompts, encoder.tokenizer.size, 0),
         encoder=encoder,
         shapes=types.SimpleNamespace(label=encoder.label_tokens),
         mesh=predictor.mesh,
@@ -210,14 +207,40 @@ def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
         stages={2: types.SimpleNamespace(validation=features)},
         predictor=lambda: predictor,
     )
+
+
+def test_validation_encodes_a_row_once_for_its_label_and_the_loss_of_its_label(made, spread, monkeypatch):
+    params, predictor = spread[1], predictor_on(made, 8)
+    encoded, encode = [], T5.encode
+
+    def counted(model, *prompt, **rest):
+        encoded.append(prompt[0].shape)
+        return encode(model, *prompt, **rest)
+
+    monkeypatch.setattr(T5, "encode", counted)
+    prepared = prepared_with(made, predictor)
+    objective = stage2_objective(prepared.context, prepared.config.stage2)
+    losses, labels = losses_and_labels(prepared, 2, objective)(params, lambda: None)
+    # Of each of two widths, those that ask for the label and those that ask for the rationale.
+    assert len(encoded) == 4
+    assert len(set(encoded)) == 2
+    assert labels == [one.label for one in all_of(spread[0].predict(params, made[2], 8, rationales=False))]
+    assert losses == pytest.approx(losses_alone(prepared, 2, objective)(params, lambda: None), rel=1e-6)
+
+
+def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
+    predictor, params = spread
+    prepared = prepared_with(made, predictor)
+    # Made once, so that the width that both have is compiled once.
+    objective = stage2_objective(prepared.context, prepared.config.stage2)
+    sums = make_loss_sums(prepared.context, objective, predictor.mesh)
+    monkeypatch.setattr("r2d_jax.training.validation.make_loss_sums", lambda *_: sums)
     stops = []
     with CompileCounter() as compiled:
         found = stage2(prepared).evaluate(params, 0, lambda: stops.append(1))
-    # After each of 6 batches of labels, and before each of 6 of losses.
-    assert len(stops) == 12
+    assert len(stops) == 6
     assert compiled.programs["loss_sums"] == 2
-    for module in ("evaluation.predict", "training.stages"):
-        monkeypatch.setattr(f"r2d_jax.{module}.evaluation_buckets", lambda *_, **__: ())
+    monkeypatch.setattr("r2d_jax.training.validation.evaluation_buckets", lambda *_, **__: ())
     expected = stage2(prepared).evaluate(params, 0, lambda: None)
     assert {"eval/label_loss", "eval/rationale_loss", "eval/macro_f1"} <= set(expected)
     assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)

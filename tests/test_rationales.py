@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ from r2d_jax.rationales import polish as polishing
 from r2d_jax.rationales.prompt_templates import packaged_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.stop_signal import StopSignal
-from r2d_jax.training import stages
+from r2d_jax.training import stages, validation
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
 
@@ -528,12 +529,15 @@ def test_each_stage_reads_its_own_source_in_the_order_of_the_seed(tmp_path, rows
 
     # What takes long, and looks at no rationale but through these batches.
     sums = {"rationale_loss_sum": 1.0, "label_loss_sum": 1.0}, {"rationale": 1.0, "label": 1.0}
-    monkeypatch.setattr(stages, "make_loss_sums", lambda *_: lambda *_: sums)
+    monkeypatch.setattr(validation, "make_loss_sums", lambda *_: lambda *_: sums)
     monkeypatch.setattr(stages, "_step_memory", lambda *_: None)
     monkeypatch.setattr(stages, "label_scores", lambda *_: {})
-    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: iter(()))
+    no_states = types.SimpleNamespace(states=None)
+    monkeypatch.setattr(Predictor, "encode_questions", lambda *_: no_states)
+    monkeypatch.setattr(Predictor, "decode_labels", lambda *_: None)
+    monkeypatch.setattr(Predictor, "label_texts", lambda self, _, rows: [""] * rows)
     monkeypatch.setattr(stages, "train", first_batch)
-    monkeypatch.setattr(stages, "evaluation_batches", watched)
+    monkeypatch.setattr(validation, "evaluation_batches", watched)
     for number, source in ((1, "llm"), (2, "human")):
         with pytest.raises(Preempted):
             stages.run_stage(prepared, workdir, number, Console(quiet=True), StopSignal())

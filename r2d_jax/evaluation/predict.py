@@ -173,6 +173,11 @@ class Predictor:
             for row, length in zip(ids, lengths, strict=True)
         ]
 
+    def label_texts(self, decoded: Decoded, rows: int) -> list[str]:
+        """The first rows of decoded labels as texts, blanks at their ends removed."""
+        # A line break may be part of a label; a blank at an end never is.
+        return [text.strip(" ") for text in self._texts(decoded, rows)]
+
     def batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Batches of all rows by length, each with the numbers of its rows, for `in_row_order`."""
         overhead = self.encoder.tokens.overhead(self.encoder.label_tokens)
@@ -186,7 +191,7 @@ class Predictor:
         encoded = self.encode_questions(params, batch)
         labels = self.decode_labels(params, encoded)
         scores = [None] * rows if score is None else list(np.asarray(score(params, encoded))[:rows])
-        texts = self._texts(labels, rows)
+        texts = self.label_texts(labels, rows)
         confidence = np.exp(np.asarray(labels.mean_log_prob))
         finished = np.asarray(labels.finished)
         explained, explained_finished = [""] * rows, np.ones(rows, bool)
@@ -195,8 +200,7 @@ class Predictor:
             explained, explained_finished = self._texts(decoded, rows), np.asarray(decoded.finished)
         return [
             Prediction(
-                # A line break may be part of a label; a blank at an end never is.
-                texts[i].strip(" "),
+                texts[i],
                 bool(finished[i]),
                 float(confidence[i]),
                 explained[i],

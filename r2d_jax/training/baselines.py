@@ -14,6 +14,7 @@ from r2d_jax.training.objectives import (
     StepContext,
     Terms,
     dropout_keys,
+    label_pass,
     question_of,
     target_pass,
     weighted_loss,
@@ -24,7 +25,7 @@ def _label_loss_sum(
     context: StepContext, model: T5, batch: Batch, step: jax.Array, training: bool
 ) -> jax.Array:
     keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
-    return target_pass(model, batch, "label", context.prompts.predict(*question_of(batch)), keys).loss_sum
+    return label_pass(context, model, batch, keys).loss_sum
 
 
 def sft_objective(context: StepContext, config: Stage2Config) -> Objective:

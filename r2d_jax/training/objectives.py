@@ -27,6 +27,9 @@ LABEL_WEIGHT = "label_weight"
 GIVEN_IDS, GIVEN_LENGTH, SAMPLED = "given_ids", "given_length", "sampled"
 """Of a batch, once labels are drawn: those of the rationale prompts, and which of them the model predicted."""
 
+ENCODED = "encoded"
+"""Of a validation batch that was encoded before, [B, S, D]: its predict prompts as the encoder gives them."""
+
 # Purposes of a row's random keys; each has its own stream.
 PREDICT_DROPOUT, EXPLAIN_DROPOUT, COIN, CYCLE_DROPOUT, GUMBEL = range(5)
 
@@ -120,7 +123,14 @@ class Pass(NamedTuple):
     logits: jax.Array
 
 
-def target_pass(model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Array | None) -> Pass:
+def target_pass(
+    model: T5,
+    batch: Batch,
+    name: str,
+    prompt: Prompt,
+    keys: jax.Array | None,
+    encoded: jax.Array | None = None,
+) -> Pass:
     """One pass: summed cross-entropy of a batch's labels or rationales behind a prompt.
 
     Args:
@@ -129,8 +139,10 @@ def target_pass(model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Ar
         name: "label" or "rationale".
         prompt: ids and mask int32 [B, S].
         keys: of the dropout, typed [B]; None: off.
+        encoded: the prompt as the encoder gives it, [B, S, D]; None: it is encoded here.
     """
-    encoded = model.encode(*prompt, fold_keys(keys, 0))
+    if encoded is None:
+        encoded = model.encode(*prompt, fold_keys(keys, 0))
     targets = batch[f"{name}_ids"]
     logits = model.decode(shift_right(targets), encoded, prompt[1], fold_keys(keys, 1))
     mask, weight = real_mask(batch, name), row_weight(batch, name)
@@ -140,6 +152,12 @@ def target_pass(model: T5, batch: Batch, name: str, prompt: Prompt, keys: jax.Ar
 def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Question ids int32 [B, Q] and lengths int32 [B]."""
     return batch["question_ids"], batch["question_length"]
+
+
+def label_pass(context: StepContext, model: T5, batch: Batch, keys: jax.Array | None) -> Pass:
+    """As `target_pass`, of the labels behind the predict prompts, which are not encoded where ENCODED is there."""
+    prompt = context.prompts.predict(*question_of(batch))
+    return target_pass(model, batch, "label", prompt, keys, batch.get(ENCODED))
 
 
 def gold_labels(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -283,9 +301,8 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         return sampled_labels(context, config, model, batch, step, encode)
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        prompt = context.prompts.predict(*question_of(batch))
         keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
-        label = target_pass(model, batch, "label", prompt, keys)
+        label = label_pass(context, model, batch, keys)
         if training and sampling and shared_encoding:
             dropped = fold_keys(keys, 2) if config.label_decode_dropout else None
             encoded = label.encoded, dropped

@@ -32,11 +32,11 @@ from r2d_jax.training.objectives import (
     given_labels,
     given_mask,
     gold_labels,
+    label_pass,
     question_of,
     row_keys,
     sampled_labels,
     stage2_objective,
-    target_pass,
 )
 
 CONFIDENCE = "confidence"
@@ -75,9 +75,8 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         return given | {CONFIDENCE: confidence}
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        prompt = context.prompts.predict(*question_of(batch))
         keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
-        sums = {"label_loss_sum": target_pass(model, batch, "label", prompt, keys).loss_sum}
+        sums = {"label_loss_sum": label_pass(context, model, batch, keys).loss_sum}
         explained, logits = explain_given(context, model, batch, step, training)
         sums |= explained
         if training and adaptive:

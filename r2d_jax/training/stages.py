@@ -11,10 +11,9 @@ from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
 from r2d_jax.config_check import stage_configs
-from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets, made_ahead, train_batches
+from r2d_jax.data.pipeline import made_ahead, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.predict import all_of
 from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.methods import METHODS
 from r2d_jax.objective.schedules import transition_end_step
@@ -22,7 +21,7 @@ from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.checkpoint_files import best_step, restore_weights
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.compilation import CompileCounter
-from r2d_jax.runtime.mesh import place_batch, replicated, with_shardings
+from r2d_jax.runtime.mesh import replicated, with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.baselines import dss_objective, sft_objective
@@ -33,7 +32,8 @@ from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.state import TrainState, abstract_train_state, fresh_state
-from r2d_jax.training.steps import make_loss_sums, make_train_step
+from r2d_jax.training.steps import make_train_step
+from r2d_jax.training.validation import losses_alone, losses_and_labels
 from r2d_jax.training.workdir import Workdir
 
 
@@ -59,7 +59,7 @@ class Stage:
 def stage1(prepared: Prepared) -> Stage:
     """Rationale only; best is the lowest validation loss."""
     objective = stage1_objective(prepared.context)
-    losses = _validation_losses(prepared, 1, objective)
+    losses = losses_alone(prepared, 1, objective)
 
     def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
         return {"eval/rationale_loss": losses(params, check_stop)["rationale_loss"]}
@@ -79,16 +79,13 @@ def stage2(prepared: Prepared) -> Stage:
     """Label, and rationale unless the method has none; best is the highest validation macro-F1 of labels."""
     config = prepared.config.stage2
     objective = OBJECTIVES[prepared.config.method](prepared.context, config)
-    losses = _validation_losses(prepared, 2, objective)
-    predictor = prepared.predictor()
+    found = losses_and_labels(prepared, 2, objective)
     gold = list(labels_of(prepared.splits.validation))
-    batch_size = prepared.config.evaluation.batch_size
 
     def evaluate(params: Any, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
-        lists = predictor.predict(params, prepared.stages[2].validation, batch_size, rationales=False)
-        predicted = [row.label for row in all_of(lists, check_stop)]
+        losses, predicted = found(params, check_stop)
         scores = label_scores(gold, predicted, prepared.labels)
-        return scores | {f"eval/{name}": value for name, value in losses(params, check_stop).items()}
+        return scores | {f"eval/{name}": value for name, value in losses.items()}
 
     settled = transition_end_step(config) if METHODS[prepared.config.method].two_stages else 0
     eligible = 0 if config.select_before_transition else settled
@@ -96,32 +93,6 @@ def stage2(prepared: Prepared) -> Stage:
 
 
 STAGES: dict[int, Callable[[Prepared], Stage]] = {1: stage1, 2: stage2}
-
-
-def _validation_losses(
-    prepared: Prepared, number: int, objective: Objective
-) -> Callable[[Any, Callable[[], None]], dict[str, float]]:
-    sums_of = make_loss_sums(prepared.context, objective, prepared.mesh)
-    features, batch_size = prepared.stages[number].validation, prepared.config.evaluation.batch_size
-    overhead = prepared.encoder.tokens.overhead(prepared.shapes.label)
-    buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=True)
-
-    def losses(params: Any, check_stop: Callable[[], None]) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        for _, batch in evaluation_batches(features, batch_size, buckets):
-            check_stop()
-            sums, counts = jax.device_get(sums_of(params, place_batch(batch, prepared.mesh)))
-            for name, count in counts.items():
-                if f"{name}_loss_sum" in sums:
-                    totals[f"{name}_loss"] = totals.get(f"{name}_loss", 0.0) + float(sums[f"{name}_loss_sum"])
-                    totals[name] = totals.get(name, 0.0) + float(count)
-        return {
-            name: value / max(totals[name.removesuffix("_loss")], 1.0)
-            for name, value in totals.items()
-            if name.endswith("_loss")
-        }
-
-    return losses
 
 
 def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Console, stop: StopSignal) -> None:
