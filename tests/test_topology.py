@@ -21,6 +21,8 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training import topology as topology_module
+from r2d_jax.training.objectives import LABEL_WEIGHT
 from r2d_jax.training.topology import chip_of, out_of_memory, planned_memory, run_shapes, topology_devices
 from r2d_jax.training.traffic import collective_traffic
 from r2d_jax.training.work import matmul_flops
@@ -172,6 +174,55 @@ def test_prompts_fill_the_input_limit():
     assert (shapes.question, shapes.label, shapes.rationale) == (1024 - 18, 8, 256)
 
 
+def programs_of(monkeypatch, *overrides):
+    """What would be compiled for eight chips, by name: the step's context in place of a step, and the arguments."""
+    monkeypatch.setattr(topology_module, "topology_devices", lambda _: jax.devices())
+    monkeypatch.setattr(topology_module, "make_train_step", lambda context, *_: context)
+    monkeypatch.setattr(topology_module, "_compiled", lambda name, mesh, *program: (name, program))
+    config = load_config(
+        ROOT / "configs" / "debug_cpu.yaml", ["evaluation.batch_size=16", "mesh.data=8", *overrides]
+    )
+    return dict(topology_module.compile_programs(config, "v5e:2x4", lambda _: None))
+
+
+def test_a_method_without_rationales_has_no_decode_of_them(monkeypatch):
+    assert list(programs_of(monkeypatch, "method=sft")) == ["stage-2 step", "label decode"]
+    assert list(programs_of(monkeypatch, "method=dss")) == [
+        "stage-2 step",
+        "label decode",
+        "rationale decode",
+    ]
+
+
+def test_weights_of_labels_are_part_of_the_batch_of_stage_2_alone(monkeypatch):
+    programs = programs_of(monkeypatch, "stage2.class_weights=balanced")
+    (_, state, first), (_, _, second) = (programs[f"stage-{number} step"] for number in (1, 2))
+    assert (LABEL_WEIGHT in first, LABEL_WEIGHT in second) == (False, True)
+    assert all(LABEL_WEIGHT not in programs_of(monkeypatch)[f"stage-{n} step"][2] for n in (1, 2))
+    # The vocabulary is trained, of 600 tokens, whatever model.shape says.
+    assert state.params["embedding"].shape == (640, 32)
+
+
+def test_a_constrained_label_decode_has_a_tree_of_labels_in_step_and_decode(monkeypatch):
+    found = []
+
+    def decoded(*_, trie, max_tokens, **limits):
+        found.append((trie, max_tokens))
+        return jnp.zeros(())
+
+    monkeypatch.setattr(topology_module, "greedy_decode", decoded)
+    for kind in ("free", "constrained"):
+        programs = programs_of(monkeypatch, f"label_decode={kind}", "data.label_limit_tokens=6")
+        trie = programs["stage-2 step"][0].label_trie
+        for name in ("label decode", "rationale decode"):
+            decode, *arguments = programs[name]
+            jax.eval_shape(decode, *arguments)
+        assert found[-2:] == [(trie, 6), (None, 64)]
+        assert (trie is None) == (kind == "free")
+    # As many ends as labels, and none is longer than there is room for.
+    assert (int((trie.tokens == 1).sum()), trie.depth) == (100, 6)
+
+
 @pytest.mark.parametrize("topology", ["", "v5e", "v5e:2", "v9:2x4", "v5e:2x4x", "v5e-8"])
 def test_faulty_topologies(topology):
     with pytest.raises(UserError, match="--topology"):
@@ -212,7 +263,7 @@ def test_the_real_steps_compile_for_eight_chips_without_gathering_the_batch(libt
     """The first layout tried gathered the logits of the whole batch on every chip: 3.2 GB for this model."""
     ended = compiled(
         *("--topology", "v5e:2x4", "--output", tmp_path / "found.json"),
-        *("mesh.data=1", "mesh.fsdp=8", "evaluation.batch_size=16"),
+        *("mesh.data=1", "mesh.fsdp=8", "evaluation.batch_size=16", "tokenizer.train_vocab_size=32128"),
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads((tmp_path / "found.json").read_text())

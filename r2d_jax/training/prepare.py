@@ -206,11 +206,15 @@ def _texts(rows: Iterable[Example], sources: Sequence[str]) -> Iterator[str]:
         yield from (row.rationales[name] for name in sources)
 
 
+def vocabulary_rows(tokens: int) -> int:
+    """Rows of the embedding of a model from scratch, for a vocabulary of so many tokens."""
+    return -(-tokens // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
+
+
 def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
     rate = config.model.shape.dropout_rate
     if config.model.init is None:
-        rows = -(-tokenizer.size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE
-        return dataclasses.replace(config.model.shape, vocab_size=rows)
+        return dataclasses.replace(config.model.shape, vocab_size=vocabulary_rows(tokenizer.size))
     shape = dataclasses.replace(_init_shape(config.model.init), dropout_rate=rate)
     if tokenizer.size > shape.vocab_size:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 import re
 import time
@@ -16,10 +17,12 @@ from r2d_jax.config import Config, DataConfig, T5Config
 from r2d_jax.config_check import stage_configs
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes, question_limit_tokens
-from r2d_jax.data.prompts import PromptBuilder, PromptTokens
+from r2d_jax.data.prompts import END_ID, PromptBuilder, PromptTokens
 from r2d_jax.errors import UserError
+from r2d_jax.methods import METHODS
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.known_shapes import known_shape
+from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import (
     batch_sharding,
@@ -32,6 +35,7 @@ from r2d_jax.runtime.mesh import (
 from r2d_jax.training.footprint import ProgramMemory, abstract_batch, program_memory
 from r2d_jax.training.objectives import StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.prepare import vocabulary_rows
 from r2d_jax.training.stages import OBJECTIVES
 from r2d_jax.training.state import abstract_train_state
 from r2d_jax.training.steps import make_train_step
@@ -42,6 +46,8 @@ from r2d_jax.training.work import matmul_flops
 _PROMPT_TOKENS = PromptTokens((3,) * 3, (3,) * 4, (3,) * 4, (3,) * 5)
 _LABEL_TOKENS = 8
 """Room for a label where data.label_limit_tokens leaves it to the data."""
+LABELS = 100
+"""Size of the label set of a constrained decode; that of a run is known from its rows alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,9 +164,16 @@ def topology_devices(topology: str) -> list[Any]:
 
 
 def model_shape(config: Config) -> T5Config:
-    """The shape a run would have: that of a published name, else the one in the config."""
+    """The shape a run would have: that of a published name, else the one in the config.
+
+    A vocabulary that is to be trained counts with tokenizer.train_vocab_size, one from a folder with
+    model.shape.vocab_size.
+    """
     if config.model.init is None:
-        return config.model.shape
+        if config.tokenizer.path is not None:
+            return config.model.shape
+        rows = vocabulary_rows(config.tokenizer.train_vocab_size)
+        return dataclasses.replace(config.model.shape, vocab_size=rows)
     shape = known_shape(config.model.init)
     if shape is None:
         raise UserError(
@@ -176,8 +189,16 @@ def run_shapes(config: DataConfig) -> Shapes:
     return Shapes(question, label, config.rationale_limit_tokens)
 
 
+def _like_trie(label_tokens: int, vocab_size: int) -> LabelTrie:
+    """Of LABELS labels, each as long as there is room for; with few tokens they share their beginnings."""
+    pieces = range(END_ID + 1, min(vocab_size, END_ID + 1 + LABELS))
+    width = max(label_tokens - 1, 1)
+    labels = itertools.islice(itertools.product(pieces, repeat=width), LABELS)
+    return LabelTrie.of(list(labels))
+
+
 def compile_programs(config: Config, topology: str, say: Callable[[str], None]) -> Iterator[Program]:
-    """Compile the stage-1 step, the stage-2 step and both decodes of a config for a topology, one by one.
+    """Compile the step of each stage and the decodes that the method has for a topology, one by one.
 
     Raises:
         UserError: unknown topology or model, a mesh that does not fit, or more memory than a chip has.
@@ -187,41 +208,56 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
     factory = T5Factory.configured(model_shape(config), config.model)
     shapes = run_shapes(config.data)
     prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
-    context = StepContext(factory, prompts, factory.config.vocab_size, config.seed, config.donate_buffers)
+    vocab_size = factory.config.vocab_size
+    trie = _like_trie(shapes.label, vocab_size) if config.label_decode == "constrained" else None
+    context = StepContext(factory, prompts, vocab_size, config.seed, config.donate_buffers, trie)
     for number, stage in stage_configs(config).items():
         objective = (
             stage1_objective(context) if number == 1 else OBJECTIVES[config.method](context, config.stage2)
         )
         optimizer = make_optimizer(stage.optimizer, stage.max_steps)
-        batch = abstract_batch(stage.batch_size, shapes, Bucket(shapes.question, shapes.rationale), mesh)
+        full = Bucket(shapes.question, shapes.rationale)
+        weighted = number == 2 and config.stage2.class_weights == "balanced"
+        batch = abstract_batch(stage.batch_size, shapes, full, mesh, weighted_labels=weighted)
         state = abstract_train_state(factory.abstract_params, optimizer, mesh, objective.start)
         say(f"compiling the step of stage {number} ...")
         step = make_train_step(context, objective, stage, mesh)
         yield _compiled(f"stage-{number} step", mesh, step, state, batch)
     rows = config.evaluation.batch_size
-    for name, tokens in (
-        ("label decode", shapes.label),
-        ("rationale decode", config.evaluation.rationale_decode_tokens or shapes.rationale),
-    ):
+    decodes: list[tuple[str, int, LabelTrie | None]] = [("label decode", shapes.label, trie)]
+    if METHODS[config.method].explains:
+        tokens = config.evaluation.rationale_decode_tokens or shapes.rationale
+        decodes.append(("rationale decode", tokens, None))
+    for name, tokens, allowed in decodes:
         say(f"compiling the {name} ...")
-        decode = _decode(factory, prompts, rows, shapes.question, tokens, mesh)
+        decode = _decode(factory, prompts, (rows, shapes.question), tokens, allowed, mesh)
         yield _compiled(name, mesh, *decode)
 
 
 def _decode(
-    factory: T5Factory, prompts: PromptBuilder, rows: int, question: int, tokens: int, mesh: Mesh
+    factory: T5Factory,
+    prompts: PromptBuilder,
+    questions: tuple[int, int],
+    tokens: int,
+    trie: LabelTrie | None,
+    mesh: Mesh,
 ) -> tuple[Any, Params, dict[str, Any]]:
     def decode(params: Params, batch: dict[str, jax.Array]) -> Decoded:
         model = factory.merge(params)
         ids, mask = prompts.predict(batch["question_ids"], batch["question_length"])
         return greedy_decode(
-            model, model.encode(ids, mask), mask, max_tokens=tokens, vocab_limit=factory.config.vocab_size
+            model,
+            model.encode(ids, mask),
+            mask,
+            max_tokens=tokens,
+            vocab_limit=factory.config.vocab_size,
+            trie=trie,
         )
 
     sharding = batch_sharding(mesh)
     batch = {
-        "question_ids": jax.ShapeDtypeStruct((rows, question), np.int32, sharding=sharding),
-        "question_length": jax.ShapeDtypeStruct((rows,), np.int32, sharding=sharding),
+        "question_ids": jax.ShapeDtypeStruct(questions, np.int32, sharding=sharding),
+        "question_length": jax.ShapeDtypeStruct(questions[:1], np.int32, sharding=sharding),
     }
     jitted = jax.jit(on_mesh(decode, mesh), in_shardings=(None, sharding), out_shardings=replicated(mesh))
     return jitted, with_shardings(factory.abstract_params, mesh), batch

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.config import Config
+from r2d_jax.config_check import stage_configs
 from r2d_jax.errors import UserError
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.files import write_text
@@ -18,6 +19,7 @@ from r2d_jax.runtime.outputs import require_file
 from r2d_jax.runtime.reporting import say
 from r2d_jax.training.footprint import parameter_rows, parameter_table, weight_count
 from r2d_jax.training.topology import (
+    LABELS,
     Chip,
     Program,
     chip_of,
@@ -65,15 +67,21 @@ def compile_report(
     rows = list(parameter_rows(abstract, mesh))
     count = weight_count(rows)
     shapes = run_shapes(config.data)
+    stages = stage_configs(config).values()
     layout = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     say(console, f"{topology}: {len(devices)} chips, {layout}; {chip.hbm_bytes / GIB:.0f} GiB of HBM each")
     say(console, f"model: {count:,} weights, {config.model.compute_dtype}, remat {config.model.remat}")
     say(
         console,
         f"arrays: question {shapes.question}, label {shapes.label}, rationale {shapes.rationale} tokens; "
-        f"batch {config.stage1.batch_size} and {config.stage2.batch_size} rows in "
-        f"{config.stage1.micro_batches or 1} and {config.stage2.micro_batches or 1} micro-batches",
+        f"batch {' and '.join(str(stage.batch_size) for stage in stages)} rows in "
+        f"{' and '.join(str(stage.micro_batches or 1) for stage in stages)} micro-batches",
     )
+    if config.label_decode == "constrained":
+        say(
+            console,
+            f"labels: the rows are not read; a set of {LABELS} labels of {shapes.label} tokens stands for theirs",
+        )
     if parameters:
         say(console, parameter_table(rows))
     programs = []
