@@ -1,5 +1,6 @@
 """The parts of R2D-C by hand: schedules, tau, Gumbel noise, soft tokens and the input that is read back."""
 
+import dataclasses
 import math
 
 import jax
@@ -71,6 +72,11 @@ def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
     assert int(threshold.window_rows) == len(confidences[11]) + len(confidences[12])
     nothing = update(first_threshold(), jnp.float32(0), jnp.int32(0), jnp.int32(0))
     assert float(nothing.tau) == 0.0
+    # Nor does a window without rows make one: that before it stays.
+    kept = update(
+        first_threshold()._replace(tau=jnp.float32(0.4)), jnp.float32(0), jnp.int32(0), jnp.int32(6)
+    )
+    assert float(kept.tau) == pytest.approx(0.4)
 
 
 def test_noise_is_gumbel_and_belongs_to_its_row_and_place():
@@ -106,7 +112,9 @@ def test_soft_tokens_leave_out_what_stands_in_no_text():
 def test_a_rationale_of_certain_tokens_is_the_input_of_its_text(small):
     """Layout, end token and mask are those of any text, so the reader sees what prediction would show it."""
     factory, params = small
-    model, prompts = factory.merge(params), PromptBuilder(TOKENS, LABEL)
+    # Else `predict:` is as long as `explain:`.
+    tokens = dataclasses.replace(TOKENS, predict=(*TOKENS.predict, 8))
+    model, prompts = factory.merge(params), PromptBuilder(tokens, LABEL)
     rows = random_rows(4)
     rows[2] = (*rows[2][:2], list(range(20, 20 + RATIONALE)))  # cut: no end token
     batch = {name: jnp.asarray(value) for name, value in batch_of(rows).items()}
