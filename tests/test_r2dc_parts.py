@@ -12,6 +12,7 @@ from test_steps import LABEL, RATIONALE, ROWS, TOKENS, batch_of, random_rows, sm
 
 from r2d_jax.config import Stage2Config
 from r2d_jax.data.prompts import END_ID, PromptBuilder
+from r2d_jax.model.dropout import RowDropout
 from r2d_jax.objective.confidence import first_threshold, renewed, use_probability
 from r2d_jax.objective.cycle import gumbel_noise, soft_predict, soft_tokens, word_count
 from r2d_jax.objective.schedules import cycle_weight, gumbel_temperature, warmup_end_step
@@ -94,6 +95,15 @@ def test_noise_is_gumbel_and_belongs_to_its_row_and_place():
     drawn = np.argmax(logits + np.asarray(gumbel_noise(keys, (4000, 3))), axis=-1).ravel()
     counts = np.bincount(drawn, minlength=3)
     assert scipy.stats.chisquare(counts, np.array([0.5, 0.3, 0.2]) * counts.sum()).pvalue > 1e-3
+
+
+def test_the_rarest_noise_is_no_infinity(monkeypatch):
+    """A draw of 0 comes once in eight millions, which is once in a few hundred places of a vocabulary."""
+    ends = jnp.array([[0, 2**32 - 1]], jnp.uint32)
+    monkeypatch.setattr(RowDropout, "bits", lambda *_: ends)
+    np.testing.assert_allclose(
+        gumbel_noise(keys_of(objectives.GUMBEL)[:1], (2,)), [[-2.81, 16.64]], atol=0.01
+    )
 
 
 def test_soft_tokens_leave_out_what_stands_in_no_text():
