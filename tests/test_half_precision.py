@@ -1,5 +1,7 @@
 """16-bit products and softmax; in: random operands, out: values and gradients against float32 autodiff and by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ from jax.extend.core import jaxprs_in_params
 from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.half_precision import dropped_softmax, wide_product
-from r2d_jax.model.mixing import AttentionBias, mix
+from r2d_jax.model.layers import RMSNorm
+from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
 from r2d_jax.model.t5 import T5
 
 B, H, T, S, K = 2, 3, 5, 7, 8
@@ -102,6 +105,53 @@ def test_half_precision_attention_is_near_float32(rate: float) -> None:
     assert not np.asarray(of(jnp.bfloat16)[2])[1, :, 4:].any()
 
 
+def _config(**changes: Any) -> T5Config:
+    sizes = {"vocab_size": 64, "d_model": 48, "d_ff": 8, "d_kv": 4, "num_heads": 2}
+    return T5Config(**sizes | changes, num_layers=1, num_decoder_layers=1)
+
+
+def _off(found: jax.Array, expected: jax.Array) -> float:
+    """Largest error relative to each number."""
+    ours, theirs = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return float((np.abs(ours - theirs) / np.abs(theirs)).max())
+
+
+def test_norms_softmax_and_logits_are_float32_inside() -> None:
+    """B032: only what goes in and what comes out is rounded, once; logits are not rounded at all."""
+    half, once = jnp.dtype("bfloat16"), 2**-8
+    x = _drawn(4, T, 512, seed=1).astype(half)
+    halved, full = (RMSNorm(_config(d_model=512), dtype=y.dtype)(y) for y in (x, x.astype(jnp.float32)))
+    assert halved.dtype == half
+    assert _off(halved, full) <= once
+    scores = 10 * _drawn(64, 32, seed=3)
+    assert _off(dropped_softmax(scores, None, 1.0, half), jax.nn.softmax(scores, axis=-1)) <= once
+
+    model = T5(_config(tie_word_embeddings=False), rngs=nnx.Rngs(0), dtype=half)
+    states, head = x[..., :48], model.head[...].astype(half)
+    expected = jnp.einsum("btd,vd->btv", *(part.astype(jnp.float32) for part in (states, head)))
+    np.testing.assert_allclose(model.logits(states), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "cached"), [(1, True), (T, True), (T, False)])
+def test_attention_has_float32_scores(length: int, cached: bool) -> None:
+    """B032: scores near 64 that differ by little, of which bfloat16 would hold every fourth of one."""
+    queries, keys, values = _queries_keys_values()
+    queries, keys = (part.at[..., 0].set(8) for part in (queries[:, :, :length], keys))
+    bias, off = AttentionBias(None, None), RowDropout(None, 0.0)
+
+    def of(dtype: str) -> np.ndarray:
+        one, two, three = (part.astype(dtype) for part in (queries, keys, values))
+        mixed = (
+            KeysValues.of(two, three).mixed(one, bias, off, None)
+            if cached
+            else mix(one, two, three, bias, off, None)
+        )
+        return np.asarray(mixed, np.float64)
+
+    half, full = of("bfloat16"), of("float32")
+    assert np.abs(half - full).max() < 3 * 2**-8 * np.abs(full).max()
+
+
 def test_no_factor_is_rounded_to_bfloat16_before_it_multiplies() -> None:
     """Else all weights that are kept, or all logits of a tied head, are off alike: here by 0.16 % and 0.13 %."""
     scores = _drawn(64, 64, 64, seed=3)
@@ -110,10 +160,7 @@ def test_no_factor_is_rounded_to_bfloat16_before_it_multiplies() -> None:
     expected = jnp.where(keep, jax.nn.softmax(scores, axis=-1) / 0.9, 0.0)
     assert _slope(weights, expected) == pytest.approx(1, abs=2e-4)
 
-    config = T5Config(
-        vocab_size=64, d_model=48, d_ff=8, d_kv=4, num_heads=2, num_layers=1, num_decoder_layers=1
-    )
-    model = T5(config, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    model = T5(_config(), rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
     x, table = _drawn(64, 16, 48, seed=4).astype(jnp.bfloat16), model.embedding[...].astype(jnp.bfloat16)
     expected = jnp.einsum("btd,vd->btv", x.astype(jnp.float32), table.astype(jnp.float32)) * 48**-0.5
     assert _slope(model.logits(x), expected) == pytest.approx(1, abs=2e-4)
