@@ -17,8 +17,9 @@ from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, place_batch
-from r2d_jax.training import baselines, objectives, steps
+from r2d_jax.training import baselines, objectives, r2dc, steps
 from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.state import TrainState, fresh_state
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
@@ -311,6 +312,42 @@ def test_published_decode_keeps_dropout_on(with_dropout, one_device):
     theirs = run_steps(factory, with_dropout[1], published, one_device)
     assert ours[1][0]["label_loss"] == theirs[1][0]["label_loss"]
     assert [row["rationale_loss"] for row in ours[1]] != [row["rationale_loss"] for row in theirs[1]]
+
+
+@pytest.mark.parametrize("objective_of", [objectives.stage2_objective, r2dc_objective])
+def test_published_decode_drops_out_in_the_decoder_too(with_dropout, monkeypatch, objective_of):
+    """By keys of its own; without the setting by none."""
+    decode, drawn, keys_of_decode = objectives.greedy_decode, [], []
+    fold = objectives.fold_keys
+
+    def folded(keys, part):
+        drawn.append((part, fold(keys, part)))
+        return drawn[-1][1]
+
+    def recorded(*args, row_keys, **named):
+        keys_of_decode.append(row_keys)
+        return decode(*args, row_keys=row_keys, **named)
+
+    for module in (objectives, r2dc):
+        monkeypatch.setattr(module, "fold_keys", folded)
+    monkeypatch.setattr(objectives, "greedy_decode", recorded)
+    context = context_of(with_dropout[0])
+    batch = {name: jnp.asarray(value) for name, value in batch_of(random_rows(0)).items()}
+    batch |= {"row": jnp.arange(ROWS)}
+    for on in (True, False):
+        config = dataclasses.replace(SAMPLING, label_decode_dropout=on)
+        objective = objective_of(context, config)
+
+        def drawing(params, objective=objective):
+            model = context.factory.merge(params)
+            if objective.draw is None:
+                return objective.terms(model, batch, jnp.int32(3), True)
+            return objective.draw(model, batch, jnp.int32(3), objective.start())
+
+        jax.eval_shape(drawing, with_dropout[1])
+    one, none = keys_of_decode
+    assert none is None
+    assert [part for part, keys in drawn if keys is one] == [2]
 
 
 def test_every_dropout_of_a_step_has_a_mask_of_its_own(small, monkeypatch):
