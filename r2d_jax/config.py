@@ -186,6 +186,7 @@ class OptimizerConfig:
     beta2: Fraction = 0.999
     eps: float = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of every weight, norms and position biases too, as torch's AdamW does."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""
 
