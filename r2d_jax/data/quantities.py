@@ -54,7 +54,7 @@ _ONE_UNIT = "|".join(
 )
 _PATTERN = re.compile(
     rf"""
-    (?P<sign>(?:[<>≤≥~≈±]\s?=?|[<>]=)?)\s*
+    (?:(?P<sign>[<>≤≥~≈±]\s?=?|[<>]=)\s*)?
     # Digits of a word are no number: SpO2, B12, COVID-19.
     (?<![\w])(?<![^\W\d_]-)
     (?P<number>
@@ -106,10 +106,10 @@ def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
     return [
         (
             Quantity(
-                match.group().removeprefix(match["sign"]).strip(),
+                match.group().removeprefix(match["sign"] or "").strip(),
                 _value(match["number"]),
                 match["power"] + _unit(match["unit"] or ""),
-                "".join(match["sign"].split()),
+                "".join((match["sign"] or "").split()),
             ),
             (match.start("number"), match.end()),
         )

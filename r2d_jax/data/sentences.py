@@ -5,7 +5,8 @@ import re
 from r2d_jax.data.composed import Span
 
 # Notes go on in lower case behind a full stop, so that a capital letter cannot be asked for.
-_END = re.compile(r"[.!?]+[\"'\u201d\u2019)\]]*(?=\s)|;(?=\s)|[^\S\n]*\n\s*")
+# A run of stops or blanks is looked at from its first one alone, or a long run would take minutes.
+_END = re.compile(r"(?<![.!?])[.!?]+[\"'\u201d\u2019)\]]*(?=\s)|;(?=\s)|(?<![^\S\n])[^\S\n]*\n\s*")
 _LAST_WORD = re.compile(r"[^\s(\[]+$")
 _TITLES = frozenset(("dr", "mr", "mrs", "ms", "prof"))
 _SHORTENED = "vs e.g i.e cf approx fig figs al resp incl excl no nr ca c.f st"
@@ -21,13 +22,14 @@ def sentences(text: str) -> list[Span]:
     part without two letters, such as the "1." of a list, goes with what follows it.
     """
     spans: list[Span] = []
-    start = 0
+    start = counted = letters = 0
     for match in _END.finditer(text):
-        part = text[start : match.end()]
-        if _is_broken_off(text, match) or sum(map(str.isalpha, part)) < 2:
+        letters += sum(map(str.isalpha, text[counted : match.end()]))
+        counted = match.end()
+        if _is_broken_off(text, match) or letters < 2:
             continue
         spans.append(_stripped(text, start, match.end()))
-        start = match.end()
+        start, letters = match.end(), 0
     rest = _stripped(text, start, len(text))
     if rest[0] < rest[1]:
         spans.append(rest)

@@ -57,7 +57,7 @@ _WORD = re.compile(r"(?<!\w)[^\W\d_]\w*")
 # Between two words of one phrase.
 _JOINED = re.compile(r"(?:[^\S\n]+|[-/'\u2019\u2010\u2011])")
 # A word before a value names what was measured, which no denial before it covers: "no fever, HR 110".
-_VALUE_BEHIND = re.compile(r"\s*(?:of|is|was|at|to)?\s*[:=<>\u2264\u2265~\u2248]?\s*\d")
+_VALUE_BEHIND = re.compile(r"(?:\s*(?:of|is|was|at|to))?(?:\s*[:=<>\u2264\u2265~\u2248])?\s*\d")
 
 
 class Word(NamedTuple):
@@ -114,12 +114,14 @@ def read(text: str) -> Reading:
     """The words and numbers of a text as written."""
     composed = Composed(text)
     denials, numbers = negations(composed.text), amounts(composed.text, bare_one=True)
-    of_numbers = {place for one in numbers for place in range(*one.span)}
+    length = len(composed.text)
+    left_out = _covered([*denials.triggers, *(one.span for one in numbers)], length)
+    denied_places = _covered(denials.scopes, length)
     words = []
     for match in _WORD.finditer(composed.text):
         folded, start = match.group().casefold(), match.start()
-        if is_content(folded) and start not in of_numbers and not denials.has_trigger(start):
-            denied = denials.denies(start) and not _VALUE_BEHIND.match(composed.text, match.end())
+        if is_content(folded) and not left_out[start]:
+            denied = bool(denied_places[start]) and not _VALUE_BEHIND.match(composed.text, match.end())
             words.append(Word(_stem(folded), denied, match.span()))
     others = [
         Word(_stem(name), False, one.span) for one in numbers for name in names_of_unit(one.quantity.unit)
@@ -130,6 +132,14 @@ def read(text: str) -> Reading:
         others += words[start:stop]
         end = stop
     return Reading(composed, tuple(joined + words[end:]), tuple(numbers), tuple(others))
+
+
+def _covered(spans: Iterable[Span], length: int) -> bytearray:
+    """For each character of a text, 1 where it lies in one of the spans, else 0."""
+    covered = bytearray(length)
+    for start, end in spans:
+        covered[start:end] = b"\1" * (end - start)
+    return covered
 
 
 def _hull(words: Sequence[Word]) -> Span:
@@ -152,8 +162,8 @@ def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
     """
     composed, words, *_ = read(text)
     left_out = _OF_ARGUMENTS | {word.stem for other in ignored for word in read(other).words}
-    idioms = {place for match in _IDIOM.finditer(composed.text) for place in range(*match.span())}
-    found = [one for one in words if one.stem not in left_out and one.span[0] not in idioms]
+    idioms = _covered([match.span() for match in _IDIOM.finditer(composed.text)], len(composed.text))
+    found = [one for one in words if one.stem not in left_out and not idioms[one.span[0]]]
     findings = _runs(composed.text, found)
     return sorted(
         [Statement("number", one.span, quantity=one.quantity) for one in amounts(composed.text)]
