@@ -115,6 +115,17 @@ def examples(*labels):
     ]
 
 
+def test_no_label_is_read_from_an_empty_rationale():
+    predictions = [Prediction("yes", True, 0.9, text) for text in ("", " \n", "Yes.")]
+    flips = [Flip(row, "no", text, "no", True) for row, text in enumerate(["", "No."])]
+    readings = Readings(["yes"] * 3, ["yes"] * 3, flips)
+    gold = examples("yes", "yes", "yes")
+    metrics = score(gold, predictions, ("yes", "no"), "a", EvaluationConfig(resamples=0), readings).metrics
+    assert metrics["consistency_fraction"] == metrics["sufficiency_fraction"] == pytest.approx(1 / 3)
+    assert metrics["gold_robustness_fraction"] == 1.0
+    assert metrics["label_flip"]["label_follows_fraction"] == 0.5
+
+
 def test_scores_with_readings_by_hand():
     gold = examples("yes", "no", "no", "yes")
     predictions = [
@@ -127,8 +138,8 @@ def test_scores_with_readings_by_hand():
     scores = score(gold, predictions, ("yes", "no"), "a", EvaluationConfig(resamples=0), readings)
     metrics = scores.metrics
     assert metrics["accuracy"] == 0.5
-    # "maybe" is no label: reading it back is no consistency.
-    assert metrics["consistency_fraction"] == 0.5
+    # "maybe" is no label: reading it back is no consistency. What the model says of an empty text is not read from it.
+    assert metrics["consistency_fraction"] == 0.25
     assert metrics["sufficiency_fraction"] == 0.25
     assert metrics["gold_robustness_fraction"] == 0.75
     assert metrics["evidence_fraction"] == 1.0

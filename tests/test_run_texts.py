@@ -90,8 +90,9 @@ def test_transformers_alone_reads_the_same_labels_back(trained_longer):
         read = generate(f"predict: {prediction['rationale']}", limits[0]).strip()
         read_gold = generate(f"predict: {row['rationale']}", limits[0]).strip()
         assert (read, read_gold) == (check["label_from_rationale"], check["label_from_gold_rationale"])
-        right["consistency"] += read == prediction["label"] and prediction["label_valid"]
-        right["sufficiency"] += read == row["label"]
+        written = bool(prediction["rationale"].strip())
+        right["consistency"] += read == prediction["label"] and prediction["label_valid"] and written
+        right["sufficiency"] += read == row["label"] and written
         right["gold_robustness"] += read_gold == row["label"]
         for flip in check["other_labels"][: 2 if flips < 40 else 0]:
             assert flip["given_label"] != prediction["label"]

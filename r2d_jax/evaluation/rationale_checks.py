@@ -101,6 +101,11 @@ def agreement(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     )
 
 
+def has_text(rationales: Sequence[str]) -> np.ndarray:
+    """Float64 [N], 1 where a rationale is not empty: from an empty one a model still gives a label, but reads none."""
+    return np.array([float(bool(text.strip())) for text in rationales])
+
+
 def flip_figures(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, Any] | None:
     """Label-flip sensitivity: does the rationale follow the label it is given.
 
@@ -112,7 +117,7 @@ def flip_figures(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, Any]
         rows, flips: counts; changed_fraction: the text is another one; names_given_fraction and
         names_other_fraction: it names the given label, or only labels other than the given one (0 and 0
         where rationales of this data name no label); label_follows_fraction: the label read back from it is
-        the given one. None without flips.
+        the given one, never from an empty text. None without flips.
     """
     if not flips:
         return None
@@ -126,7 +131,8 @@ def _flip_flags(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, np.nd
         "changed_fraction": np.array([float(flip.changed) for flip in flips]),
         "names_given_fraction": np.array([float(naming == "label") for naming in namings]),
         "names_other_fraction": np.array([float(naming == "other") for naming in namings]),
-        "label_follows_fraction": agreement([flip.label for flip in flips], [flip.given for flip in flips]),
+        "label_follows_fraction": agreement([flip.label for flip in flips], [flip.given for flip in flips])
+        * has_text([flip.rationale for flip in flips]),
     }
 
 

@@ -18,7 +18,13 @@ from r2d_jax.evaluation.metrics import label_metrics, normalise_label
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.rationale_checks import Flip, agreement, flip_figures, flip_statistics
+from r2d_jax.evaluation.rationale_checks import (
+    Flip,
+    agreement,
+    flip_figures,
+    flip_statistics,
+    has_text,
+)
 from r2d_jax.evaluation.subgroups import subgroup_figures
 from r2d_jax.evaluation.triage_scoring import evaluate_triage
 
@@ -151,11 +157,13 @@ def score(
         metrics["rouge_l"] = float(of_pairs["rouge_l"].mean())
         rows |= {name: _spread(values, compared, np.nan) for name, values in of_pairs.items()}
     if readings is not None:
+        written = has_text([prediction.rationale for prediction in predictions])
         rows |= {
             # An output that is no label is consistent with nothing.
             "consistency_fraction": agreement(readings.from_rationale, predicted)
+            * written
             * (1 - rows["invalid_fraction"]),
-            "sufficiency_fraction": agreement(readings.from_rationale, gold),
+            "sufficiency_fraction": agreement(readings.from_rationale, gold) * written,
             "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
         }
         for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
