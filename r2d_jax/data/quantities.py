@@ -70,6 +70,7 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE,
 )
+_LIST_MARK = re.compile(r"^[^\S\n]*\(?(\d{1,2})[.)](?=\s)", re.MULTILINE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _BEHIND_A_WORD = re.compile(rf"[\s-]?(?i:{_ONE_UNIT})(?!\w)")
 
@@ -95,7 +96,7 @@ def quantities(text: str) -> list[Quantity]:
     """The numbers of a text in order, each with unit and comparison sign.
 
     A comma before three digits parts thousands, another one is a decimal comma. Numbers that are written
-    as words, and digits inside a word (SpO2), are none. Units are not converted.
+    as words, digits inside a word (SpO2) and the numbers of a numbered list are none. Units are not converted.
     """
     # NFC alone: compatibility forms would make 102 of 10².
     return [quantity for quantity, _ in located_quantities(unicodedata.normalize("NFC", text))]
@@ -103,6 +104,7 @@ def quantities(text: str) -> list[Quantity]:
 
 def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
     """`quantities` of a text in the form NFC, each with its place there, comparison sign left out."""
+    marks = _list_marks(composed)
     return [
         (
             Quantity(
@@ -114,7 +116,19 @@ def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
             (match.start("number"), match.end()),
         )
         for match in _PATTERN.finditer(composed)
+        if match.start("number") not in marks
     ]
+
+
+def _list_marks(composed: str) -> set[int]:
+    """Where the numbers of lists stand: each at the start of a line, 1 or one more than the mark before it."""
+    marks, last = set(), 0
+    for match in _LIST_MARK.finditer(composed):
+        number = int(match[1])
+        if number in (1, last + 1):
+            marks.add(match.start(1))
+            last = number
+    return marks
 
 
 def unit_behind(composed: str, place: int) -> tuple[str, int]:
