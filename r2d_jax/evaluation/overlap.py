@@ -105,15 +105,29 @@ def rouge_l_rows(predicted: Sequence[str], references: Sequence[str]) -> np.ndar
     Raises:
         UserError: row counts differ, or no rows.
     """
-    from rouge_score import rouge_scorer
+    from rouge_score.scoring import fmeasure
+    from rouge_score.tokenizers import DefaultTokenizer
 
     check_same_rows(predictions=predicted, references=references)
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
-    return np.array(
-        [
-            scorer.score(gold, output)["rougeL"].fmeasure
-            for output, gold in zip(predicted, references, strict=True)
-        ],
-        # The package says 0, and not 0.0, of an empty text.
-        np.float64,
-    )
+    tokens = DefaultTokenizer(use_stemmer=False).tokenize
+    scores = []
+    for output, gold in zip(map(tokens, predicted), map(tokens, references), strict=True):
+        common = _common_length(output, gold)
+        scores.append(fmeasure(common / len(output), common / len(gold)) if common else 0.0)
+    return np.array(scores, np.float64)
+
+
+def _common_length(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence, by whole rows of its table as bits (Crochemore et al. 2001).
+
+    The package fills the table cell by cell, which takes many seconds and a gigabyte for two texts of 10,000 words.
+    """
+    places: dict[str, int] = {}
+    for place, token in enumerate(one):
+        places[token] = places.get(token, 0) | 1 << place
+    every = (1 << len(one)) - 1
+    row = every
+    for token in other:
+        matches = row & places.get(token, 0)
+        row = ((row + matches) | (row - matches)) & every
+    return len(one) - row.bit_count()
