@@ -72,8 +72,10 @@ def test_attention_is_that_worked_out_row_by_row(parts: str) -> None:
         np.testing.assert_allclose(mixed[row, head, query], expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("dropped", [False, True])
-def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool) -> None:
+def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool, devices: int) -> None:
+    """One CPU adds up by itself, several devices take products."""
     config = T5Config(**SMALL)
     attention = Attention(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
     draw = np.random.default_rng(2)
@@ -81,7 +83,11 @@ def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool) -> None:
     masked = made_bias("keys").keys
     dropout = RowDropout.of(jax.random.split(jax.random.key(9), BATCH), 0.3) if dropped else OFF
     bias = AttentionBias(None, masked)
-    found = attention(x, KeysValues.of(*attention.keys_values(source)), bias, dropout)
+
+    def from_a_cache() -> jax.Array:
+        return attention(x, KeysValues.of(*attention.keys_values(source)), bias, dropout)
+
+    found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     expected = attention(x, attention.keys_values(source), bias, dropout)
     # A mask of the dropout that differed would show at once, for it doubles or drops whole weights.
     np.testing.assert_allclose(found, expected, atol=2e-6)
