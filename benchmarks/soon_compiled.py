@@ -2,10 +2,7 @@
 
 import importlib.metadata
 
-
-def _version(name: str) -> tuple[int, ...]:
-    return tuple(map(int, importlib.metadata.version(name).split(".")[:3]))
-
+from packaging.version import Version
 
 OPTIONS: dict[str, int | bool] = {
     "xla_backend_optimization_level": 0,
@@ -13,7 +10,7 @@ OPTIONS: dict[str, int | bool] = {
 }
 # The emitters that write one kernel for many fused operations take most of the time, with optimisation or without;
 # later compilers cannot do without them, and end the process at an unknown setting.
-if _version("jaxlib") < (0, 11, 1):
+if Version(importlib.metadata.version("jaxlib")) < Version("0.11.1"):
     OPTIONS["xla_cpu_use_fusion_emitters"] = False
 
 

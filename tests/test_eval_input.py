@@ -12,6 +12,7 @@ from probability_cases import lively
 from r2d_jax import cli
 from r2d_jax.config import ColumnsConfig, EvaluationConfig
 from r2d_jax.data.schema import Example
+from r2d_jax.evaluation import apply
 from r2d_jax.evaluation import evaluate as evaluating
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
@@ -179,6 +180,27 @@ def test_a_finished_evaluation_is_replaced_on_request_only(evaluate, tmp_path, m
     assert [path.name for path in out.iterdir()] == ["predictions.jsonl"]
     evaluate(names, again=())[0].done()
     assert snapshot(out) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluating, "write_predictions", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            evaluate(names)
+    # No figures beside predictions that they are not of, at any moment.
+    assert not (out / "metrics.json").exists()
+    evaluate(names, again=())[0].done()
+    assert snapshot(out) == before
+
+
+def test_the_process_that_writes_alone_needs_the_place(evaluate, tmp_path, monkeypatch):
+    """Any other process of several may not see the folder, and was refused while the first one waited for it."""
+    (tmp_path / "out").write_text("a file, where another process has its folder")
+    names = ["id", "question", "label"]
+    evaluate(names)[0].refused("out: is a file, not a folder")
+    monkeypatch.setattr(apply, "is_writer", lambda: False)
+    monkeypatch.setattr(apply, "require_file_for", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(names)
+    monkeypatch.setattr(apply, "agree", lambda _: True)
+    evaluate(names)[0].refused("out: is refused by process 0")
 
 
 @pytest.mark.parametrize(

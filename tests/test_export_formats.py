@@ -225,3 +225,40 @@ def test_an_import_stands_whole_or_not_at_all(tmp_path, shared_data, monkeypatch
     convert.import_model(source, target, None)
     assert [path.name for path in target.parent.iterdir()] == ["imported"]
     assert load_model(target, make_mesh(MeshConfig())).card == read_card(tmp_path / "model")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far")
+    convert.import_model(source, tmp_path / "link", None)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "r2d_model.json").is_file()
+
+
+def test_a_folder_that_no_other_can_replace_is_no_target(tmp_path, shared_data, monkeypatch):
+    """The last step failed after all of the work, or the shell stood in a folder that was gone."""
+    export_model(made_model(shared_data), tmp_path / "model")
+    source, here, mounted = str(tmp_path / "model"), tmp_path / "here", tmp_path / "mounted"
+    here.mkdir()
+    mounted.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("os.path.ismount", lambda path: path == mounted)
+    monkeypatch.setattr(convert, "read_hf_folder", lambda _: pytest.fail("the model was read"))
+    monkeypatch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    for folder, wanted in (
+        (here, "here: is the folder that commands run in"),
+        (mounted, "where a file system"),
+    ):
+        with pytest.raises(UserError, match=wanted):
+            convert.import_model(source, folder, None)
+        with pytest.raises(UserError, match=wanted):
+            export_folder(tmp_path / "model", folder, dtype="float32", overwrite=True)
+
+
+def test_a_run_exports_into_its_own_folder_through_a_link(tmp_path, shared_data, monkeypatch):
+    """It was refused as a folder of the run."""
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    export_model(made_model(shared_data), run)
+    export_model(made_model(shared_data), disk)
+    (run / "run.json").write_text("{}")
+    (run / "export").symlink_to(disk)
+    monkeypatch.setattr(convert, "load_model", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_folder(run, run / "export", dtype="float32", overwrite=True)

@@ -132,7 +132,7 @@ def test_weights_that_are_no_numbers_are_refused_by_every_command(model, r2d, tm
     }
     ended = r2d(command, "--model", folder, *options[command])
     ended.refused(
-        rf"{folder}/weights: NaN or infinity in decoder/relative_bias/table\. Restore it from a copy"
+        rf"{folder}/weights: NaN or infinity in decoder/relative_bias/table\. Take another checkpoint"
     )
     assert not out.exists()
     assert ended.out == ""

@@ -46,10 +46,10 @@ def whole_folder(
 
 
 def require_replaceable(out: pathlib.Path, *, kind: str, markers: Sequence[str], overwrite: bool) -> None:
-    """Refuse, before any work, what `whole_folder` would refuse as its target.
+    """Refuse, before any work, what `whole_folder` would refuse as its target; what a kill moved aside comes back.
 
     Raises:
-        UserError: it is in use.
+        UserError: it is in use, or no other folder can take its place.
     """
     _, old = _beside(out)
     if old.exists() and not out.exists():
@@ -68,6 +68,13 @@ def _near(path: pathlib.Path, *written: pathlib.Path) -> bool:
 
 
 def _check_target(out: pathlib.Path, kind: str, markers: Sequence[str], overwrite: bool) -> None:
+    if out.is_dir() and (os.path.ismount(out) or out.samefile(os.curdir)):
+        kept = "where a file system is mounted" if os.path.ismount(out) else "the folder that commands run in"
+        raise UserError(
+            str(out),
+            f"is {kept}, and cannot be written whole",
+            f"Name a folder in it, such as {out / 'model'}.",
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():

@@ -37,6 +37,7 @@ from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
+from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import (
     EVALUATION_FILES,
@@ -224,6 +225,22 @@ def _score(
     return None
 
 
+def _require_place(
+    folder: pathlib.Path, written: Sequence[str], input_file: pathlib.Path | None, *, overwrite: bool
+) -> None:
+    fault = None
+    # One process writes, and the others may not even see the place.
+    if is_writer():
+        try:
+            require_folder(folder, written, inputs=[input_file])
+            require_no_evaluation(folder, overwrite=overwrite)
+        except UserError as error:
+            fault = error
+    # All end together: a process that waited for one that has gone would wait long.
+    if agree(fault is not None):
+        raise fault or UserError(str(folder), "is refused by process 0", "Do what that one says.")
+
+
 def evaluate_model(
     model_path: pathlib.Path,
     folder: pathlib.Path,
@@ -260,9 +277,8 @@ def evaluate_model(
     """
     # Only what stands there already may be measured anew: the run's own test rows, by its own best model.
     anew = input_file is None and split == "test" and (model_path / RUN_MARK).is_file()
-    anew = anew and folder.resolve() == model_path.resolve() / "evaluation"
-    require_folder(folder, () if anew else EVALUATION_FILES, inputs=[input_file])
-    require_no_evaluation(folder, overwrite=overwrite)
+    anew = anew and folder.resolve() == (model_path / "evaluation").resolve()
+    _require_place(folder, () if anew else EVALUATION_FILES, input_file, overwrite=overwrite)
     columns = columns or {}
     require_file_for(input_file, columns, encoding)
     if input_file is None and any(override.startswith(_MISSING) for override in overrides):

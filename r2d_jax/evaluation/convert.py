@@ -5,7 +5,7 @@ import pathlib
 
 from r2d_jax.config import DataConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.data.whole_folder import whole_folder
+from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
@@ -72,7 +72,7 @@ def export_folder(
     require_local(folder)
     require_hf_target(folder, overwrite=overwrite)
     home = find_model_folder(model_path)
-    if folder.resolve() != home.resolve() / "export":
+    if folder.resolve() != (home / "export").resolve():
         require_not_own(folder)
     if folder.resolve() == home.resolve():
         raise UserError(
@@ -95,7 +95,11 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     require_folder(folder, ())
     if folder.exists() and any(folder.iterdir()):
         raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
-    require_writable(folder)
+    # A link stays one, and leads to what is written.
+    target = folder.resolve()
+    require_replaceable(target, kind="model", markers=[CARD_FILE], overwrite=False)
+    # What is written stands beside it until it is whole.
+    require_writable(target)
     path = locate(source)
     is_file = path.is_file()
     shape, params = read_t5x_checkpoint(path) if is_file else read_hf_folder(path)
@@ -103,7 +107,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
         raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
     tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
     card = _imported_card(path, shape, tokenizer)
-    with whole_folder(folder.absolute(), kind="model", markers=[CARD_FILE], overwrite=False) as partial:
+    with whole_folder(target, kind="model", markers=[CARD_FILE], overwrite=False) as partial:
         save_weights(partial / WEIGHTS_FOLDER, params)
         write_texts(partial / TOKENIZER_FOLDER, tokenizer.files())
         write_text(partial / CARD_FILE, card.to_json())

@@ -24,7 +24,7 @@ from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer
-from r2d_jax.runtime.outputs import EVALUATION_FILES
+from r2d_jax.runtime.outputs import EVALUATION_FILES, METRICS_FILE
 
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def evaluate_rows(
 ) -> dict[str, Any]:
     """Predict labels and rationales of all rows and score them; returns the metrics.
 
-    Predictions are written before anything is scored, so a metric that fails loses nothing. Beside them
+    Predictions are written before anything is scored, so a metric that fails loses none of them. Beside them
     come metrics.json, row_scores.jsonl (what each row adds to each figure, without text) and, of a model that
     explains, faithfulness.jsonl (what each rationale cites and what is unsupported, without text) and, where
     rationales are read back, rationale_checks.jsonl.
@@ -96,8 +96,9 @@ def evaluate_rows(
     ]
     if is_writer():
         folder.mkdir(parents=True, exist_ok=True)
+        # First: without it a stopped evaluation is known for one, and no figures stand beside other predictions.
+        (folder / METRICS_FILE).unlink(missing_ok=True)
         write_predictions(folder / "predictions.jsonl", lines)
-        # Of other predictions; and without metrics.json a stopped evaluation is known for one.
         for name in EVALUATION_FILES:
             if name != "predictions.jsonl":
                 (folder / name).unlink(missing_ok=True)
@@ -152,7 +153,7 @@ def evaluate_rows(
         if reasons is not None:
             write_predictions(folder / "faithfulness.jsonl", reasons.lines)
         write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / METRICS_FILE, metrics)
     return metrics
 
 

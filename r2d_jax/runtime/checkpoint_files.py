@@ -60,7 +60,7 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
         raise UserError(
             str(folder),
             f"NaN or infinity in {unsound[0]}{more}",
-            "Restore it from a copy, or take weights of a training that went well.",
+            "Take another checkpoint, or weights of a training that went well.",
         )
     return params
 

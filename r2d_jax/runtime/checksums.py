@@ -4,7 +4,6 @@ import functools
 import hashlib
 import itertools
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from r2d_jax.runtime.distributed import sum_over_processes
+from r2d_jax.runtime.distributed import fetch, sum_over_processes
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 @jax.jit
-def _has_unsound(values: jax.Array) -> jax.Array:
-    return ~jnp.isfinite(values).all()
+def _are_unsound(arrays: list[jax.Array]) -> jax.Array:
+    # One program: one for each shape on each device took seconds to compile.
+    return jnp.stack([~jnp.isfinite(values).all() for values in arrays])
 
 
 @functools.partial(jax.jit, static_argnames="strides")
@@ -39,19 +39,13 @@ def _parts(array: jax.Array) -> list[jax.Array]:
     sizes = itertools.accumulate(array.shape[:0:-1], operator.mul, initial=1)
     strides = tuple(size % 2**32 for size in sizes)[::-1] if array.ndim else ()
     parts = []
-    for shard in _own_shards(array):
+    # The parts that this process answers for; over all processes every value once. Part by part, each on its device:
+    # hundreds of sums over all devices would wait for each other.
+    for shard in (one for one in array.addressable_shards if one.replica_id == 0):
         corner = (part.start or 0 for part in shard.index)
         start = sum(map(operator.mul, corner, strides)) % 2**32
         parts.append(_sum_of_bits(shard.data, np.uint32(start), strides))
     return parts
-
-
-def _own_shards(array: jax.Array) -> Iterator[Any]:
-    """The parts that this process answers for; over all processes every value once.
-
-    Part by part, each on its device: hundreds of sums over all devices would wait for each other.
-    """
-    return (shard for shard in array.addressable_shards if shard.replica_id == 0)
 
 
 def checksum(tree: Any) -> str:
@@ -80,16 +74,14 @@ def checksum(tree: Any) -> str:
 def not_finite(tree: Any) -> list[str]:
     """Names of the arrays that hold NaN or infinity, such as "encoder/final_norm/scale".
 
-    Computed on the devices: only a byte of a part of an array comes to the host. All processes must call it.
+    Computed on the devices: only a byte of each array comes to the host. All processes must call it.
 
     Args:
-        tree: arrays on devices, of any float type.
+        tree: one array or more, all on the same devices in any layout.
     """
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    parts = [[_has_unsound(shard.data) for shard in _own_shards(leaf)] for _, leaf in named]
-    here = np.array([any(of_leaf) for of_leaf in jax.device_get(parts)], np.uint32)
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for (path, _), count in zip(named, sum_over_processes(here), strict=True)
-        if count
+        for path, unsound in zip(paths, fetch(_are_unsound(list(leaves))), strict=True)
+        if unsound
     ]

@@ -98,8 +98,12 @@ def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None
     return answer[0] if answer else f"no answer within {limit_secs:g} s"
 
 
-def require_writable(path: pathlib.Path) -> None:
-    """Refuse a file or folder, there or to be made with its parents, whose place cannot be written to; makes nothing.
+def require_writable(path: pathlib.Path, where: str = "") -> None:
+    """Refuse a file or folder, there or to be made with its parents, whose place cannot be written to; leaves nothing.
+
+    Args:
+        path: of the file or folder.
+        where: how it is told; "": by its path.
 
     Raises:
         UserError: it cannot, see `write_fault`.
@@ -107,4 +111,6 @@ def require_writable(path: pathlib.Path) -> None:
     nearest = next(one for one in path.absolute().parents if one.exists())
     fault = write_fault(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
     if fault:
-        raise UserError(str(path), f"cannot be written ({fault})", "Mend the path, or choose another place.")
+        raise UserError(
+            where or str(path), f"cannot be written ({fault})", "Mend the path, or choose another place."
+        )

@@ -11,12 +11,14 @@ from r2d_jax.runtime.files import require_writable
 
 RUN_MARK, MODEL_MARK = "run.json", "r2d_model.json"
 """A folder with one of these is a run or a model."""
+METRICS_FILE = "metrics.json"
+"""An evaluation ends with it."""
 EVALUATION_FILES = (
     "predictions.jsonl",
     "row_scores.jsonl",
     "rationale_checks.jsonl",
     "faithfulness.jsonl",
-    "metrics.json",
+    METRICS_FILE,
 )
 """What an evaluation may write into its folder."""
 REQUEST_HASH = "request_hash"
@@ -94,7 +96,7 @@ def require_file(
             input, a file of a run or model, a file that is there, or a place that cannot be written to.
     """
     _require_free(file, option, endings, made, inputs, overwrite)
-    require_writable(file)
+    require_writable(file, f"{option} {file}")
 
 
 def _require_free(
@@ -142,8 +144,8 @@ def require_folder(
         overwrite: as for `require_file`, of each of these files.
 
     Raises:
-        UserError: an address, a file or a part of a run or model, or one of the files cannot be written (see
-            `require_file`).
+        UserError: an address, a file or a part of a run or model, a place that cannot be written to, or one of the
+            files cannot be written (see `require_file`).
     """
     require_local(folder, option)
     if folder.exists() and not folder.is_dir():
@@ -153,7 +155,7 @@ def require_folder(
     require_not_own(folder, option)
     for name in written:
         _require_free(folder / name, option, (), True, inputs, overwrite)
-    require_writable(folder / "any file")
+    require_writable(folder / "any file", f"{option} {folder}")
 
 
 def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
@@ -175,7 +177,7 @@ def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
 
 
 def _is_unfinished(folder: pathlib.Path) -> bool:
-    if (folder / "metrics.json").exists():
+    if (folder / METRICS_FILE).exists():
         return False
     try:
         with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
