@@ -2,28 +2,28 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2d_jax.evaluation.comparison import COLUMNS, TESTED
-from r2d_jax.evaluation.figures import Figure
+from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES, Figure
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The comparison as Markdown: figures, then tests against the reference."""
-    columns = [
+    """The comparison as Markdown: figures of labels, those of rationales, then tests against the reference."""
+    known = [
         figure
         for figure in COLUMNS
         if any(figure.name in method["figures"] for method in table["methods"].values())
     ]
-    lines = [_row(["method", "seeds", *(COLUMNS[figure] for figure in columns)])]
-    lines.append(_row(["---", "---:", *("---:" for _ in columns)]))
-    for name, method in table["methods"].items():
-        cells = [_cell(method["figures"].get(figure.name), figure) for figure in columns]
-        mark = " (!)" if table["collapsed"][name] else ""
-        lines.append(_row([name + mark, str(len(method["seeds"])), *cells]))
+    of_gold = {figure.gold for figure in known}
+    columns = [figure for figure in known if figure.name not in of_gold]
+    lines = []
+    for part in (LABEL_FIGURES, RATIONALE_FIGURES):
+        if of_part := [figure for figure in columns if figure in part]:
+            lines += [*_figures(table, of_part), ""]
     told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
-    lines += ["", told]
+    lines.append(f"{told} In brackets: of the gold rationales." if of_gold - {""} else told)
     if any(table["collapsed"].values()):
         lines.append("(!) at least one seed gives nearly one label only.")
     if table["tests"]:
@@ -36,6 +36,16 @@ def markdown(table: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _figures(table: Mapping[str, Any], columns: Sequence[Figure]) -> Iterator[str]:
+    yield _row(["method", "seeds", *(COLUMNS[figure] for figure in columns)])
+    yield _row(["---", "---:", *("---:" for _ in columns)])
+    for name, method in table["methods"].items():
+        found = method["figures"]
+        cells = [_cell(found.get(figure.name), found.get(figure.gold), figure) for figure in columns]
+        mark = " (!)" if table["collapsed"][name] else ""
+        yield _row([name + mark, str(len(method["seeds"])), *cells])
+
+
 def _unscaled(columns: Sequence[Figure]) -> str:
     return ", ".join(COLUMNS[figure] for figure in columns if figure.unit.scale == 1.0) or "BLEU"
 
@@ -44,12 +54,16 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(found: Mapping[str, float | None] | None, figure: Figure) -> str:
-    if found is None or found["mean"] is None:
+def _cell(
+    found: Mapping[str, float | None] | None, gold: Mapping[str, float | None] | None, figure: Figure
+) -> str:
+    if found is None:
         return ""
-    unit = figure.unit
-    value = f"{found['mean'] * unit.scale:.{unit.scaled_digits}f}"
-    return value if found["sd"] is None else f"{value} ± {found['sd'] * unit.scale:.{unit.scaled_digits}f}"
+    mean, sd, of_gold = (
+        "" if value is None else f"{value * figure.unit.scale:.{figure.unit.scaled_digits}f}"
+        for value in (found["mean"], found["sd"], None if gold is None else gold["mean"])
+    )
+    return mean + (f" ± {sd}" if sd else "") + (f" ({of_gold})" if of_gold else "")
 
 
 def _test_cell(test: Mapping[str, float] | None, figure: Figure) -> str:

@@ -51,6 +51,7 @@ class Figure:
         compared: in the table of `r2d compare`.
         tested: there also tested against the reference.
         groups: told of each subgroup.
+        gold: name of the same figure of the gold rationales, beside which it is read; "": there is none.
         hub: its metric's name on the Hub, which then has it as a result of the model; "": it has none.
     """
 
@@ -64,6 +65,7 @@ class Figure:
     compared: str | bool = False
     tested: bool = False
     groups: str | bool = False
+    gold: str = ""
     hub: str = ""
 
 
@@ -151,7 +153,7 @@ def _statements(name: str, title: str) -> tuple[Figure, Figure]:
     """A figure of what rationales state, and beside it that of the gold rationales, without which it says little."""
     own, gold = (f"faithfulness.{part}.{name}" for part in ("statements", "gold_statements"))
     return (
-        Figure(own, title, up=False, compared=True),
+        Figure(own, title, up=False, compared=True, gold=gold),
         Figure(gold, f"{title}, gold", up=False, compared=True),
     )
 
@@ -175,7 +177,12 @@ RATIONALE_FIGURES = (
         compared="names label",
     ),
     Figure("label_agreement.names_other_only_fraction", "rationales that name only another", up=False),
-    Figure("faithfulness.texts.distinct_fraction", "distinct rationales", compared="distinct"),
+    Figure(
+        "faithfulness.texts.distinct_fraction",
+        "distinct rationales",
+        compared="distinct",
+        gold="faithfulness.texts.gold_distinct_fraction",
+    ),
     Figure(
         "faithfulness.texts.gold_distinct_fraction", "distinct rationales, gold", compared="distinct, gold"
     ),
