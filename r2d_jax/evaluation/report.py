@@ -20,6 +20,7 @@ from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
 from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30
+_DAMAGED = "The weights of the model are damaged or too large: take another checkpoint; nothing was written."
 # Characters at which str.splitlines() ends a line but JSON does not escape; one row must stay one line.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
@@ -246,7 +247,7 @@ def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> 
     """
     with whole_file(path) as file:
         for row in rows:
-            line = _strict_json(row, path, "a figure of a row")
+            line = _strict_json(row, path, "a figure of a row", _DAMAGED)
             file.write(line.translate(_LINE_ENDS) + "\n")
 
 
@@ -259,15 +260,12 @@ def write_json(path: pathlib.Path, obj: Any) -> None:
         UserError: the place cannot be written to, or a figure is NaN or infinity, which JSON has not.
     """
     with whole_file(path) as file:
-        file.write(_strict_json(obj, path, "a figure", indent=2) + "\n")
+        advice = "Look whether its rows and weights are sound; nothing was written."
+        file.write(_strict_json(obj, path, "a figure", advice, indent=2) + "\n")
 
 
-def _strict_json(value: Any, path: pathlib.Path, figure: str, indent: int | None = None) -> str:
+def _strict_json(value: Any, path: pathlib.Path, figure: str, advice: str, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
     except ValueError as error:
-        raise UserError(
-            str(path),
-            f"{figure} is no number, so the weights of the model are damaged or too large",
-            "Take another checkpoint; nothing was written.",
-        ) from error
+        raise UserError(str(path), f"{figure} is no number", advice) from error
