@@ -310,15 +310,16 @@ def test_the_checksum_is_that_of_any_layout_and_sees_what_changed_places(state):
     assert checksum(spread) == checksum(jax.device_get(state.params)) == checksum(state.params)
 
 
-def test_what_is_not_finite_is_found_in_any_layout_by_one_program(state):
-    """One for each shape on each device took eleven seconds to compile."""
+def test_what_is_not_finite_is_found_in_any_layout_by_a_program_for_each_shape(state):
+    """One for each shape on each of eight devices took eleven seconds to compile."""
     mesh = make_mesh(MeshConfig(2, 2, 2))
     params = jax.tree.map(np.array, jax.device_get(state.params))
     params["encoder"]["final_norm"]["scale"][-1] = np.inf
     spread = jax.device_put(params, tree_shardings(params, mesh))
-    before = checksums._are_unsound._cache_size()
+    kinds = {(leaf.shape, leaf.sharding) for leaf in jax.tree.leaves(spread)}
+    before = checksums._is_unsound._cache_size()
     assert checksums.not_finite(spread) == ["encoder/final_norm/scale"]
-    assert checksums._are_unsound._cache_size() == before + 1
+    assert checksums._is_unsound._cache_size() <= before + len(kinds)
     assert checksums.not_finite(jax.device_put(state.params, tree_shardings(params, mesh))) == []
 
 

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from r2d_jax.runtime.distributed import fetch, sum_over_processes
+from r2d_jax.runtime.distributed import sum_over_processes
 
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 @jax.jit
-def _are_unsound(arrays: list[jax.Array]) -> jax.Array:
-    # One program: one for each shape on each device took seconds to compile.
-    return jnp.stack([~jnp.isfinite(values).all() for values in arrays])
+def _is_unsound(values: jax.Array) -> jax.Array:
+    return ~jnp.isfinite(values).all()
 
 
 @functools.partial(jax.jit, static_argnames="strides")
@@ -77,11 +76,12 @@ def not_finite(tree: Any) -> list[str]:
     Computed on the devices: only a byte of each array comes to the host. All processes must call it.
 
     Args:
-        tree: one array or more, all on the same devices in any layout.
+        tree: arrays on devices, in any layout.
     """
-    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    # Whole arrays, for which there is a program by shape and not one for each device, too; and each is waited for, as
+    # many at once that speak over all devices can lock each other out.
     return [
         jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, unsound in zip(paths, fetch(_are_unsound(list(leaves))), strict=True)
-        if unsound
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if bool(_is_unsound(leaf))
     ]
