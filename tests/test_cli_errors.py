@@ -109,6 +109,15 @@ def test_a_second_run_does_nothing_and_says_so(r2d, kept):
     r2d(*kept.arguments, "tensorboard=false", "stage1.log_every_steps=2").done("nothing to do")
 
 
+def test_a_finished_run_whose_evaluation_was_begun_anew_evaluates_again(r2d, kept, tmp_path):
+    """`r2d eval --overwrite` that failed in the run's own folder left it without figures, and the run said: finished."""
+    shutil.copytree(kept.workdir, tmp_path / "w")
+    figures = tmp_path / "w" / "evaluation" / "metrics.json"
+    figures.unlink()
+    r2d(*kept.arguments[:-1], tmp_path / "w").done("evaluating")
+    assert figures.is_file()
+
+
 def test_a_folder_of_someone_else(r2d, kept, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     r2d(*kept.arguments[:-1], tmp_path).refused(

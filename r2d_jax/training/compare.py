@@ -49,7 +49,7 @@ def run_comparison(
     _check_folders(planned, folder)
     for number, one in enumerate(planned, 1):
         workdir = Workdir(folder / one.folder)
-        if workdir.started and workdir.state.get("run_done"):
+        if workdir.finished:
             say(console, f"run {number} of {len(planned)}: {one.folder}: finished before")
             continue
         say(console, f"run {number} of {len(planned)}: {one.folder}")

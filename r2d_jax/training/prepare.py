@@ -289,7 +289,7 @@ def prepare(
     left_out(config.evaluation, labels)
     if config.evaluation.triage is not None:
         scale_of(config.evaluation.triage, labels)
-    if sources[2] is not None and not (workdir.started and workdir.state.get("run_done")):
+    if sources[2] is not None and not workdir.finished:
         require_scorer(config.evaluation.bertscore)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)

@@ -143,7 +143,7 @@ def _run(config: Config, workdir: Workdir, console: Console, stage1_from: pathli
     prepared = start(config, workdir, console)
     if stage1_from is not None:
         adopt_stage1(workdir, Workdir(stage1_from), console)
-    if workdir.state.get("run_done"):
+    if not agree(not workdir.finished):
         say(console, "this run is finished; nothing to do")
         _say_where(workdir, console)
         return

@@ -19,7 +19,7 @@ from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
 from r2d_jax.runtime.files import write_fault, write_text
 from r2d_jax.runtime.locks import alone_in
-from r2d_jax.runtime.outputs import RUN_MARK, require_local
+from r2d_jax.runtime.outputs import METRICS_FILE, RUN_MARK, require_local
 from r2d_jax.runtime.reporting import say
 
 CONFIG_FILE = "config.yaml"
@@ -98,6 +98,13 @@ class Workdir:
     def started(self) -> bool:
         """Whether a run lives here."""
         return (self.path / STATE_FILE).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end and its evaluation is there, which `r2d eval` may have begun anew."""
+        return (
+            self.started and self.state.get("run_done", False) and (self.evaluation / METRICS_FILE).is_file()
+        )
 
     def check(self, config: Config) -> None:
         """Refuse a folder that this run must not touch; writes nothing that stays.
