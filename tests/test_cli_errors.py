@@ -110,7 +110,7 @@ def test_a_second_run_does_nothing_and_says_so(r2d, kept):
 
 
 def test_a_finished_run_whose_evaluation_was_begun_anew_evaluates_again(r2d, kept, tmp_path):
-    """`r2d eval --overwrite` that failed in the run's own folder left it without figures, and the run said: finished."""
+    """`r2d eval --overwrite` that failed in its folder left it without figures, and it was still "finished"."""
     shutil.copytree(kept.workdir, tmp_path / "w")
     figures = tmp_path / "w" / "evaluation" / "metrics.json"
     figures.unlink()
