@@ -128,6 +128,22 @@ def test_support_and_distinct_rationales_stand_beside_those_of_gold():
     assert told.endswith("In brackets: of the gold rationales.\n")
     gold = [row for row in csv.DictReader(io.StringIO(as_csv(table))) if "gold" in row["figure"]]
     assert [float(row["mean"]) for row in gold] == [1.0, 0.781]
+    assert table["statement_rules"] == [1]
+    assert "rules" not in told
+
+
+def test_statements_found_by_other_rules_are_not_compared():
+    """Of the same rationales, the second version found 76.2 % unsupported, the first one 81.4 %."""
+    runs = {}
+    for name, rules in (("old", {}), ("new", {"rules": 2})):
+        section = {"statements": {"unsupported_findings_fraction": 0.8}, "texts": {"distinct_fraction": 0.5}}
+        run = result(("yes", "yes", "no", "no"))
+        runs[name] = {0: dataclasses.replace(run, metrics=run.metrics | {"faithfulness": section | rules})}
+    table = compare(runs, "old", resamples=10)
+    text = markdown(table)
+    assert "| method | seeds | distinct |" in text
+    assert "left out: it was found by rules of versions 1, 2. `r2d eval --overwrite`" in text
+    assert "unsupported findings" not in text
 
 
 def test_costs_are_compared_and_tested_unscaled():

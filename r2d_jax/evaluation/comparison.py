@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.figures import figure_at, headings
+from r2d_jax.evaluation.figures import Figure, figure_at, headings
 from r2d_jax.evaluation.intervals import (
     Statistic,
     bootstrap_interval,
@@ -22,6 +22,7 @@ from r2d_jax.evaluation.metrics import normalise_label
 
 COLUMNS = headings("compared")
 TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
+_OF_STATEMENTS = ("faithfulness.statements.", "faithfulness.gold_statements.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
         rows, reference, methods: name to seeds and figures: path to mean, sd (over seeds, n - 1), low and
         high (95 % bootstrap over rows of the mean over seeds); tests: name to path to difference, low, high,
         p_value and p_holm (Holm's correction over all tests of that path); collapsed: name to seeds whose
-        model gives nearly one label only.
+        model gives nearly one label only; statement_rules: versions of the rules that found what rationales state,
+        without whose figures the methods are where there are several.
 
     Raises:
         UserError: test rows differ between runs.
@@ -102,6 +104,11 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
     if len(ids) != 1:
         raise UserError("comparison", "the runs have different test rows", "Compare runs of one data set.")
     (shared,) = ids
+    every = [result for seeds in results.values() for result in seeds.values()]
+    sections = [section for result in every if (section := result.metrics.get("faithfulness"))]
+    # The first ones did not say it.
+    rules = sorted({section.get("rules", 1) for section in sections})
+    columns = [one for one in COLUMNS if len(rules) < 2 or not one.name.startswith(_OF_STATEMENTS)]
     tests = {
         name: _tests(seeds, results[reference], len(shared), resamples)
         for name, seeds in results.items()
@@ -112,7 +119,7 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
         "rows": len(shared),
         "reference": reference,
         "methods": {
-            name: {"seeds": sorted(seeds), "figures": _figures(seeds, len(shared), resamples)}
+            name: {"seeds": sorted(seeds), "figures": _figures(seeds, columns, len(shared), resamples)}
             for name, seeds in results.items()
         },
         "tests": tests,
@@ -120,6 +127,7 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
             name: sorted(seed for seed, result in seeds.items() if result.metrics.get("collapsed"))
             for name, seeds in results.items()
         },
+        "statement_rules": rules,
     }
 
 
@@ -130,9 +138,11 @@ def _statistic(result: RunResult, path: str) -> Statistic | None:
     return mean_of(result.rows[path]) if path in result.rows else None
 
 
-def _figures(seeds: Mapping[int, RunResult], rows: int, resamples: int) -> dict[str, dict[str, float | None]]:
+def _figures(
+    seeds: Mapping[int, RunResult], columns: Sequence[Figure], rows: int, resamples: int
+) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {}
-    for figure in COLUMNS:
+    for figure in columns:
         values = [figure_at(result.metrics, figure.name) for result in seeds.values()]
         if any(value is None for value in values):
             continue

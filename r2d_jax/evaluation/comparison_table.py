@@ -24,6 +24,11 @@ def markdown(table: Mapping[str, Any]) -> str:
             lines += [*_figures(table, of_part), ""]
     told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
     lines.append(f"{told} In brackets: of the gold rationales." if of_gold - {""} else told)
+    if len(rules := table["statement_rules"]) > 1:
+        lines.append(
+            f"What is unsupported or contradicted is left out: it was found by rules of versions "
+            f"{', '.join(map(str, rules))}. `r2d eval --overwrite` of the older runs makes them comparable."
+        )
     if any(table["collapsed"].values()):
         lines.append("(!) at least one seed gives nearly one label only.")
     if table["tests"]:
