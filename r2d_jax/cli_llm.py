@@ -66,10 +66,10 @@ def judge(
     cases = judging.judge_cases(rows.examples, judged)
     cache = output / "judge_answers.jsonl"
     job = LlmJob("judge", endpoint, asking.limits(), cache, asking.max_reasks, console())
-    asked = judging.asked_of(judged, job.hashes(question, cases))
-    require_same_questions(output / "judgements.jsonl", cache, asked, overwrite=overwrite)
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
+    asked = judging.asked_of(judged, job.hashes(question, cases))
+    require_same_questions(output / "judgements.jsonl", cache, asked, overwrite=overwrite)
     answers = job.ask(question, cases)
     result = judging.write_judgements(output, judged, asked, answers, endpoint, predictions)
     judging.print_judgements(result, job.console)
@@ -124,11 +124,11 @@ def zero_shot(
     rows = rows.first(asking.max_rows)
     question = guessing.zero_shot_question(rows.labels, rationale=rationale, task=task)
     cases = [guessing.zero_shot_case(example, rows.labels) for example in rows.examples]
+    if asking.dry_run:
+        return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     hashes = job.hashes(question, cases)
     asked = [(example.row_id, one) for example, one in zip(rows.examples, hashes, strict=True)]
     require_same_questions(output / "predictions.jsonl", cache, asked, overwrite=overwrite)
-    if asking.dry_run:
-        return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     answers = job.ask(question, cases)
     metrics = guessing.write_zero_shot(output, rows, answers, hashes, endpoint, question, rationale=rationale)
     print_results(metrics, job.console)

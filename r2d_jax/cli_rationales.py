@@ -101,12 +101,12 @@ def generate(
         for example in rows.examples
     ]
     asked = Asked(endpoint, question, template.hash_with(question.instructions))
-    require_same_questions(
-        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
-    )
     job = LlmJob("generate", endpoint, asking.limits(), cache, asking.max_reasks, console())
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
+    require_same_questions(
+        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
+    )
     answers = job.ask(question, cases)
     news = [
         generating.new_rationale(example, rows.labels, answer, hide_label=hide_label)
@@ -169,12 +169,12 @@ def polish(
     ]
     sent = [case for case in cases if case is not None]
     asked = Asked(endpoint, question, template.hash_with(question.instructions))
-    require_same_questions(
-        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
-    )
     job = LlmJob("polish", endpoint, asking.limits(), cache, asking.max_reasks, console())
     if asking.dry_run:
         return job.dry_run(question, sent, show_prompt=asking.show_prompt)
+    require_same_questions(
+        output, cache, asked.of_rows(rows.rows, cases), overwrite=overwrite, told_by=told_by(column)
+    )
     left = iter(job.ask(question, sent))
     answers = [None if case is None else next(left) for case in cases]
     news = [polishing.polished(text, answer) for text, answer in zip(originals, answers, strict=True)]

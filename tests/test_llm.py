@@ -204,7 +204,7 @@ def test_the_interval_is_that_of_drawn_rows(judging, server):
     assert (grounding["mean"], grounding["counts"]) == (3.5, [1, 1, 0, 2, 2])
     found = [grounding["low"], grounding["high"]]
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.2)
-    judging("--max-rows", 1).done("grounding +1.00")
+    judging("--max-rows", 1, "--overwrite").done("grounding +1.00")
     assert judging.json("judge.json")["criteria"]["grounding"]["low"] is None
 
 
@@ -568,7 +568,7 @@ def test_inputs_and_outputs(r2d, server, tmp_path, judging, guessing, rows, pred
 
 
 def test_results_of_other_rows_are_not_replaced(r2d, judging, guessing, rows, predictions):
-    """The same rows, or some of them, may be asked about again."""
+    """The same rows may be asked about again, and more of them."""
     for command, results in ((judging, "judgements.jsonl"), (guessing, "predictions.jsonl")):
         command("--max-rows", 2).done()
         command().done()
@@ -577,7 +577,6 @@ def test_results_of_other_rows_are_not_replaced(r2d, judging, guessing, rows, pr
         others = [row | {"id": f"other-{row['id']}"} for row in ROWS]
         rows.write_text(as_lines(others))
         predictions.write_text(as_lines(predictions_of(others)))
-        command("--dry-run").refused(f"{results}: holds the results of other rows", "nothing was changed")
         command().refused(f"{results}: holds the results of other rows", "Choose another --output, or add")
         # Other texts under the same ids.
         others = [row | {"question": f"{row['question']} again"} for row in ROWS]
@@ -587,10 +586,52 @@ def test_results_of_other_rows_are_not_replaced(r2d, judging, guessing, rows, pr
         assert not command.sent
         assert (command.output / results).read_bytes() == before
         rows.write_bytes(original[0])
-        command("--max-rows", 2).done()
+        command().done("sent now: 0 requests")
     (judging.output / "judge_answers.jsonl").unlink()
     judging().refused("judgements.jsonl: is there and not of this command")
     judging("--overwrite").done()
+
+
+def test_results_of_more_rows_are_not_replaced(judging, guessing):
+    for command, results in ((judging, "judgements.jsonl"), (guessing, "predictions.jsonl")):
+        command().done()
+        before = snapshot(command.output)
+        command("--max-rows", 5).refused(f"{results}: holds the results of more rows", "add --overwrite")
+        assert snapshot(command.output) == before
+        command("--max-rows", 5, "--overwrite").done()
+        assert len(command.lines(results)) == 5
+
+
+def test_results_of_an_older_version_are_told_as_such(judging, guessing, rows):
+    """They hold no hash of what was asked; they used to be taken for those of other rows."""
+    for command, results in ((judging, "judgements.jsonl"), (guessing, "predictions.jsonl")):
+        command().done()
+        before = [{k: v for k, v in row.items() if k != "request_hash"} for row in command.lines(results)]
+        (command.output / results).write_text(as_lines(before), encoding="utf-8")
+        command().refused(f"{results}: does not say what was asked, as results of older", "Add --overwrite")
+        assert command.lines(results) == before
+        command("--overwrite").done("sent now: 0 requests")
+        command().done("sent now: 0 requests")
+        (command.output / results).write_text(as_lines([before[1]]), encoding="utf-8")
+        command().refused(f"{results}: holds the results of other rows")
+
+
+def test_an_empty_file_of_results_is_nothing_to_keep(judging, guessing):
+    for command, results in ((judging, "judgements.jsonl"), (guessing, "predictions.jsonl")):
+        command.output.mkdir()
+        (command.output / results).touch()
+        command().done()
+        (command.output / results).write_text("")
+        command().done("sent now: 0 requests")
+        assert len(command.lines(results)) == 6
+
+
+def test_a_dry_run_asks_for_no_overwrite(judging, guessing):
+    for command in (judging, guessing):
+        command().done()
+        before = snapshot(command.output)
+        command("--max-rows", 5, "--temperature", 1, "--dry-run").done("5 rows, 0 of them", "5 requests")
+        assert snapshot(command.output) == before
 
 
 def test_judgements_of_another_model_are_not_replaced(judging, predictions, tmp_path):

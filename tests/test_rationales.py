@@ -668,6 +668,26 @@ def test_an_output_of_other_rows_is_replaced_on_request_only(generating_rows, po
         command("--overwrite").done("sent now: 0 requests")
 
 
+def test_an_output_of_more_rows_or_of_an_older_version_is_told_as_such(generating_rows, polishing_rows):
+    """An older version wrote no hash of what was asked; an empty file is nothing to keep."""
+    for command in (generating_rows, polishing_rows):
+        command.output.touch()
+        command().done()
+        before = command.output.read_bytes()
+        command("--max-rows", 5).refused("holds the results of more rows", "add --overwrite")
+        command("--max-rows", 5, "--temperature", 1, "--dry-run").done("rows, 0 of them")
+        assert command.output.read_bytes() == before
+        older = command.lines()
+        for row in older:
+            (found,) = (cell for name, cell in row.items() if name.endswith("_provenance"))
+            del found["request_hash"]
+        command.output.write_text(as_lines(older), encoding="utf-8")
+        command().refused("does not say what was asked, as results of older versions", "Add --overwrite")
+        assert command.lines() == older
+        command("--overwrite").done("sent now: 0 requests")
+        assert command.output.read_bytes() == before
+
+
 def test_polish_needs_a_column_of_text(polishing_rows, rows):
     polishing_rows("--rationale-column", "nurses").refused("no column 'nurses'; columns found: ")
     rows.write_text(as_lines([row | {"nurse": 3} for row in ROWS]), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 from r2d_jax.data.reading.raw_rows import Row
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Case, Question, RowAnswer, request_hash
+from r2d_jax.llm.standing_results import UNKNOWN
 from r2d_jax.rationales.row_files import row_text
 from r2d_jax.runtime.outputs import REQUEST_HASH
 
@@ -67,7 +68,8 @@ def told_by(column: str) -> Callable[[Mapping[str, Any]], tuple[str, Any]]:
     def told(cells: Mapping[str, Any]) -> tuple[str, Any]:
         found = cells.get(beside)
         given = {name: cell for name, cell in cells.items() if name not in (column, beside)}
-        return row_text(given, "a row"), found.get(REQUEST_HASH) if isinstance(found, Mapping) else None
+        asked = found.get(REQUEST_HASH, UNKNOWN) if isinstance(found, Mapping) else None
+        return row_text(given, "a row"), asked
 
     return told
 
