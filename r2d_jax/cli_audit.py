@@ -93,9 +93,10 @@ def audit(
     from r2d_jax.rationales.audit_report import (
         AUDIT_ROWS,
         AUDIT_SUMMARY,
+        audit_files,
         print_audit,
+        require_no_audit,
         summary,
-        write_audit,
     )
     from r2d_jax.rationales.row_files import read_row_file, write_rows
 
@@ -108,13 +109,14 @@ def audit(
     endpoint = asking.endpoint() if judge else None
     cache = output / "audit_judge_answers.jsonl"
     named = [(option, path) for option, path in (("--filter", filter), ("--flag", flag)) if path is not None]
-    require_folder(output, [cache.name], inputs=[which.input])
-    require_folder(output, (AUDIT_ROWS, AUDIT_SUMMARY), inputs=[which.input], overwrite=overwrite)
+    replacing = overwrite or asking.dry_run
+    require_folder(output, (AUDIT_ROWS, AUDIT_SUMMARY, cache.name), inputs=[which.input])
+    require_no_audit(output, overwrite=replacing)
     own = [("--output", output / AUDIT_ROWS), ("--output", output / AUDIT_SUMMARY), ("--output", cache)]
     require_distinct([*own, *named])
     for option, path in named:
         made = path.parent.resolve() == output.resolve()
-        require_file(path, option, endings=[".jsonl"], made=made, inputs=[which.input], overwrite=overwrite)
+        require_file(path, option, endings=[".jsonl"], made=made, inputs=[which.input], overwrite=replacing)
     rows = read_row_file(
         which.model, which.input, split=split, columns=which.columns, encoding=which.encoding
     )
@@ -154,12 +156,12 @@ def audit(
         lambda count: print(f"audit: {count}/{len(rationales)} rows"),
     )
     result = summary(audited, thresholds, column)
-    write_audit(output, audited, result)
     pairs = list(zip(rows.rows, audited, strict=True))
-    if filter is not None:
-        write_rows(filter, [row.cells for row, one in pairs if not one.failures])
-    if flag is not None:
-        write_rows(flag, [{**row.cells, flags: list(one.failures)} for row, one in pairs])
+    with audit_files(output, audited, result):
+        if filter is not None:
+            write_rows(filter, [row.cells for row, one in pairs if not one.failures])
+        if flag is not None:
+            write_rows(flag, [{**row.cells, flags: list(one.failures)} for row, one in pairs])
     print_audit(result, console())
     written = [output / AUDIT_ROWS, output / AUDIT_SUMMARY, *(path for _, path in named)]
     print(f"written: {', '.join(map(str, written))}")

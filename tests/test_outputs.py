@@ -180,7 +180,7 @@ def test_an_audit_does_not_replace_its_own_files(r2d, home):
     assert not (home / "audited").exists()
     r2d(*command, "--filter", "audited/good.jsonl").done()
     before = snapshot(home / "audited")
-    r2d(*command).refused("audit.jsonl: is there already", "--overwrite")
+    r2d(*command).refused("audit.json: is there already", "--overwrite")
     r2d(*command[:-1], "other", "--filter", "audited/good.jsonl").refused("good.jsonl: is there already")
     assert snapshot(home / "audited") == before
     r2d(*command, "--min-words", "9", "--overwrite").done()

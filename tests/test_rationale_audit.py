@@ -1,6 +1,7 @@
 """`r2d rationales audit`: scores worked out by hand, thresholds, the judge, and label noise that it must find."""
 
 import json
+import os
 
 import pytest
 
@@ -13,6 +14,8 @@ from llm_server import SCORES, answer
 
 from r2d_jax.config import TriageConfig
 from r2d_jax.data.triage import generate
+from r2d_jax.errors import UserError
+from r2d_jax.runtime import files as files_module
 
 AUDIT = [
     # label, question, rationale; then names, numbers, unsupported, words, copied, reasons
@@ -140,6 +143,50 @@ def test_an_audit_with_a_judge(auditing, tmp_path, server):
     assert lines[4]["judge"] is None
     auditing(*judge, "--min-judge-score", 4, "--overwrite").done("5 judge")
     assert len(server.got) == 6
+
+
+def test_a_dry_run_is_not_refused_by_an_audit(auditing, tmp_path, server):
+    files = ("--filter", tmp_path / "pass.jsonl", "--flag", tmp_path / "flag.jsonl")
+    auditing(*files).done()
+    before = snapshot(tmp_path)
+    auditing(*files, "--judge", "--base-url", server.url, "--llm", "m", "--dry-run").done("6 rows, 0 of them")
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("stopped_at", ["audit.jsonl", "pass.jsonl", "flag.jsonl", "audit.json"])
+@pytest.mark.parametrize("again", [(), ("--overwrite",)], ids=["first", "again"])
+def test_a_stopped_audit_is_given_again(auditing, tmp_path, monkeypatch, stopped_at, again):
+    """The same command was refused by audit.jsonl; --filter and --flag name files that may be anybody's."""
+    files = ("--filter", tmp_path / "pass.jsonl", "--flag", tmp_path / "flag.jsonl")
+    if again:
+        auditing(*files).done()
+    replace = os.replace
+
+    def full(partial, path):
+        if path.name == stopped_at:
+            raise UserError(str(path), "cannot be written (No space left on device)", "Make room.")
+        replace(partial, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module.os, "replace", full)
+        auditing(*files, *again).refused(f"{stopped_at}: cannot be written")
+    assert not (tmp_path / "a" / "audit.json").exists()
+    standing = [path for path in files[1::2] if path.exists()]
+    if standing:
+        auditing(*files).refused(f"{standing[0].name}: is there already", "add --overwrite")
+        for path in standing:
+            path.unlink()
+    auditing(*files).done("4 of 7 rows fail")
+    auditing().refused("audit.json: is there already")
+
+
+def test_a_file_of_another_command_is_no_stopped_audit(auditing, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "audit.jsonl").write_text('{"id": "1", "rationale_llm": "paid"}\n')
+    auditing().refused("audit.jsonl: is there already", "add --overwrite")
+    (tmp_path / "a" / "audit.jsonl").write_text("no JSON")
+    auditing().refused("audit.jsonl: is there already", "add --overwrite")
+    auditing("--overwrite").done()
 
 
 def test_a_low_score_of_the_judge_fails_by_every_criterion_but_completeness(auditing, tmp_path, server):

@@ -1,10 +1,11 @@
 """What a user sees of an audit; in: audited rationales, out: audit.jsonl, audit.json and a table."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.data.reading.raw_rows import shown
+from r2d_jax.errors import UserError
 from r2d_jax.rationales.audit import NAMES, Audited, Thresholds
 from r2d_jax.rationales.row_files import write_rows
 from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.outputs import first_cells
 
 _SHOWN_LABELS = 40
 _MOSTLY = 0.5
 AUDIT_ROWS, AUDIT_SUMMARY = "audit.jsonl", "audit.json"
+_OF_AN_AUDIT = {"names", "grounded_fraction", "failures"}
 
 
 def summary(audited: Sequence[Audited], thresholds: Thresholds, column: str) -> dict[str, Any]:
@@ -72,14 +76,42 @@ def _quantiles(values: Sequence[float]) -> dict[str, float] | None:
     return {"p05": low, "median": middle, "p95": high}
 
 
-def write_audit(folder: pathlib.Path, audited: Sequence[Audited], result: dict[str, Any]) -> None:
-    """Write audit.jsonl and audit.json.
+def require_no_audit(folder: pathlib.Path, *, overwrite: bool) -> None:
+    """Refuse to replace a finished audit, or what another command wrote, with a new one.
+
+    An audit ends with audit.json. One that was stopped before is done again as if nothing were there.
+
+    Args:
+        folder: that is to hold the audit.
+        overwrite: whatever is there may be replaced.
+
+    Raises:
+        UserError: it may not, and one of the files is there.
+    """
+    summary_file, rows = folder / AUDIT_SUMMARY, folder / AUDIT_ROWS
+    kept = rows.exists() and not first_cells(rows).keys() >= _OF_AN_AUDIT
+    for file, standing in ((summary_file, summary_file.exists()), (rows, kept)):
+        if standing and not overwrite:
+            raise UserError(str(file), "is there already", "Choose another --output, or add --overwrite.")
+
+
+@contextlib.contextmanager
+def audit_files(folder: pathlib.Path, audited: Sequence[Audited], result: dict[str, Any]) -> Iterator[None]:
+    """Write audit.jsonl, and audit.json once the block, which writes what else belongs to the audit, has ended well.
+
+    Args:
+        folder: where to write; made where it is missing.
+        audited: N rows.
+        result: what audit.json holds.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # First: without it a stopped audit is known for one, and no figures stand beside other rows.
+    (folder / AUDIT_SUMMARY).unlink(missing_ok=True)
     write_rows(folder / AUDIT_ROWS, [one.line() for one in audited])
+    yield
     write_text(folder / AUDIT_SUMMARY, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 

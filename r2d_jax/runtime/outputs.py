@@ -4,7 +4,8 @@ import json
 import pathlib
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.files import require_writable
@@ -179,13 +180,19 @@ def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
 def _is_unfinished(folder: pathlib.Path) -> bool:
     if (folder / METRICS_FILE).exists():
         return False
-    try:
-        with (folder / "predictions.jsonl").open(encoding="utf-8") as file:
-            first = json.loads(file.readline())
-    except (OSError, ValueError, RecursionError):
-        return False
+    first = first_cells(folder / "predictions.jsonl")
     # `r2d predict` knows no gold labels, and what an LLM was asked has the hash of the request.
-    return isinstance(first, dict) and "gold_label" in first and REQUEST_HASH not in first
+    return "gold_label" in first and REQUEST_HASH not in first
+
+
+def first_cells(file: pathlib.Path) -> Mapping[str, Any]:
+    """Of the first row of a JSONL file, to tell what wrote it; none where it cannot be read or holds no rows."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            first = json.loads(lines.readline())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return first if isinstance(first, dict) else {}
 
 
 def require_no_input_among(
