@@ -16,6 +16,7 @@ from t5_cases import SMALL, random_weights
 from r2d_jax.config import DataConfig, EvaluationConfig, MeshConfig, T5Config
 from r2d_jax.data.features import FeatureEncoder, question_text
 from r2d_jax.data.schema import Example
+from r2d_jax.data.statements import STATEMENT_RULES
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import plots
@@ -345,6 +346,7 @@ def lines_of(folder, name):
 def test_an_evaluation_tells_reasons_and_no_text(evaluated):
     section = json.loads((evaluated.folder / "metrics.json").read_text())["faithfulness"]
     assert section == evaluated.metrics["faithfulness"]
+    assert section["rules"] == STATEMENT_RULES
     lines = lines_of(evaluated.folder, "faithfulness.jsonl")
     assert [line["id"] for line in lines] == [example.row_id for example in evaluated.examples]
     compared = [line for line in lines if line["ablation"]]

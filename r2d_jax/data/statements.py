@@ -14,6 +14,8 @@ from r2d_jax.data.quantities import Quantity
 from r2d_jax.data.same_names import folded_spelling, names, names_of_unit
 
 Kind = Literal["number", "finding"]
+# Raised with every change of what counts as a statement: figures of other rules do not compare.
+STATEMENT_RULES = 2
 # Words of an argument or of any case note; they find nothing.
 _WITHOUT_FINDING = """
     additional already although among answer appear argue argument basis case category choose class classify clinical

@@ -9,6 +9,7 @@ import numpy as np
 
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.schema import Example
+from r2d_jax.data.statements import STATEMENT_RULES
 from r2d_jax.evaluation.ablation_outcomes import Measured, measure
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation, ablate, part_of
 from r2d_jax.evaluation.citations import citations
@@ -117,17 +118,18 @@ def faithfulness(
         labels: the label set.
 
     Returns:
-        Its section holds: rows, compared_rows, nothing_cited_rows, all_cited_rows, probability_rows (counts);
-        cited_words_fraction and random_words_fraction (mean shares of the words); comprehensiveness and
-        sufficiency, each with cited, random and difference (mean drop of the probability of the label when these
-        sentences are removed, or only these are left; None where there are no probabilities) and cited_change,
-        random_change and change_difference (share of rows whose label changes); statements and gold_statements
+        Its section holds: rules (`STATEMENT_RULES`; a metrics.json without it is of 1); rows, compared_rows,
+        nothing_cited_rows, all_cited_rows, probability_rows (counts); cited_words_fraction and
+        random_words_fraction (mean shares of the words); comprehensiveness and sufficiency, each with cited,
+        random and difference (mean drop of the probability of the label when these sentences are removed, or only
+        these are left; None where there are no probabilities) and cited_change, random_change
+        and change_difference (share of rows whose label changes); statements and gold_statements
         (`support_figures`); texts (`distinct_figures`; of the rows with a gold rationale, or of all where none has).
     """
     count = len(examples)
     own = supports(examples, rationales, predicted)
     rows = _rows(measured, count)
-    section = _counts(ablations, measured) | {
+    section = {"rules": STATEMENT_RULES, **_counts(ablations, measured)} | {
         name: {figure: _mean(rows[f"faithfulness.{name}.{figure}"]) for figure in _FIGURES}
         for name in _MEASURES
     }
