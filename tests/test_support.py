@@ -180,8 +180,10 @@ def test_sentences_are_apart_and_lose_only_blanks(text):
         ("The deciding finding is fever.", 0, 1, [("fever", "finding", True)]),
         ("The abdominal pain needs no proof: the evidence already found confirms it, despite other data.", 0, 2,
          [("proof", "finding", False)]),
-        ("The cough does not count, and changes nothing. On the other hand, less pressing matters carry no weight.",
-         0, 2, [("cough", "finding", True), ("matters", "finding", False)]),
+        ("The cough is less pressing, changes nothing, and does not count. On the other hand, less telling findings "
+         "carry no weight.", 0, 1, [("cough", "finding", True)]),
+        ("At first glance, and in addition, this clinically important information at hand is indicative of cough. "
+         "But, on the whole, the vomiting decides.", 0, 2, [("cough", "finding", True)]),
         ("In light of the vomiting, and in  favour\nof the abdominal pain.", 0, 2, []),
         ("A platelet count, pain in the other hand, skin changes, weight loss, pressing chest pain, light stool.",
          0, 7, [("platelet count", "finding", False), ("hand", "finding", False), ("skin changes", "finding", False),
@@ -197,6 +199,35 @@ def test_statements_without_support(rationale, numbers, findings, wanted):
     assert [found.count(kind) for kind in ("number", "finding")] == [
         sum(kind == one for _, one, _ in wanted) for kind in ("number", "finding")
     ]
+
+
+@pytest.mark.parametrize(
+    ("rationale", "findings"),
+    [
+        ("He cannot carry any weight on the left leg.", ["carry", "weight", "left leg"]),
+        ("The leg carries no weight.", ["leg carries", "weight"]),
+        ("This does not carry weight with the leg.", ["carry weight", "leg"]),
+        ("He cannot count fingers.", ["count fingers"]),
+        ("He did not count fingers.", ["count fingers"]),
+        ("Numbness on the other hand.", ["Numbness", "hand"]),
+        ("On the other hand numbness", ["hand numbness"]),
+        ("Rash of one hand, and on the other hand, itch.", ["Rash", "hand", "hand", "itch"]),
+        ("Rash on the whole body.", ["Rash", "whole body"]),
+        ("A more pressing chest pain.", ["pressing chest pain"]),
+        ("Pain comes down to the knee.", ["Pain comes", "knee"]),
+        ("Pain at first metatarsal, pain at hand.", ["Pain", "first metatarsal", "pain", "hand"]),
+        ("She weighs heavily, rests on the left side.", ["weighs heavily", "rests", "left side"]),
+        ("Her tongue stands out.", ["tongue stands"]),
+        ("Speaks for a few seconds.", ["Speaks", "seconds"]),
+        ("Aspirin makes no difference.", ["Aspirin", "difference"]),
+        ("Turning changes little.", ["Turning changes little"]),
+        ("Potentiates bleeding by warfarin", ["Potentiates bleeding", "warfarin"]),
+        ("Additives allergy", ["Additives allergy"]),
+        ("Imported malaria, ill appearance", ["Imported malaria", "ill appearance"]),
+    ],
+)
+def test_idioms_and_words_of_arguments_hide_no_findings(rationale, findings):
+    assert parts(rationale, [one.span for one in statements(rationale) if one.kind == "finding"]) == findings
 
 
 def test_a_spelling_of_two_characters_is_marked_whole():

@@ -16,42 +16,49 @@ from r2d_jax.data.same_names import folded_spelling, names, names_of_unit
 Kind = Literal["number", "finding"]
 # Raised with every change of what counts as a statement: figures of other rules do not compare.
 STATEMENT_RULES = 2
-# Words of an argument or of any case note; they find nothing.
+# Words of an argument or of any case note; they find nothing, in any form of the same stem.
 _WITHOUT_FINDING = """
-    additional already although among answer appear argue argument basis case category choose class classify clinical
-    compare compared compatible conclude conclusion confirm consider consistent context data decide decision
-    demonstrate described despite determine diagnosis done due especially even evidence evident explain explanation
-    fact factor feature finding found given highlight illustrate imply important indicate indication indicative
-    information instead label lead level likely made mainly make many mean meant mention merely need nevertheless
-    note noted nothing otherwise overall particularly patient perhaps person point possible possibly potential
-    potentially presence present presentation presenting primarily probable probably pt question rationale reason
-    record regard relevance relevant require result reveal see seem seen show shown sign situation
-    somewhat state statement suggest suggestive support suspect suspicion symptom take taken triage type warrant
-    way"""
+    answer argue argument basis case category choose class classify compare compared compatible conclude conclusion
+    confirm consider context data decide decision demonstrate described determine diagnosis done evidence explain
+    explanation fact factor feature finding found given highlight illustrate imply instead label lead level likely made
+    make many mean meant mention merely need nevertheless note noted nothing patient perhaps point possible possibly
+    presence present presentation presenting pt question rationale reason record regard require result reveal see seem
+    seen show shown sign situation state statement suggest suggestive support suspect suspicion symptom take taken
+    triage type warrant way"""
 _OF_ARGUMENTS = frozenset(map(stem, _WITHOUT_FINDING.split()))
+# Their stems are those of findings too: "additives", "appearance", "imported malaria", "indices", "potentiates".
+_OF_NO_OTHER_FORM = """
+    additional additionally already although among appear appeared appears clinical clinically consistent consistently
+    despite due especially even evident evidently importance important importantly indicate indicated indicates
+    indicating indication indications indicative information main mainly otherwise overall particular particularly
+    person persons potential potentially primarily probable probably relevance relevant somewhat"""
+_AS_WRITTEN = frozenset(_OF_NO_OTHER_FORM.split())
 # Idioms of weighing and of joining, of words that elsewhere find something ("blood count", "left hand"): in order.
+# One that a case note may mean ("rests on", "cannot count", "comes down to") is none: a finding that is hidden is
+# worse than a word of an argument that counts.
+_BEGINS, _ENDS = r"(?:(?<![^.,;:!?(])|(?<=[.,;:!?(]\s)|(?<=\bbut\s))", r"(?=\s*(?:[.,;:!?)]|\Z))"
 _IDIOMS = (
     r"accounts? for|accounting for",
     r"as (?:opposed to|well)",
-    r"at (?:first|hand|stake)",
+    rf"at first(?: (?:glance|look|sight)\b|{_ENDS})|at stake",
+    r"(?:cases?|data|evidence|facts?|findings?|information|questions?|situation) at hand",
     r"based on|by far",
-    r"carr(?:y|ies|ied|ying)(?: (?:much|more|most|the most|less|little|no|any|some))? weight",
-    r"chang(?:e|es|ed|ing) (?:nothing|little)",
-    r"com(?:e|es|ing) down to",
-    r"counts? (?:against|towards?)",
-    r"(?:(?:do|does|did|should|can)(?: not|n['\u2019]t)|cannot) count",
+    rf"chang(?:e|es|ed) nothing{_ENDS}",
+    r"(?:case|evidence|facts?|features?|findings?|information|points?|reasons?|results?|signs?|symptoms?|these|this)"
+    r"(?: do(?:es)? not)? carr(?:y|ies|ied)(?: (?:much|more|most|the most|less|little|no|any|some))? weight"
+    r"(?! (?:on|with|the)\b)",
+    rf"(?:does|do|did|should)(?: not|n['\u2019]t) count(?:{_ENDS}|(?= (?:against|as|here|towards?)\b))",
+    r"counts against",
     r"in (?:addition|contrast|favou?r|general|keeping|light|line|order|spite|sum|summary|terms|turn|view)"
     r"(?=,| (?:of|to|with)\b)",
-    r"ma(?:ke|kes|de|king) (?:no|little|any|a|the) difference",
-    r"(?:more|most|less|least) (?:compelling|convincing|decisive|pressing|telling|weighty)",
+    rf"(?:more|most|less|least) (?:compelling|convincing|decisive|pressing{_ENDS}|telling|weighty)",
     r"of (?:little|no|some|great) (?:concern|consequence|importance|note|relevance)",
-    r"on (?:balance|the (?:one|other) hand|the whole)",
+    rf"{_BEGINS}on (?:balance|the (?:one|other) hand|the whole)(?=,)",
     r"play(?:s|ed|ing)? (?:a|no|any|some)(?: \w+)? (?:part|role)",
-    r"rests? upon|rests on|stands out",
-    r"sp(?:eak|eaks|oke|eaking) (?:for|against)",
+    r"sp(?:eak|eaks|oke|eaking) against|speaks? for itself",
     r"tak(?:e|en|ing) into account|first of all",
-    r"tip(?:s|ped|ping)? the (?:balance|scales?)",
-    r"weigh(?:s|ed|ing)? (?:against|heavily|in favou?r)",
+    r"tip(?:s|ped|ping)? the (?:balance|scales?)(?! at\b)",
+    r"weigh(?:s|ed|ing)? (?:against|in favou?r)",
     r"with (?:regard|respect) to",
 )
 _IDIOM = re.compile(rf"(?<![\w-])(?:{'|'.join(_IDIOMS)})(?![\w-])".replace(" ", r"\s+"), re.IGNORECASE)
@@ -165,7 +172,13 @@ def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
     composed, words, *_ = read(text)
     left_out = _OF_ARGUMENTS | {word.stem for other in ignored for word in read(other).words}
     idioms = _covered([match.span() for match in _IDIOM.finditer(composed.text)], len(composed.text))
-    found = [one for one in words if one.stem not in left_out and not idioms[one.span[0]]]
+    found = [
+        one
+        for one in words
+        if one.stem not in left_out
+        and composed.text[slice(*one.span)].casefold() not in _AS_WRITTEN
+        and not idioms[one.span[0]]
+    ]
     findings = _runs(composed.text, found)
     return sorted(
         [Statement("number", one.span, quantity=one.quantity) for one in amounts(composed.text)]
