@@ -52,7 +52,8 @@ def test_a_file_in_another_encoding_is_read(command, folder, r2d):  # noqa: F811
         ended.refused("weights: would be loaded now")
     else:
         assert (ended.code, ended.err) == (0, "")
-    r2d(*given, "--encoding", "latin-99").refused("encoding 'latin-99': is not known")
+    again = ("--overwrite",) if command == "rationales audit" else ()
+    r2d(*given, *again, "--encoding", "latin-99").refused("encoding 'latin-99': is not known")
     # The rows of a run are read as the run reads them.
     if command != "predict":
-        r2d(*arguments, "--encoding", "latin-1").refused("--input: is needed")
+        r2d(*arguments, *again, "--encoding", "latin-1").refused("--input: is needed")
