@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from r2d_jax.data.amounts import KnownAmounts, amounts
 from r2d_jax.data.composed import Composed
 from r2d_jax.data.negation import negations
+from r2d_jax.data.quantities import quantities
 from r2d_jax.data.sentences import sentences
 from r2d_jax.data.statements import statements
 from r2d_jax.evaluation.support import cited_spans, support, unsupported_statements
@@ -91,6 +92,29 @@ def test_an_amount_is_found_in_its_unit_or_converted(known, asked, wanted):
     (one,) = amounts(asked)
     # A bare F is mostly the sex, so the unit is put in.
     assert KnownAmounts.of(known.replace(" F", " °F")).holds(one.quantity) is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1. Fever. 2. Cough. 3. HR 110.", ["110"]),
+        ("1. Fever.\n2. Cough.\n3. HR 110.", ["110"]),
+        ("Because:\n(1) Fever\n(2) Cough", []),
+        ("Because: 1. Fever. 2. Cough.", []),
+        ("1. 5 mg\n2. 3 mg", ["5 mg", "3 mg"]),
+        ("1. 5 mg. 2. 3 mg.", ["5 mg", "3 mg"]),
+        ("Plan: 1. Rest. 2. Ice. Later: 1. Scan. 2. Call.", []),
+        ("Pain score\n1. Otherwise well", ["1"]),
+        ("motor\n1. Pupils", ["1"]),
+        ("Motor: 1. Verbal: 2. Eyes open.", ["1", "2"]),
+        ("Vomited? 1. Pain? 2. Well.", ["1", "2"]),
+        ("Pain is 1. Later 2. Well.", ["1", "2"]),
+        ("1. Fever. 3. Cough.", ["1", "3"]),
+        ("2. Fever.\n3. Cough.", ["2", "3"]),
+    ],
+)
+def test_only_the_marks_of_a_list_are_no_numbers(text, numbers):
+    assert [one.written for one in quantities(text)] == numbers
 
 
 # Denials
@@ -175,7 +199,8 @@ def test_sentences_are_apart_and_lose_only_blanks(text):
         ("Urgent: three hours.", 1, 0, [("three hours", "number", False)]),
         ("", 0, 0, []),
         ("1. Abdominal pain.\n2. HR 124\n 3) He vomited blood.", 1, 3, []),
-        ("(1) HR of\n124.", 1, 1, []),
+        ("1. Abdominal pain. 2. HR 124. 3) He vomited blood.", 1, 3, []),
+        ("He vomited: (1) blood; (2) two times.", 1, 3, []),
         ("Lactate\n5. Pain", 1, 2, [("Lactate", "finding", False), ("5", "number", False)]),
         ("The deciding finding is fever.", 0, 1, [("fever", "finding", True)]),
         ("The abdominal pain needs no proof: the evidence already found confirms it, despite other data.", 0, 2,
@@ -222,6 +247,7 @@ def test_statements_without_support(rationale, numbers, findings, wanted):
         ("Aspirin makes no difference.", ["Aspirin", "difference"]),
         ("Turning changes little.", ["Turning changes little"]),
         ("Potentiates bleeding by warfarin", ["Potentiates bleeding", "warfarin"]),
+        ("Pain in light, worse in line", ["Pain", "light", "worse", "line"]),
         ("Additives allergy", ["Additives allergy"]),
         ("Imported malaria, ill appearance", ["Imported malaria", "ill appearance"]),
     ],

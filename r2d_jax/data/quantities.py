@@ -70,7 +70,10 @@ _PATTERN = re.compile(
     """,
     re.VERBOSE,
 )
-_LIST_MARK = re.compile(r"^[^\S\n]*\(?(\d{1,2})[.)](?=\s)", re.MULTILINE)
+# The number of a list, and what is before it: the start of a line, or the end of a sentence.
+_LIST_MARK = re.compile(
+    r"(?:^|(?P<end>[.;:?!])[\"')\]]?(?=\s))[^\S\n]*\(?(?P<number>\d{1,2})[.)](?=\s)", re.MULTILINE
+)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 _BEHIND_A_WORD = re.compile(rf"[\s-]?(?i:{_ONE_UNIT})(?!\w)")
 
@@ -96,7 +99,8 @@ def quantities(text: str) -> list[Quantity]:
     """The numbers of a text in order, each with unit and comparison sign.
 
     A comma before three digits parts thousands, another one is a decimal comma. Numbers that are written
-    as words, digits inside a word (SpO2) and the numbers of a numbered list are none. Units are not converted.
+    as words, digits inside a word (SpO2) and the numbers of a list of two or more items are none. Units are not
+    converted.
     """
     # NFC alone: compatibility forms would make 102 of 10².
     return [quantity for quantity, _ in located_quantities(unicodedata.normalize("NFC", text))]
@@ -121,12 +125,16 @@ def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
 
 
 def _list_marks(composed: str) -> set[int]:
-    """Where the numbers of lists stand: each at the start of a line, 1 or one more than the mark before it."""
-    marks, last = set(), 0
+    """Where the numbers of lists of two or more items stand: 1, 2, ... at starts of lines or behind sentences."""
+    marks: set[int] = set()
+    first, last = -1, 0
     for match in _LIST_MARK.finditer(composed):
-        number = int(match[1])
-        if number in (1, last + 1):
-            marks.add(match.start(1))
+        number, place = int(match["number"]), match.start("number")
+        if number == 1:
+            first, last = place, 1
+        # Behind a colon or a question a list may begin, but any other number is a value.
+        elif last and number == last + 1 and match["end"] not in (":", "?"):
+            marks |= {first, place}
             last = number
     return marks
 

@@ -49,8 +49,8 @@ _IDIOMS = (
     r"(?! (?:on|with|the)\b)",
     rf"(?:does|do|did|should)(?: not|n['\u2019]t) count(?:{_ENDS}|(?= (?:against|as|here|towards?)\b))",
     r"counts against",
-    r"in (?:addition|contrast|favou?r|general|keeping|light|line|order|spite|sum|summary|terms|turn|view)"
-    r"(?=,| (?:of|to|with)\b)",
+    r"in (?:(?:addition|contrast|general|sum|summary|turn)(?=,)|(?:favou?r|light|spite|terms|view) of\b"
+    r"|(?:addition|contrast|order) to\b|(?:keeping|line) with\b)",
     rf"(?:more|most|less|least) (?:compelling|convincing|decisive|pressing{_ENDS}|telling|weighty)",
     r"of (?:little|no|some|great) (?:concern|consequence|importance|note|relevance)",
     rf"{_BEGINS}on (?:balance|the (?:one|other) hand|the whole)(?=,)",
