@@ -129,7 +129,8 @@ def test_b013_row_order_never_decides_whether_a_file_loads(write_jsonl):
 @pytest.mark.parametrize(
     ("encoding", "wanted"),
     [
-        ("utf-16", "is not utf-16 (UnicodeError: UTF-16 stream does not start with BOM)"),
+        # Python 3.13 says at which byte, earlier ones why.
+        ("utf-16", "is not utf-16"),
         ("undefined", "is not undefined"),
         ("a\0b", "encoding 'a\\x00b': is not known"),
         ("\ud800", "encoding '\\ud800': is not known"),
