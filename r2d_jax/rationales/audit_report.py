@@ -14,11 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.data.reading.raw_rows import shown
-from r2d_jax.errors import UserError
 from r2d_jax.rationales.audit import NAMES, Audited, Thresholds
 from r2d_jax.rationales.row_files import write_rows
 from r2d_jax.runtime.files import write_text
-from r2d_jax.runtime.outputs import first_cells
+from r2d_jax.runtime.outputs import require_unfinished
 
 _SHOWN_LABELS = 40
 _MOSTLY = 0.5
@@ -88,11 +87,14 @@ def require_no_audit(folder: pathlib.Path, *, overwrite: bool) -> None:
     Raises:
         UserError: it may not, and one of the files is there.
     """
-    summary_file, rows = folder / AUDIT_SUMMARY, folder / AUDIT_ROWS
-    kept = rows.exists() and not first_cells(rows).keys() >= _OF_AN_AUDIT
-    for file, standing in ((summary_file, summary_file.exists()), (rows, kept)):
-        if standing and not overwrite:
-            raise UserError(str(file), "is there already", "Choose another --output, or add --overwrite.")
+    last, rows = folder / AUDIT_SUMMARY, folder / AUDIT_ROWS
+    require_unfinished(
+        (last, rows),
+        rows=rows,
+        last=last,
+        own=lambda first: first.keys() >= _OF_AN_AUDIT,
+        overwrite=overwrite,
+    )
 
 
 @contextlib.contextmanager

@@ -86,8 +86,7 @@ def with_rationale(
 
     The provenance holds hashes of the prompt, never its text: llm, endpoint_host, template_hash (system
     message and template), prompt_hash (the whole first prompt of this row), request_hash (that with address and
-    settings), time (UTC, of the last answer;
-    null where none came), status, and what the command adds.
+    settings), time (UTC, of the last answer; null where none came), status, and what the command adds.
 
     Args:
         cells: as they came.

@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from r2d_jax.errors import UserError
@@ -171,21 +171,43 @@ def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
     Raises:
         UserError: it may not, and one of the files is there.
     """
-    standing = [folder / name for name in EVALUATION_FILES if (folder / name).exists()]
-    if overwrite or not standing or _is_unfinished(folder):
+
+    def own(first: Mapping[str, Any]) -> bool:
+        # `r2d predict` knows no gold labels, and what an LLM was asked has the hash of the request.
+        return "gold_label" in first and REQUEST_HASH not in first
+
+    rows = folder / "predictions.jsonl"
+    beside = [folder / name for name in EVALUATION_FILES]
+    require_unfinished(beside, rows=rows, last=folder / METRICS_FILE, own=own, overwrite=overwrite)
+
+
+def require_unfinished(
+    files: Sequence[pathlib.Path],
+    *,
+    rows: pathlib.Path,
+    last: pathlib.Path,
+    own: Callable[[Mapping[str, Any]], bool],
+    overwrite: bool,
+) -> None:
+    """Refuse to replace finished results, or what another command wrote; those of a stopped command are replaced.
+
+    Args:
+        files: all that are to be written, those to be named first in front.
+        rows: which of them holds the rows, as JSONL.
+        last: which of them is written last; without it the results are unfinished.
+        own: whether the cells of a first row are of this command.
+        overwrite: whatever is there may be replaced.
+
+    Raises:
+        UserError: they may not, and one of the files is there.
+    """
+    standing = [file for file in files if file.exists()]
+    if overwrite or not standing or (not last.exists() and own(_first_cells(rows))):
         return
     raise UserError(str(standing[0]), "is there already", "Choose another --output, or add --overwrite.")
 
 
-def _is_unfinished(folder: pathlib.Path) -> bool:
-    if (folder / METRICS_FILE).exists():
-        return False
-    first = first_cells(folder / "predictions.jsonl")
-    # `r2d predict` knows no gold labels, and what an LLM was asked has the hash of the request.
-    return "gold_label" in first and REQUEST_HASH not in first
-
-
-def first_cells(file: pathlib.Path) -> Mapping[str, Any]:
+def _first_cells(file: pathlib.Path) -> Mapping[str, Any]:
     """Of the first row of a JSONL file, to tell what wrote it; none where it cannot be read or holds no rows."""
     try:
         with file.open(encoding="utf-8") as lines:
