@@ -38,12 +38,12 @@ def _parts(array: jax.Array) -> list[jax.Array]:
     sizes = itertools.accumulate(array.shape[:0:-1], operator.mul, initial=1)
     strides = tuple(size % 2**32 for size in sizes)[::-1] if array.ndim else ()
     parts = []
-    # The parts that this process answers for; over all processes every value once. Part by part, each on its device:
-    # hundreds of sums over all devices would wait for each other.
-    for shard in (one for one in array.addressable_shards if one.replica_id == 0):
-        corner = (part.start or 0 for part in shard.index)
-        start = sum(map(operator.mul, corner, strides)) % 2**32
-        parts.append(_sum_of_bits(shard.data, np.uint32(start), strides))
+    # Part by part, each on its device: hundreds of sums over all devices would wait for each other.
+    for shard in array.addressable_shards:
+        if shard.replica_id == 0:
+            corner = (part.start or 0 for part in shard.index)
+            start = sum(map(operator.mul, corner, strides)) % 2**32
+            parts.append(_sum_of_bits(shard.data, np.uint32(start), strides))
     return parts
 
 
