@@ -31,7 +31,7 @@ import optax
 from benchmarks.ours import Ours, batch_widths
 from benchmarks.prepare import DATA, SHAPES, make
 from benchmarks.workload import Settings, Workload
-from r2d_jax.model.cpu_parts import cpu_parts
+from r2d_jax.model.cpu_parts import cpu_step_parts
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import FeedForward, RMSNorm
 from r2d_jax.objective.losses import token_cross_entropy
@@ -111,7 +111,7 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
     shape, dtype = ours.factory.config, jnp.dtype(ours.settings.dtype)
     question, target = batch_widths(ours.batches[0])
     source = ours.prompts.width(question)
-    parts = cpu_parts(ours.settings.batch_size, question)
+    parts = cpu_step_parts(ours.settings.batch_size, question, shape.d_model)
     rows = ours.settings.batch_size // parts
     draw = np.random.default_rng(0)
 

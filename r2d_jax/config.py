@@ -200,7 +200,7 @@ class StageConfig:
     """Rows of the global batch, over all devices and micro-batches."""
     micro_batches: _Batch | None = None
     """Equal parts in which a batch is computed to save memory; results do not depend on it. null: on a single CPU
-    four parts or more of at least 320 tokens, which stay in its cache and are faster; elsewhere one."""
+    parts of at least 320 tokens (640 from a width of 256 on), which stay in its cache and are faster; elsewhere one."""
     eval_every_steps: _Steps = 500
     save_every_steps: _Steps = 500
     log_every_steps: _Steps = 50

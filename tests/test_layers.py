@@ -11,7 +11,7 @@ from t5_cases import SMALL, strict
 
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.attention import Attention
-from r2d_jax.model.cpu_parts import cpu_parts, map_rows, split_rows
+from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, map_rows, split_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
@@ -231,6 +231,23 @@ def test_parts_without_a_wanted_row_are_left_out(
 )
 def test_a_part_has_320_tokens_and_there_are_four_at_least(rows: int, tokens: int, parts: int) -> None:
     assert cpu_parts(rows, tokens) == parts
+    assert cpu_step_parts(rows, tokens, d_model=255) == parts
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "parts"),
+    [
+        (16, 344, 8),
+        (16, 640, 16),
+        (16, 639, 8),
+        (16, 100, 2),  # 7 rows are enough, but do not divide 16
+        (16, 40, 1),
+        (2, 640, 2),
+        (7, 344, 1),
+    ],
+)
+def test_a_part_of_a_wide_models_step_has_640_tokens(rows: int, tokens: int, parts: int) -> None:
+    assert cpu_step_parts(rows, tokens, d_model=256) == parts
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])

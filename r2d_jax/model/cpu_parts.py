@@ -10,16 +10,30 @@ import jax.numpy as jnp
 from r2d_jax.runtime.mesh import on_one_cpu
 
 # Activations of so many tokens stay in a CPU's cache from one layer to the next, and its matrix products are
-# large enough still; fewer parts than this gain nothing. Measured: docs/performance.md.
+# large enough still. Measured, as the two below: docs/performance.md.
 _TOKENS, _LEAST_PARTS = 320, 4
+# Every part of a step also adds its gradients to those of all weights, and multiplies its few rationale tokens by the
+# whole head: from this width on, that costs more than what the cache saves with half of the tokens.
+_STEP_TOKENS, _WIDE, _LEAST_STEP_PARTS = 640, 256, 2
 
 
 def cpu_parts(rows: int, tokens: int) -> int:
-    """Into how many equal parts a batch of `rows` rows of `tokens` tokens is best cut; 1 but on a single CPU."""
+    """Into how many equal parts a forward pass is best cut: `rows` of `tokens` tokens; 1 but on a single CPU."""
+    return _parts(rows, tokens, _TOKENS, _LEAST_PARTS)
+
+
+def cpu_step_parts(rows: int, tokens: int, d_model: int) -> int:
+    """As `cpu_parts`, of a training step of a model of width `d_model`."""
+    if d_model < _WIDE:
+        return cpu_parts(rows, tokens)
+    return _parts(rows, tokens, _STEP_TOKENS, _LEAST_STEP_PARTS)
+
+
+def _parts(rows: int, tokens: int, least_tokens: int, least_parts: int) -> int:
     if not on_one_cpu():
         return 1
-    counts = (parts for parts in range(rows, _LEAST_PARTS - 1, -1) if rows % parts == 0)
-    return next((parts for parts in counts if rows // parts * tokens >= _TOKENS), 1)
+    counts = (parts for parts in range(rows, least_parts - 1, -1) if rows % parts == 0)
+    return next((parts for parts in counts if rows // parts * tokens >= least_tokens), 1)
 
 
 def at_once() -> int:

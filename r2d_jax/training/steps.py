@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from r2d_jax.config import StageConfig
-from r2d_jax.model.cpu_parts import at_once, cpu_parts, split_rows
+from r2d_jax.model.cpu_parts import at_once, cpu_parts, cpu_step_parts, split_rows
 from r2d_jax.model.parameters import Params
 from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated
 from r2d_jax.training.objectives import (
@@ -63,7 +63,8 @@ def make_train_step(
             # Else every device sums and holds the gradients of all weights, whoever keeps the weight.
             return jax.lax.with_sharding_constraint(gradients, shardings.params), metrics
 
-        parts = config.micro_batches or cpu_parts(*_rows_and_tokens(batch))
+        width = context.factory.config.d_model
+        parts = config.micro_batches or cpu_step_parts(*_rows_and_tokens(batch), width)
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
