@@ -26,15 +26,25 @@ def calibrate(
         float | None,
         typer.Option(
             "--target-risk",
-            help="Largest share of wrong labels among those given; the others are marked as abstained.",
+            help="Largest share of wrong labels among those given; the others are marked as abstained. Default: that "
+            "of the calibration that is replaced, if any.",
             min=1e-6,
             max=1 - 1e-6,
         ),
     ] = None,
+    no_target_risk: Annotated[
+        bool, typer.Option("--no-target-risk", help="Mark no label as abstained from now on.")
+    ] = False,
     risk_confidence: Annotated[
-        float,
-        typer.Option("--risk-confidence", help="With which it holds on further rows.", min=0.5, max=0.999999),
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            "--risk-confidence",
+            help="Confidence that --target-risk also holds on new rows. Default: 0.95, or that of the calibration "
+            "that is replaced.",
+            min=0.5,
+            max=0.999999,
+        ),
+    ] = None,
     empirical: Annotated[
         bool,
         typer.Option("--empirical", help="Let --target-risk hold on these rows, without any confidence."),
@@ -46,15 +56,18 @@ def calibrate(
 ) -> None:
     """Fit the temperature of a model's probabilities and choose when it abstains; see docs/probabilities.md."""
     from r2d_jax.evaluation.calibrate import told
-    from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told
+    from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told, settled_aim
 
+    aim = settled_aim(
+        model, target_risk, risk_confidence, empirical=empirical, without_target=no_target_risk
+    )
     calibration, path = calibrate_model(
         model,
         input_file=input,
         encoding=encoding,
         batch_size=batch_size,
-        target_risk=target_risk,
-        risk_confidence=None if empirical else risk_confidence,
+        target_risk=aim.target_risk,
+        risk_confidence=aim.risk_confidence,
         overwrite=overwrite,
     )
     print(told(calibration))

@@ -67,16 +67,24 @@ def test_a_threshold_with_confidence_by_hand():
     """300 surest rows are right, then 100 wrong ones: 1 % is out of reach, 3 % is not."""
     probability = np.linspace(0.99, 0.2, 400)
     right = np.arange(400) < 300
-    # 9 steps of a search over 400 places, so each may err in one of 180 cases.
-    bound = 1 - (0.05 / 9) ** (1 / 300)
+    # The lowest, then 9 steps of a search over the other 399, so each may err in one of 200 cases.
+    bound = 1 - (0.05 / 10) ** (1 / 300)
     assert choose_threshold(probability, right, bound * 0.999, 0.95) is None
     # The search tests 300 rows or a few less or more; at twice the bound some errors may come in.
     found = choose_threshold(probability, right, 2 * bound, 0.95)
     answered = probability >= found
     errors = int((~right[answered]).sum())
     assert answered.sum() >= 300
-    assert upper_risk(errors, int(answered.sum()), 1 - 0.05 / 9) <= 2 * bound
-    assert upper_risk(errors + 1, int(answered.sum()) + 1, 1 - 0.05 / 9) > 2 * bound
+    assert upper_risk(errors, int(answered.sum()), 1 - 0.05 / 10) <= 2 * bound
+    assert upper_risk(errors + 1, int(answered.sum()) + 1, 1 - 0.05 / 10) > 2 * bound
+
+
+@pytest.mark.parametrize(("rows", "target"), [(99, 0.05), (537, 0.01)])
+def test_few_answers_that_are_all_right_are_all_given(rows, target):
+    """As docs/probabilities.md promises; half of them would have an error rate up to nearly twice the target."""
+    probability = np.linspace(0.2, 0.99, rows)
+    assert choose_threshold(probability, np.ones(rows, bool), target, 0.95) == 0.2
+    assert choose_threshold(probability[1:], np.ones(rows - 1, bool), target, 0.95) is None
 
 
 @pytest.mark.parametrize("confidence", [None, 0.95])
@@ -331,6 +339,35 @@ def test_an_evaluation_tells_calibration_and_abstention(used):
         assert value == pytest.approx(expected)
 
 
+def test_which_labels_are_scored_is_as_the_run_has_it(used, tmp_path, capsys):
+    """Predictions took no notice of the run's settings; its evaluations could not do without probabilities."""
+    (used.model / "config.yaml").write_text(
+        "data: {source: triage}\nevaluation: {target_risk: 0.25, max_scored_labels: 1}"
+    )
+    calibration = used.model / "calibration.json"
+    kept = calibration.read_text()
+    try:
+        metrics = evaluate_model(
+            used.model,
+            tmp_path / "evaluation",
+            input_file=used.path / "gold.jsonl",
+            split="test",
+            settings={"batch_size": 64, "resamples": 0},
+        )
+        assert not {"calibration", "abstention"} & metrics.keys()
+        assert "are more than evaluation.max_scored_labels=1" in capsys.readouterr().out
+        # Who marks rows needs their probabilities all the same.
+        marked = predicted(used.model, used.path / "questions.jsonl", "marked.jsonl")
+        assert [row["abstained"] for row in marked] == [row["abstained"] for row in used.after]
+        calibration.unlink()
+        rows = predicted(used.model, used.path / "questions.jsonl", "unscored.jsonl")
+        assert {row["label_probability"] for row in rows} == {None}
+        assert "max_scored_labels=1); --probabilities computes it" in capsys.readouterr().out
+    finally:
+        calibration.write_text(kept)
+        (used.model / "config.yaml").unlink()
+
+
 def test_the_calibration_travels_with_the_model(used, tmp_path):
     export_folder(used.model, tmp_path / "exported", dtype="float32", overwrite=False)
     assert load_calibration(tmp_path / "exported") == load_calibration(used.model)
@@ -380,6 +417,27 @@ def test_the_command(used, monkeypatch, capsys):
     assert earlier_told(used.model) is None
     rows = predicted(used.model, used.path / "questions.jsonl", "none.jsonl")
     assert all(row["abstained"] for row in rows)
+    # Calibrated for another place without a word of the target: it stays, or a mark that is in use would be gone.
+    again = ("calibrate", "--model", used.model, "--input", used.path / "gold.jsonl", "--overwrite")
+    for options, aim in (
+        ((), (0.01, 0.95)),
+        (("--target-risk", 0.3, "--empirical"), (0.3, None)),
+        ((), (0.3, None)),
+        (("--risk-confidence", 0.8), (0.3, 0.8)),
+        (("--target-risk", 0.2), (0.2, 0.95)),
+        (("--no-target-risk",), (None, None)),
+        ((), (None, None)),
+    ):
+        assert r2d(*again, *options)[0] == 0, options
+        found = load_calibration(used.model)
+        assert (found.target_risk, found.risk_confidence) == aim, options
+    code, text = r2d(*again, "--no-target-risk", "--target-risk", 0.1)
+    assert (code, "--no-target-risk: stands beside --target-risk" in text) == (2, True)
+    path = used.model / "calibration.json"
+    path.write_text("{")
+    code, text = r2d(*again)
+    assert (code, "Give --target-risk or --no-target-risk" in text) == (2, True)
+    assert r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[0] == 0
     assert "every row is marked as abstained" in capsys.readouterr().out
 
 

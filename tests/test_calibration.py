@@ -122,6 +122,13 @@ def test_calibration_errors_by_hand():
         assert of_all(adaptive_calibration_error_of(confidence, right, bins), 7) == pytest.approx(alone)
 
 
+def test_equally_sure_rows_count_alike_in_whatever_order_they_stand():
+    confidence, right = np.full(150, 0.75), np.arange(150) < 105
+    # 70 % of all are right; sorted by that, the first bins would be all right and the last ones all wrong.
+    for order in (right, right[::-1], np.random.default_rng(0).permutation(right)):
+        assert of_all(adaptive_calibration_error_of(confidence, order), 150) == pytest.approx(0.05)
+
+
 def test_calibration_error_of_samples_is_that_of_their_rows():
     rng = np.random.default_rng(3)
     confidence = np.round(rng.random(40) ** 0.3, 2)
@@ -132,8 +139,9 @@ def test_calibration_error_of_samples_is_that_of_their_rows():
     for place in np.ndindex(2, 5):
         rows = samples[place]
         assert found[place] == pytest.approx(bins_of(confidence[rows], right[rows], 15)[1])
-        order = rows[np.argsort(confidence[rows], kind="stable")]
-        gaps = [abs((right[one] - confidence[one]).sum()) for one in np.array_split(order, 8)]
+        # Rows that are equally sure count with the mean of them.
+        alike = [(right - confidence)[rows][confidence[rows] == one].mean() for one in np.sort(confidence[rows])]
+        gaps = [abs(one.sum()) for one in np.array_split(np.array(alike), 8)]
         assert equal[place] == pytest.approx(sum(gaps) / 40)
     # Also of fewer rows than there are.
     few = samples[0, 0, :25]

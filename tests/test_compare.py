@@ -132,6 +132,14 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
             },
             "two methods have the folder a-clinical-polished",
         ),
+        (
+            {
+                "arms": {"a": {}, "hard": {"set": {"data": {"triage": {"distractors": 6}}}}},
+                "reference": "a",
+                "set": {"data": {"source": "triage", "path": None}},
+            },
+            "tested on different generated notes",
+        ),
     ],
 )
 def test_a_faulty_comparison_ends_with_one_line(tmp_path, r2d, changes, told):

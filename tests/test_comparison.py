@@ -177,6 +177,38 @@ def test_runs_of_other_rows_or_another_order_are_not_compared(ids):
         compare({"good": GOOD, "other": other}, "good", resamples=10)
 
 
+def test_runs_with_other_gold_labels_are_not_compared():
+    """Where rows have no ids, those of another file have the same line numbers."""
+    good = result(("yes", "yes", "no", "no"))
+    spaced = dataclasses.replace(good, gold=("yes ", "yes", "no", "no"))
+    assert compare({"good": GOOD, "spaced": {0: spaced}}, "good", resamples=10)["rows"] == 4
+    other = dataclasses.replace(good, gold=("yes", "no", "no", "no"))
+    with pytest.raises(UserError, match="different gold labels"):
+        compare({"good": GOOD, "other": {0: other}}, "good", resamples=10)
+
+
+def test_a_gold_label_outside_the_set_is_missed_in_intervals_and_tests():
+    """20 of 40 rows have a gold label that is none of the set, and get it as a prediction all the same."""
+    gold = ("yes",) * 20 + ("maybe",) * 20
+    out = np.repeat([0.0, 1.0], 20)
+    run = RunResult({"macro_f1": 0.5}, tuple(map(str, range(40))), gold, gold, {"invalid_fraction": out})
+    table = compare({"one": {0: run}, "two": {0: run}}, "one", resamples=200)
+    figures = table["methods"]["one"]["figures"]
+    assert figures["macro_f1"] == {"mean": 0.5, "sd": None, "low": 0.5, "high": 0.5}
+    assert table["tests"]["two"]["macro_f1"]["difference"] == 0
+
+
+def test_one_row_has_no_interval():
+    def run(label, right):
+        figures = {"accuracy": right, "macro_f1": right}
+        return {0: RunResult(figures, ("1",), ("yes",), (label,), {"accuracy": np.array([right])})}
+
+    table = compare({"bad": run("no", 0.0), "good": run("yes", 1.0)}, "bad", resamples=20)
+    test = table["tests"]["good"]["accuracy"]
+    assert (test["difference"], test["low"], test["high"]) == (1.0, None, None)
+    assert "| +100.0 p=1.000 |" in markdown(table)
+
+
 def test_a_damaged_evaluation_is_named(tmp_path):
     with pytest.raises(UserError, match="no readable evaluation"):
         read_result(tmp_path)

@@ -1,5 +1,6 @@
 """Figures do not depend on batch size, row order or devices; collapse and per-row parts are told."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -124,6 +125,25 @@ def test_no_label_is_read_from_an_empty_rationale():
     assert metrics["consistency_fraction"] == metrics["sufficiency_fraction"] == pytest.approx(1 / 3)
     assert metrics["gold_robustness_fraction"] == 1.0
     assert metrics["label_flip"]["label_follows_fraction"] == 0.5
+
+
+def test_a_gold_label_outside_the_set_is_missed_in_every_figure():
+    """A free decode may give it; accuracy counts it as wrong, so row scores, intervals and groups must, too."""
+    predictions = [Prediction(label, True, 0.9, f"It is {label}.") for label in ("yes", "new", "no")]
+    readings = Readings(["yes", "new", "no"], ["yes", "new", "no"], [])
+    gold = [
+        dataclasses.replace(one, subgroups={"ward": "A"}) for one in examples("yes", "new", "no")
+    ]
+    found = score(gold, predictions, ("yes", "no"), "a", EvaluationConfig(resamples=200), readings)
+    metrics = found.metrics
+    assert metrics["accuracy"] == metrics["macro_f1"] == pytest.approx(2 / 3)
+    assert found.rows["accuracy"].tolist() == [1, 0, 1]
+    assert found.rows["sufficiency_fraction"].tolist() == [1, 0, 1]
+    (group,) = metrics["subgroups"]["by"]["ward"]["groups"]
+    for name in ("accuracy", "macro_f1"):
+        low, high = metrics["intervals"][name]
+        assert low < high
+        assert group["figures"][name]["value"] == pytest.approx(2 / 3)
 
 
 def test_scores_with_readings_by_hand():

@@ -460,7 +460,7 @@ def test_probabilities_and_abstention(run, threshold):
 def test_figures_of_an_earlier_calibration_are_not_told(changed, run, undrawn):
     """`r2d calibrate` after the evaluation: the page and the card of an export told what is no longer so."""
     old = Calibration(2.5, 0.5, 0.2, 30, "0" * 64, 0.9)
-    run.score(LABELS, **with_probabilities(run, old), triage={"rules": {}})
+    run.score(LABELS, **with_probabilities(run, old), **grouped(run))
     run.write("calibration.json", dataclasses.asdict(dataclasses.replace(old, **changed)))
     record = read_run(run.path)
     card = dict(line[:2] for line in result_lines(record.metrics))
@@ -468,6 +468,9 @@ def test_figures_of_an_earlier_calibration_are_not_told(changed, run, undrawn):
     assert ("Calibrated again" in told) == bool(changed)
     assert ({"rows answered", "ECE of probabilities, scaled"} <= card.keys()) == (not changed)
     assert ("rules" in record.metrics["triage"]) == (not changed)
+    # Nor are those of groups, which lie deeper.
+    assert ("triage.rules." in json.dumps(record.metrics["subgroups"])) == (not changed)
+    assert "triage.expected_cost" in json.dumps(record.metrics["subgroups"])
 
 
 def test_each_calibration_error_says_of_what(run, undrawn):

@@ -146,6 +146,11 @@ def test_figures_of_another_checkpoint_or_of_other_weights_are_not_told_as_its_o
         assert "## Figures" not in text
         assert huggingface_hub.ModelCard(text).data.eval_results is None
         assert "| stage2.max_steps | 60 |" in text
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    for decoded, told in (("constrained", False), ("free", True)):
+        (run / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"label_decode": decoded}))
+        text = readme_text(card, tokenizer, facts=read_facts(run, CHOSEN, "free"))
+        assert ("## Figures" in text) == told
     facts = read_facts(run, CHOSEN)
     for dtype in ("bfloat16", "int8"):
         text = readme_text(card, tokenizer, facts=facts, dtype=dtype)
@@ -177,7 +182,7 @@ def test_only_what_came_from_the_hub_is_named_as_such(tmp_path, card, tokenizer,
         facts = read_facts(make_run(tmp_path / name, *overrides), CHOSEN)
         return huggingface_hub.ModelCard(readme_text(card, tokenizer, facts=facts)).data
 
-    hub = data_of("a", "model.init=google/t5-v1_1-small", "data.path=hf:owner/rows:main:train")
+    hub = data_of("a", "model.init=google/t5-v1_1-small", "data.path=hf:owner/rows@1a2b:main:train")
     assert (hub.base_model, hub.datasets) == ("google/t5-v1_1-small", ["owner/rows"])
     assert {result.dataset_type for result in hub.eval_results} == {"owner/rows"}
     for number, init in enumerate(("google/t5-local", "weights/imported", f"/clinics/{SECRET}/t5")):

@@ -30,7 +30,8 @@ def choose_threshold(
 
     With a confidence this is selection with guaranteed risk (Geifman & El-Yaniv, 2017, algorithm 1): a binary search
     over the probabilities that occur, each step testing the upper bound of the error rate with its share of the
-    allowed doubt. The error rate among answers to further rows of the same kind is above the target with a
+    allowed doubt. Here the lowest is tested before the search: half of the answers have a higher bound, so that few
+    but good answers would all be withheld. The error rate among answers to further rows of the same kind is above the target with a
     probability of 1 - confidence at most. That holds for rows which chose nothing else: not the temperature, not
     the checkpoint.
 
@@ -56,11 +57,18 @@ def choose_threshold(
     if confidence is None:
         fits = np.flatnonzero(errors / given <= target_risk)
         return float(thresholds[fits[0]]) if fits.size else None
-    doubt = (1 - confidence) / len(thresholds).bit_length()
-    low, high = 0, len(thresholds)
+    tests = 1 + (len(thresholds) - 1).bit_length()
+
+    def holds(place: int) -> bool:
+        found = int(errors[place]), int(given[place])
+        return upper_risk(*found, 1 - (1 - confidence) / tests) <= target_risk
+
+    if holds(0):
+        return float(thresholds[0])
+    low, high = 1, len(thresholds)
     while low < high:
         middle = (low + high) // 2
-        if upper_risk(int(errors[middle]), int(given[middle]), 1 - doubt) <= target_risk:
+        if holds(middle):
             high = middle
         else:
             low = middle + 1

@@ -29,7 +29,7 @@ from r2d_jax.evaluation.model_folder import (
     load_model,
     read_card,
 )
-from r2d_jax.evaluation.ordinal import TriageScale, scale_of
+from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor, Score
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.report import write_predictions
@@ -143,7 +143,8 @@ def predict_file(
     # The rows before the weights: a wrong path is told at once.
     home = find_model_folder(model_path)
     card = read_card(home)
-    scale = _scale(home, card.labels, overrides)
+    asked = _of_predictions(home, overrides)
+    scale = None if asked.triage is None else scale_of(asked.triage, card.labels)
     decode = _label_decode(card, label_decode)
     named = dataclasses.replace(card.columns, **columns)
     examples = read_examples(input_file, named, rationale_sources=(), encoding=encoding, need_targets=False)
@@ -152,8 +153,7 @@ def predict_file(
     model, mesh = _open(model_path, batch_size)
     predictor, features = _predictor(model, mesh, examples, None, decode)
     calibration = _calibration_of(model, model_path, decode)
-    asked = probabilities or bool(overrides)
-    score = _score(model, predictor, calibration, asked=asked)
+    score = _score(model, predictor, calibration, asked, anyway=probabilities or bool(overrides))
 
     def rows() -> Iterator[dict[str, Any]]:
         lists = predictor.predict(model.params, features, batch_size, score=score)
@@ -184,8 +184,8 @@ def _unpredicted(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _scale(home: pathlib.Path, labels: Sequence[str], overrides: Sequence[str]) -> TriageScale | None:
-    """What mistakes cost, by the settings given, else by those of the run; None: neither says it."""
+def _of_predictions(home: pathlib.Path, overrides: Sequence[str]) -> EvaluationConfig:
+    """What mistakes cost, by the settings given, else by those of the run, and which labels the run scores."""
     for override in overrides:
         if not override.startswith(_TRIAGE):
             raise UserError(
@@ -193,8 +193,9 @@ def _scale(home: pathlib.Path, labels: Sequence[str], overrides: Sequence[str]) 
                 "is no setting of predictions",
                 f"Change {_TRIAGE} only; all else has an option.",
             )
-    triage = _or_default(_run_config(home, overrides), overrides).evaluation.triage
-    return None if triage is None else scale_of(triage, labels)
+    asked = _or_default(_run_config(home, overrides), overrides).evaluation
+    # A threshold is the calibration's matter.
+    return dataclasses.replace(asked, target_risk=None)
 
 
 def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Calibration | None:
@@ -213,15 +214,20 @@ def _calibration_of(model: LoadedModel, path: pathlib.Path, decode: str) -> Cali
 
 
 def _score(
-    model: LoadedModel, predictor: Predictor, calibration: Calibration | None, *, asked: bool
+    model: LoadedModel,
+    predictor: Predictor,
+    calibration: Calibration | None,
+    settings: EvaluationConfig,
+    *,
+    anyway: bool,
 ) -> Score | None:
     """What scores the labels of the model; None where they are not scored."""
     labels = model.card.labels
-    why = left_out(EvaluationConfig(), labels)
-    if labels and (why is None or asked or (calibration is not None and calibration.target_risk is not None)):
+    why = left_out(settings, labels)
+    if labels and (why is None or anyway or (calibration is not None and calibration.target_risk is not None)):
         return LabelScorer(predictor, labels).score_labels
     if labels:
-        print(f"note: label_probability is left null ({len(labels)} labels); --probabilities computes it")
+        print(f"note: label_probability is left null ({why}); --probabilities computes it")
     return None
 
 
@@ -319,8 +325,8 @@ def evaluate_model(
     else:
         source = rationale_source(config, config.stage2)
         examples = getattr(splits_of_run(config), split)
-    evaluation = dataclasses.replace(asked.evaluation, **settings)
-    left_out(evaluation, card.labels)
+    # A threshold is the calibration's matter, and needs no probabilities of a run that has none.
+    evaluation = dataclasses.replace(asked.evaluation, **settings, target_risk=None)
     require_scorer(None if source is None else evaluation.bertscore)
     model, mesh = _open(model_path, evaluation.batch_size)
     predictor, features = _predictor(model, mesh, examples, source, decode)

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import shlex
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from r2d_jax.config import EvaluationConfig, MeshConfig
 from r2d_jax.config_file import load_config
@@ -13,13 +14,62 @@ from r2d_jax.data.splits import splits_of_run
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, is_calibrated
+from r2d_jax.evaluation.calibration import (
+    CALIBRATION_FILE,
+    Calibration,
+    is_calibrated,
+    load_calibration,
+)
 from r2d_jax.evaluation.labelled_rows import require_file_for
 from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import RUN_MARK
+
+
+class Aim(NamedTuple):
+    """When a model abstains, as `EvaluationConfig` has it."""
+
+    target_risk: float | None
+    risk_confidence: float | None
+
+
+def settled_aim(
+    model_path: pathlib.Path,
+    target_risk: float | None,
+    risk_confidence: float | None,
+    *,
+    empirical: bool,
+    without_target: bool,
+) -> Aim:
+    """What was asked for, else what the calibration aims at that is replaced: a threshold in use is not lost.
+
+    Args:
+        model_path: run, exported or imported folder.
+        target_risk: None: that of the earlier calibration, if any.
+        risk_confidence: None: that of the earlier calibration where its target is kept, else 0.95.
+        empirical: the target shall hold on the rows themselves.
+        without_target: no target, whatever the earlier one was.
+
+    Raises:
+        UserError: no model folder, an earlier calibration that cannot be read, or requests that contradict each other.
+    """
+    if without_target:
+        if target_risk is not None:
+            raise UserError("--no-target-risk", "stands beside --target-risk", "Leave one of them out.")
+        return Aim(None, None)
+    confidence = EvaluationConfig().risk_confidence
+    if target_risk is None:
+        home = find_model_folder(model_path)
+        try:
+            earlier = load_calibration(home)
+        except UserError as error:
+            advice = "Give --target-risk or --no-target-risk to replace it."
+            raise UserError(error.where, error.what, advice) from error
+        if earlier is not None and earlier.target_risk is not None:
+            target_risk, confidence = earlier.target_risk, earlier.risk_confidence
+    return Aim(target_risk, None if empirical else risk_confidence or confidence)
 
 
 def calibrate_model(

@@ -188,14 +188,21 @@ def calibration_error_of(confidence: np.ndarray, right: np.ndarray, bins: int = 
 def adaptive_calibration_error_of(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> Statistic:
     """The same with bins of equally many rows in the order of their confidence (Nguyen & O'Connor, 2015).
 
-    It tells more where nearly all confidences lie in one or two bins of equal width.
+    It tells more where nearly all confidences lie in one or two bins of equal width. Of rows that are equally sure any
+    may come first, so each counts with the mean of them.
     """
     gap = np.asarray(right, np.float64) - confidence
+    _, group = np.unique(confidence, return_inverse=True)
+    groups = int(group.max(initial=-1)) + 1
 
     def statistic(rows: np.ndarray) -> np.ndarray:
         count = rows.shape[-1]
-        order = np.argsort(confidence[rows], axis=-1, kind="stable")
-        sorted_gaps = np.take_along_axis(gap[rows], order, axis=-1)
+        flat = rows.reshape(-1, count)
+        place = group[flat] + np.arange(len(flat))[:, None] * groups
+        sizes = np.bincount(place.ravel(), minlength=len(flat) * groups)
+        sums = np.bincount(place.ravel(), weights=gap[flat].ravel(), minlength=len(flat) * groups)
+        means = (sums / np.maximum(sizes, 1))[np.sort(place, axis=-1)]
+        sorted_gaps = means.reshape(rows.shape)
         starts = np.unique(np.arange(bins) * count // bins)
         return np.abs(np.add.reduceat(sorted_gaps, starts, axis=-1)).sum(axis=-1) / count
 

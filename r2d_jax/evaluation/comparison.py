@@ -18,7 +18,7 @@ from r2d_jax.evaluation.intervals import (
     paired_test,
     text_ids,
 )
-from r2d_jax.evaluation.metrics import normalise_label
+from r2d_jax.evaluation.metrics import counted_labels, normalise_label
 
 COLUMNS = headings("compared")
 TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
@@ -98,13 +98,19 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
         without whose figures the methods are where there are several.
 
     Raises:
-        UserError: test rows differ between runs.
+        UserError: test rows or their gold labels differ between runs.
     """
-    ids = {result.ids for seeds in results.values() for result in seeds.values()}
-    if len(ids) != 1:
-        raise UserError("comparison", "the runs have different test rows", "Compare runs of one data set.")
-    (shared,) = ids
     every = [result for seeds in results.values() for result in seeds.values()]
+    shared = every[0].ids
+    if any(result.ids != shared for result in every):
+        raise UserError("comparison", "the runs have different test rows", "Compare runs of one data set.")
+    # Ids may be mere line numbers.
+    if len({tuple(map(normalise_label, result.gold)) for result in every}) != 1:
+        raise UserError(
+            "comparison",
+            "the test rows of the runs have different gold labels",
+            "Compare runs of one data set and one data.label_map.",
+        )
     sections = [section for result in every if (section := result.metrics.get("faithfulness"))]
     # The first ones did not say it.
     rules = sorted({section.get("rules", 1) for section in sections})
@@ -131,10 +137,14 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
     }
 
 
+def _counted(result: RunResult) -> list[str]:
+    return counted_labels(result.predicted, result.rows.get("invalid_fraction", np.zeros(len(result.ids))))
+
+
 def _statistic(result: RunResult, path: str) -> Statistic | None:
     if path == "macro_f1":
         gold = [normalise_label(text) for text in result.gold]
-        return macro_f1_of(*text_ids(gold, [normalise_label(text) for text in result.predicted]))
+        return macro_f1_of(*text_ids(gold, _counted(result)))
     return mean_of(result.rows[path]) if path in result.rows else None
 
 
@@ -167,9 +177,9 @@ def _figures(
 
 def _tests(
     method: Mapping[int, RunResult], reference: Mapping[int, RunResult], rows: int, resamples: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     shared = sorted(set(method) & set(reference))
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float | None]] = {}
     for path in TESTED:
         statistics = [_both(method[seed], reference[seed], path) for seed in shared]
         if statistics and all(statistics):
@@ -182,15 +192,13 @@ def _both(first: RunResult, second: RunResult, path: str) -> Statistic | None:
     """The statistic over the rows of `first` and, behind them, those of `second`."""
     if path == "macro_f1":
         gold = [normalise_label(text) for text in first.gold + second.gold]
-        return macro_f1_of(
-            *text_ids(gold, [normalise_label(text) for text in first.predicted + second.predicted])
-        )
+        return macro_f1_of(*text_ids(gold, _counted(first) + _counted(second)))
     if path not in first.rows or path not in second.rows:
         return None
     return mean_of(np.concatenate([first.rows[path], second.rows[path]]))
 
 
-def _correct(tests: dict[str, dict[str, dict[str, float]]]) -> None:
+def _correct(tests: dict[str, dict[str, dict[str, Any]]]) -> None:
     for path in TESTED:
         family = sorted(
             (found[path] for found in tests.values() if path in found), key=lambda test: test["p_value"]

@@ -71,12 +71,16 @@ def _cell(
     return mean + (f" ± {sd}" if sd else "") + (f" ({of_gold})" if of_gold else "")
 
 
-def _test_cell(test: Mapping[str, float] | None, figure: Figure) -> str:
+def _test_cell(test: Mapping[str, Any] | None, figure: Figure) -> str:
     if test is None:
         return ""
     digits = figure.unit.scaled_digits
-    difference, low, high = (test[name] * figure.unit.scale for name in ("difference", "low", "high"))
-    return f"{difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] p={test['p_holm']:.3f}"
+
+    def told(name: str) -> str:
+        return f"{test[name] * figure.unit.scale:+.{digits}f}"
+
+    interval = "" if test["low"] is None else f" [{told('low')}, {told('high')}]"
+    return f"{told('difference')}{interval} p={test['p_holm']:.3f}"
 
 
 def as_csv(table: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def export_model(
         from r2d_jax.evaluation.export_onnx import add_onnx
 
         finish = functools.partial(add_onnx, vocabulary=model.tokenizer.size)
-    facts = read_facts(home, model.source) if home is not None else None
+    facts = read_facts(home, model.source, card.label_decode) if home is not None else None
     readme = readme_text(card, model.tokenizer, dtype=dtype, onnx=onnx, facts=facts, options=options)
     write_hf_folder(
         folder,

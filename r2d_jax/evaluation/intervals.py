@@ -125,14 +125,14 @@ class PairedTest:
 
     Attributes:
         difference: figure of the first less that of the second.
-        low: of the 95 % bootstrap interval of the difference.
+        low: of the 95 % bootstrap interval of the difference; None: there is none, as with one row.
         high: of the same.
         p_value: two-sided, of the randomisation test.
     """
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float
 
 
@@ -161,7 +161,7 @@ def paired_test(
     observed = float(difference(here, here + rows))
     interval = bootstrap_interval(
         lambda sample: difference(sample, sample + rows), rows, resamples=resamples, seed=seed
-    ) or (observed, observed)
+    ) or (None, None)
     rng = np.random.default_rng(seed + 1)
     reached = 0
     for start in range(0, resamples, _batch(rows)):

@@ -20,6 +20,16 @@ def normalise_label(text: str) -> str:
     return fold_white_space(text)
 
 
+def counted_labels(predicted: Sequence[str], invalid: np.ndarray) -> list[str]:
+    """Predictions as they are compared with gold labels: "", which no gold label is, for those outside the label set.
+
+    Args:
+        predicted: N predicted labels.
+        invalid: [N], not 0 where a prediction is none of the set. A gold label outside the set can only be missed.
+    """
+    return ["" if out else normalise_label(label) for label, out in zip(predicted, invalid, strict=True)]
+
+
 def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequence[str]) -> dict[str, Any]:
     """Scores of predicted labels.
 

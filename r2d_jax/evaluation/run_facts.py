@@ -98,7 +98,7 @@ class RunFacts:
     def hub_dataset(self) -> str | None:
         """The data set on the Hub that the rows came from."""
         path = str(self.record.settings.get("data.path") or "")
-        return path.removeprefix(_HUB_ROWS).split(":")[0] if path.startswith(_HUB_ROWS) else None
+        return path.removeprefix(_HUB_ROWS).split(":")[0].partition("@")[0] if path.startswith(_HUB_ROWS) else None
 
     @property
     def hub_model(self) -> str | None:
@@ -117,12 +117,13 @@ class RunFacts:
         return init if isinstance(found, str) else None
 
 
-def read_facts(folder: pathlib.Path, source: str) -> RunFacts | None:
+def read_facts(folder: pathlib.Path, source: str, label_decode: str | None = None) -> RunFacts | None:
     """What the run in a folder tells of one of its checkpoints.
 
     Args:
         folder: with the model card.
         source: of the loaded model; the run's test figures count only where they are of the same checkpoint.
+        label_decode: of its card; they count only where labels were decoded so. None: however that was.
 
     Returns:
         The facts; None where the folder is no run.
@@ -134,7 +135,9 @@ def read_facts(folder: pathlib.Path, source: str) -> RunFacts | None:
         return None
     record = read_run(folder)
     evaluated, exported = (_CHECKPOINT.search(_posix(path)) for path in (record.metrics.get("model"), source))
-    if evaluated is None or exported is None or evaluated[1] != exported[1]:
+    decoded = record.metrics.get("label_decode", label_decode)
+    same = evaluated is not None and exported is not None and evaluated[1] == exported[1]
+    if not same or label_decode not in (None, decoded):
         record = dataclasses.replace(record, metrics={}, predictions=())
     return RunFacts(record, _counts(folder / COUNTS_FILE))
 

@@ -203,7 +203,18 @@ def _without_calibration(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(triage := left.get("triage"), dict):
         # Both rules choose by probabilities.
         left["triage"] = {name: value for name, value in triage.items() if name != "rules"}
+    if isinstance(subgroups := left.get("subgroups"), dict):
+        left["subgroups"] = _without_rules(subgroups)
     return left
+
+
+def _without_rules(value: Any) -> Any:
+    """The same, but no figure of a rule that chooses by probabilities, however deep it stands."""
+    if isinstance(value, dict):
+        return {
+            name: _without_rules(one) for name, one in value.items() if not name.startswith("triage.rules.")
+        }
+    return [_without_rules(one) for one in value] if isinstance(value, list) else value
 
 
 def _with_cells(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows, load_scorer
 from r2d_jax.evaluation.intervals import Statistic, intervals_of, macro_f1_of, mean_of, text_ids
-from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.metrics import counted_labels, label_metrics, normalise_label
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.overlap import bleu, bleu_rows, corpus_bleu, rouge_l_rows
 from r2d_jax.evaluation.predict import Prediction
@@ -132,11 +132,10 @@ def score(
     metrics["rows"] = len(examples)
     metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
     valid = {normalise_label(label) for label in labels or gold}
-    rows = {
-        "accuracy": agreement(gold, predicted),
-        "invalid_fraction": np.array([float(normalise_label(label) not in valid) for label in predicted]),
-    }
-    statistics: dict[str, Statistic] = _macro_f1_statistics(gold, predicted)
+    invalid = 1 - _in_set(predicted, valid)
+    counted = counted_labels(predicted, invalid)
+    rows = {"accuracy": agreement(gold, counted), "invalid_fraction": invalid}
+    statistics = _macro_f1_statistics(gold, predicted, counted)
     compared = np.ones(len(examples), bool)
     if rationale_source is not None:
         rationales = [prediction.rationale for prediction in predictions]
@@ -163,7 +162,7 @@ def score(
             "consistency_fraction": agreement(readings.from_rationale, predicted)
             * written
             * (1 - rows["invalid_fraction"]),
-            "sufficiency_fraction": agreement(readings.from_rationale, gold) * written,
+            "sufficiency_fraction": agreement(readings.from_rationale, gold) * written * _in_set(gold, valid),
             "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
         }
         for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
@@ -204,9 +203,20 @@ def _spread(values: np.ndarray, places: np.ndarray, fill: float) -> np.ndarray:
     return spread
 
 
-def _macro_f1_statistics(gold: Sequence[str], predicted: Sequence[str]) -> dict[str, Statistic]:
-    ids = text_ids([normalise_label(text) for text in gold], [normalise_label(text) for text in predicted])
-    return {"macro_f1": macro_f1_of(*ids), "macro_f1_published": macro_f1_of(*ids, published=True)}
+def _in_set(labels: Sequence[str], valid: Collection[str]) -> np.ndarray:
+    return np.array([float(normalise_label(label) in valid) for label in labels])
+
+
+def _macro_f1_statistics(
+    gold: Sequence[str], predicted: Sequence[str], counted: Sequence[str]
+) -> dict[str, Statistic]:
+    known = [normalise_label(text) for text in gold]
+    # The published definition knows no label set.
+    raw = text_ids(known, [normalise_label(text) for text in predicted])
+    return {
+        "macro_f1": macro_f1_of(*text_ids(known, counted)),
+        "macro_f1_published": macro_f1_of(*raw, published=True),
+    }
 
 
 def _corpus_bleu_of(statistics: np.ndarray) -> Statistic:

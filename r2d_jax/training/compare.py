@@ -46,6 +46,7 @@ def run_comparison(
         Preempted: a stop was requested; the same command goes on.
     """
     comparison, planned = load_comparison(path, only, overrides)
+    _check_test_rows(planned)
     _check_folders(planned, folder)
     for number, one in enumerate(planned, 1):
         workdir = Workdir(folder / one.folder)
@@ -68,6 +69,22 @@ def run_comparison(
     # As written: drawn as a table, a dozen columns do not fit a terminal.
     say(console, text)
     say(console, f"written: {folder / 'comparison.md'}, comparison.csv, comparison.json")
+
+
+def _check_test_rows(planned: Sequence[PlannedRun]) -> None:
+    """Refuse arms that are tested on other generated notes, whose ids only count them, before the first is trained."""
+    data = [one.config.data for one in planned]
+    notes = {
+        dataclasses.replace(one.triage, train_rows=1, validation_rows=1, label_noise_fraction=0.0)
+        for one in data
+        if one.source == "triage"
+    }
+    if len(notes) > 1:
+        raise UserError(
+            "comparison",
+            "the arms would be tested on different generated notes",
+            "Give data.triage.test_rows, class_shares and distractors in base, for all arms.",
+        )
 
 
 def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
