@@ -58,9 +58,7 @@ def calibrate(
     from r2d_jax.evaluation.calibrate import told
     from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told, settled_aim
 
-    aim = settled_aim(
-        model, target_risk, risk_confidence, empirical=empirical, without_target=no_target_risk
-    )
+    aim = settled_aim(model, target_risk, risk_confidence, empirical=empirical, without_target=no_target_risk)
     calibration, path = calibrate_model(
         model,
         input_file=input,

@@ -417,6 +417,7 @@ def test_the_command(used, monkeypatch, capsys):
     assert earlier_told(used.model) is None
     rows = predicted(used.model, used.path / "questions.jsonl", "none.jsonl")
     assert all(row["abstained"] for row in rows)
+    assert "every row is marked as abstained" in capsys.readouterr().out
     # Calibrated for another place without a word of the target: it stays, or a mark that is in use would be gone.
     again = ("calibrate", "--model", used.model, "--input", used.path / "gold.jsonl", "--overwrite")
     for options, aim in (
@@ -438,7 +439,6 @@ def test_the_command(used, monkeypatch, capsys):
     code, text = r2d(*again)
     assert (code, "Give --target-risk or --no-target-risk" in text) == (2, True)
     assert r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[0] == 0
-    assert "every row is marked as abstained" in capsys.readouterr().out
 
 
 def test_when_labels_are_scored():

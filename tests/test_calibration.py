@@ -140,7 +140,9 @@ def test_calibration_error_of_samples_is_that_of_their_rows():
         rows = samples[place]
         assert found[place] == pytest.approx(bins_of(confidence[rows], right[rows], 15)[1])
         # Rows that are equally sure count with the mean of them.
-        alike = [(right - confidence)[rows][confidence[rows] == one].mean() for one in np.sort(confidence[rows])]
+        alike = [
+            (right - confidence)[rows][confidence[rows] == one].mean() for one in np.sort(confidence[rows])
+        ]
         gaps = [abs(one.sum()) for one in np.array_split(np.array(alike), 8)]
         assert equal[place] == pytest.approx(sum(gaps) / 40)
     # Also of fewer rows than there are.

@@ -131,9 +131,7 @@ def test_a_gold_label_outside_the_set_is_missed_in_every_figure():
     """A free decode may give it; accuracy counts it as wrong, so row scores, intervals and groups must, too."""
     predictions = [Prediction(label, True, 0.9, f"It is {label}.") for label in ("yes", "new", "no")]
     readings = Readings(["yes", "new", "no"], ["yes", "new", "no"], [])
-    gold = [
-        dataclasses.replace(one, subgroups={"ward": "A"}) for one in examples("yes", "new", "no")
-    ]
+    gold = [dataclasses.replace(one, subgroups={"ward": "A"}) for one in examples("yes", "new", "no")]
     found = score(gold, predictions, ("yes", "no"), "a", EvaluationConfig(resamples=200), readings)
     metrics = found.metrics
     assert metrics["accuracy"] == metrics["macro_f1"] == pytest.approx(2 / 3)

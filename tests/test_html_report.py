@@ -460,7 +460,7 @@ def test_probabilities_and_abstention(run, threshold):
 def test_figures_of_an_earlier_calibration_are_not_told(changed, run, undrawn):
     """`r2d calibrate` after the evaluation: the page and the card of an export told what is no longer so."""
     old = Calibration(2.5, 0.5, 0.2, 30, "0" * 64, 0.9)
-    run.score(LABELS, **with_probabilities(run, old), **grouped(run))
+    run.score(LABELS, **(grouped(run) | with_probabilities(run, old)))
     run.write("calibration.json", dataclasses.asdict(dataclasses.replace(old, **changed)))
     record = read_run(run.path)
     card = dict(line[:2] for line in result_lines(record.metrics))

@@ -31,9 +31,9 @@ def choose_threshold(
     With a confidence this is selection with guaranteed risk (Geifman & El-Yaniv, 2017, algorithm 1): a binary search
     over the probabilities that occur, each step testing the upper bound of the error rate with its share of the
     allowed doubt. Here the lowest is tested before the search: half of the answers have a higher bound, so that few
-    but good answers would all be withheld. The error rate among answers to further rows of the same kind is above the target with a
-    probability of 1 - confidence at most. That holds for rows which chose nothing else: not the temperature, not
-    the checkpoint.
+    but good answers would all be withheld. The error rate among answers to further rows of the same kind is above
+    the target with a probability of 1 - confidence at most. That holds for rows which chose nothing else: not the
+    temperature, not the checkpoint.
 
     Args:
         probability: float [N] of each answer; nan: the row has none, so it is never answered.

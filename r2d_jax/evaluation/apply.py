@@ -224,7 +224,9 @@ def _score(
     """What scores the labels of the model; None where they are not scored."""
     labels = model.card.labels
     why = left_out(settings, labels)
-    if labels and (why is None or anyway or (calibration is not None and calibration.target_risk is not None)):
+    if labels and (
+        why is None or anyway or (calibration is not None and calibration.target_risk is not None)
+    ):
         return LabelScorer(predictor, labels).score_labels
     if labels:
         print(f"note: label_probability is left null ({why}); --probabilities computes it")

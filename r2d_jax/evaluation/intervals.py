@@ -159,7 +159,7 @@ def paired_test(
 
     here = np.arange(rows)
     observed = float(difference(here, here + rows))
-    interval = bootstrap_interval(
+    low, high = bootstrap_interval(
         lambda sample: difference(sample, sample + rows), rows, resamples=resamples, seed=seed
     ) or (None, None)
     rng = np.random.default_rng(seed + 1)
@@ -169,4 +169,4 @@ def paired_test(
         first, second = np.where(swapped, here + rows, here), np.where(swapped, here, here + rows)
         # Sums in another order may differ in the last digit.
         reached += int(np.sum(np.abs(difference(first, second)) >= abs(observed) - 1e-12))
-    return PairedTest(observed, *interval, (1 + reached) / (1 + resamples))
+    return PairedTest(observed, low, high, (1 + reached) / (1 + resamples))

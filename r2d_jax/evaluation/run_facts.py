@@ -98,7 +98,11 @@ class RunFacts:
     def hub_dataset(self) -> str | None:
         """The data set on the Hub that the rows came from."""
         path = str(self.record.settings.get("data.path") or "")
-        return path.removeprefix(_HUB_ROWS).split(":")[0].partition("@")[0] if path.startswith(_HUB_ROWS) else None
+        return (
+            path.removeprefix(_HUB_ROWS).split(":")[0].partition("@")[0]
+            if path.startswith(_HUB_ROWS)
+            else None
+        )
 
     @property
     def hub_model(self) -> str | None:

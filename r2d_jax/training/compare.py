@@ -12,6 +12,7 @@ from rich.console import Console
 
 from r2d_jax.config import Config, EvaluationConfig, Stage2Config
 from r2d_jax.config_check import stage_configs
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
 from r2d_jax.evaluation.report import write_json
