@@ -59,6 +59,59 @@ def test_the_splits_are_those_of_the_run(prepared):
         assert len(own) in (20, 60)
 
 
+@pytest.fixture
+def changed(prepared):
+    """The workdir, after rows came to its file: the draw then puts rows of the training into test."""
+    home, _, rows = prepared
+    path = home.parent / "rows.jsonl"
+    before = path.read_bytes()
+    more = [rows[number] | {"question": f"Pain since week {number}"} for number in range(1, 40)]
+    path.write_bytes(before + "".join(json.dumps(row) + "\n" for row in more).encode())
+    yield home
+    path.write_bytes(before)
+
+
+ASKING = ("--base-url", "http://localhost:1/v1", "--llm", "none", "--dry-run")
+ON_ROWS_OF_A_RUN = {
+    "eval": ("--output", "out"),
+    "calibrate": (),
+    "judge": ("--predictions", "predictions.jsonl", "--output", "out", *ASKING),
+    "zero-shot": ("--output", "out", *ASKING),
+    "rationales generate": ("--output", "out.jsonl", *ASKING),
+    "rationales polish": ("--output", "out.jsonl", *ASKING),
+    "rationales audit": ("--output", "out"),
+}
+
+
+@pytest.mark.parametrize("command", ON_ROWS_OF_A_RUN)
+def test_rows_that_came_after_the_training_are_not_taken_for_those_of_the_run(
+    r2d, changed, tmp_path, monkeypatch, command
+):
+    """The splits were drawn anew from whatever the file held, and rows of the training were scored as test rows."""
+    monkeypatch.chdir(tmp_path)
+    line = '{"id": "line 2", "label": "urgent", "rationale": "r", "gold_label": "urgent"}\n'
+    (tmp_path / "predictions.jsonl").write_text(line, encoding="utf-8")
+    ended = r2d(*command.split(), "--model", changed, *ON_ROWS_OF_A_RUN[command])
+    ended.refused("work: its run began with other rows", "Restore the data .*--input")
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_a_folder_that_does_not_tell_its_rows_is_taken_as_it_is(changed, tmp_path):
+    """Imported and exported models, and runs of versions that stored no hash."""
+    home = shutil.copytree(changed, tmp_path / "old")
+    mark = home / "run.json"
+    for text in ('{"config_hash": "x"}', None, "{"):
+        if text is None:
+            mark.unlink()
+        else:
+            mark.write_text(text)
+        if text == "{":
+            with pytest.raises(UserError, match=r"run\.json: is damaged"):
+                rows_of_run(home)
+        else:
+            assert len(rows_of_run(home).splits.test) > 20
+
+
 def test_a_file_is_read_with_the_rationales_that_stage_2_learned(prepared, tmp_path):
     """The first column was taken, whoever wrote it."""
     home, run, rows = prepared

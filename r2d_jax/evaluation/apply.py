@@ -14,14 +14,13 @@ from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import splits_of_run
 from r2d_jax.data.subgroups import MISSING
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import NOT_SCORED, evaluate_rows, prediction_row
 from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
-from r2d_jax.evaluation.labelled_rows import require_file_for, rows_to_evaluate
+from r2d_jax.evaluation.labelled_rows import require_file_for, rows_to_evaluate, splits_as_trained
 from r2d_jax.evaluation.model_folder import (
     LoadedModel,
     ModelCard,
@@ -326,7 +325,7 @@ def evaluate_model(
         raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
     else:
         source = rationale_source(config, config.stage2)
-        examples = getattr(splits_of_run(config), split)
+        examples = getattr(splits_as_trained(home, config), split)
     # A threshold is the calibration's matter, and needs no probabilities of a run that has none.
     evaluation = dataclasses.replace(asked.evaluation, **settings, target_risk=None)
     require_scorer(None if source is None else evaluation.bertscore)

@@ -10,7 +10,6 @@ from r2d_jax.config import EvaluationConfig, MeshConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import splits_of_run
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
@@ -20,7 +19,7 @@ from r2d_jax.evaluation.calibration import (
     is_calibrated,
     load_calibration,
 )
-from r2d_jax.evaluation.labelled_rows import require_file_for
+from r2d_jax.evaluation.labelled_rows import require_file_for, splits_as_trained
 from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text
@@ -166,4 +165,4 @@ def _rows(
     if not (home / "config.yaml").is_file():
         raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
     config = load_config(home / "config.yaml")
-    return splits_of_run(config).validation
+    return splits_as_trained(home, config).validation

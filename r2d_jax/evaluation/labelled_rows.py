@@ -12,7 +12,7 @@ from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import splits_of_run
+from r2d_jax.data.splits import content_hash, splits_of_run
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class RunRows:
     Attributes:
         config: of the run.
         labels: its label set.
-        splits: its rows, as it reads or generates them.
+        splits: its rows, those that it began with.
         source: whose rationales they have; None: a run that learns labels alone.
     """
 
@@ -74,14 +74,40 @@ def rows_of_run(model: pathlib.Path) -> RunRows:
     """The rows of the run at, or above, a folder.
 
     Raises:
-        UserError: it is no run, or a fault of its files.
+        UserError: it is no run, a fault of its files, or its rows have changed since it began.
     """
     home, card = _home_and_card(model)
     if not (home / "config.yaml").is_file():
         raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
     config = load_config(home / "config.yaml")
     source = rationale_source(config, config.stage2)
-    return RunRows(config, card.labels, splits_of_run(config), source)
+    return RunRows(config, card.labels, splits_as_trained(home, config), source)
+
+
+def splits_as_trained(home: pathlib.Path, config: Config) -> Splits:
+    """The rows of a run, only if they are still those that it began with.
+
+    They are read and split again. A file that has grown since, or another one at the same relative path, gives other
+    splits: rows that the model was trained on would then be scored as test rows.
+
+    Args:
+        home: folder of the run; one without run.json, or whose run.json holds no hash of the rows, tells nothing.
+        config: of the run.
+
+    Raises:
+        UserError: the rows are others, run.json is damaged, or as `splits_of_run`.
+    """
+    # Loads JAX, which rows of a plain file do without.
+    from r2d_jax.evaluation.run_record import stored_data_hash
+
+    begun_with, splits = stored_data_hash(home), splits_of_run(config)
+    if begun_with and begun_with != (now := content_hash(splits)):
+        raise UserError(
+            str(home),
+            f"its run began with other rows (content hash {begun_with}, now {now})",
+            "Restore the data and start where the run was started, or name rows with --input.",
+        )
+    return splits
 
 
 def _home_and_card(model: pathlib.Path) -> "tuple[pathlib.Path, ModelCard]":

@@ -126,6 +126,16 @@ def read_run(path: pathlib.Path) -> RunRecord:
     )
 
 
+def stored_data_hash(path: pathlib.Path) -> str:
+    """Content hash of the rows that the run in a folder began with; "" where the folder does not say it.
+
+    Raises:
+        UserError: run.json is damaged.
+    """
+    state = path / STATE_FILE
+    return str(_json_object(state).get("data_hash", "")) if state.is_file() else ""
+
+
 def _stage(
     path: pathlib.Path, number: int, state: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> StageRecord:
