@@ -11,6 +11,8 @@ from r2d_jax.config import ColumnsConfig
 from r2d_jax.data.reading.templates import parse_template
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
+from r2d_jax.serve.limits import Limits
+from r2d_jax.serve.upload_rows import read_upload
 
 
 def filled(text, **cells):
@@ -118,3 +120,27 @@ def test_rows_to_predict_may_lack_what_a_template_names(read):
         {"age": "1"}, {"note": "n"}, columns=ColumnsConfig(question="{age}{note}"), need_targets=False
     )[:1]
     assert example.question == "1"
+
+
+def test_a_row_to_predict_that_fills_no_column_of_a_template_asks_nothing(read):
+    """What stands around the columns was predicted; a row that lacks only some of them still is."""
+    columns = ColumnsConfig(question="{age} years. {note}", context="Drugs: {drugs}")
+    rows = [{"age": "", "note": " ", "drugs": "x"}, {"drugs": "x"}, {"age": "7", "note": "", "drugs": ""}]
+    found = read(*rows, columns=columns, need_targets=False)
+    assert [(one.question, one.context) for one in found] == [
+        ("", "Drugs: x"),
+        ("", "Drugs: x"),
+        ("7 years. ", "Drugs: "),
+    ]
+
+
+def test_an_uploaded_row_that_fills_no_column_of_a_template_asks_nothing():
+    """What stands around the columns was answered as if it were a note."""
+    data = b"age,note\n,\n7,\n , \n"
+    columns = ColumnsConfig(question="{age} years. {note}")
+    rows = read_upload(data, "csv", columns, Limits())
+    assert [(row.text, row.fault) for row in rows] == [
+        ("", "empty question"),
+        ("7 years. ", ""),
+        ("", "empty question"),
+    ]

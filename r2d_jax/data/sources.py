@@ -58,10 +58,17 @@ class _Reader:
     def cell(self, row: Row, column: str | None, *, required: bool = True, number: bool = False) -> str:
         return text_of(self.path, row, column, required=required, number=number) if column else ""
 
-    def filled(self, row: Row, template: Template | None, *, required: bool) -> str:
-        if template is None:
+    def asked(self, row: Row) -> str:
+        names = self.question.columns
+        cells = {name: self.cell(row, name, required=self.need_targets) for name in names}
+        return self.question.fill_unless_blank(cells)
+
+    def told(self, row: Row) -> str:
+        if self.context is None:
             return ""
-        return template.fill({name: self.cell(row, name, required=required) for name in template.columns})
+        return self.context.fill(
+            {name: self.cell(row, name, required=False) for name in self.context.columns}
+        )
 
     def rationales(self, row: Row) -> dict[str, str]:
         columns, required = self.columns.rationales, self.missing_rationales == "error"
@@ -142,8 +149,8 @@ class SourceRows:
         label = reader.label(row)
         example = Example(
             row_id=row_id or row.place,
-            question=reader.filled(row, reader.question, required=reader.need_targets),
-            context=reader.filled(row, reader.context, required=False),
+            question=reader.asked(row),
+            context=reader.told(row),
             label=reader.label_map.get(label, label),
             rationales=reader.rationales(row),
             subgroups=reader.subgroups(row),

@@ -87,14 +87,12 @@ def _raw_rows(data: bytes, form: Format) -> Iterator[Row]:
 def _uploaded(
     row: Row, question: Template, context: Template | None, id_column: str | None, limits: Limits
 ) -> UploadedRow:
-    def filled(template: Template | None) -> str:
-        if template is None:
-            return ""
-        return template.fill({name: text_of(_FILE, row, name, required=False) for name in template.columns})
+    def cells_of(template: Template) -> dict[str, str]:
+        return {name: text_of(_FILE, row, name, required=False) for name in template.columns}
 
     row_id = text_of(_FILE, row, id_column, required=True, number=True) if id_column else row.place
-    asked = filled(question)
-    text = note_text(asked, filled(context))
+    asked = question.fill_unless_blank(cells_of(question))
+    text = note_text(asked, context.fill(cells_of(context)) if context else "")
     if not asked.strip():
         return UploadedRow(row_id, "", "empty question")
     if len(text) > limits.note_characters:

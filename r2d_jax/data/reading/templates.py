@@ -28,6 +28,10 @@ class Template:
         filled = zip(self.texts, (cells[name] for name in self.columns), strict=False)
         return "".join(text + cell for text, cell in filled) + self.texts[-1]
 
+    def fill_unless_blank(self, cells: Mapping[str, str]) -> str:
+        """As `fill`, but "" where all cells are blank: what stands around them is no question."""
+        return self.fill(cells) if any(cells[name].strip() for name in self.columns) else ""
+
 
 def parse_template(text: str, setting: str) -> Template:
     """A template of a setting; without braces it is the name of one column.
