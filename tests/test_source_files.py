@@ -117,6 +117,36 @@ def test_faults_within_a_pattern_name_the_file(tmp_path):
     refusal(str(tmp_path / "none-*.jsonl"), "no file matches")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".parquet"])
+def test_a_table_of_a_pattern_that_lacks_a_column_is_told(tmp_path, suffix):
+    """All of its rows had an empty context, or were taken for rows without a rationale, and nothing was said."""
+    write(tmp_path / f"part-0{suffix}", [row("a", context="c")], suffix)
+    lacking = write(tmp_path / f"part-1{suffix}", [row("b", kontext=SECRET)], suffix)
+    pattern = str(tmp_path / f"part-*{suffix}")
+    columns = ColumnsConfig(context="context")
+    for options in ({}, {"need_targets": False}):
+        refusal(pattern, f"{lacking}: no column 'context'", "leave the file out", columns=columns, **options)
+    assert len(read(pattern)) == 2
+    write(lacking, [{"question": "b", "label": "yes"}], suffix)
+    for missing in ("error", "skip", "keep"):
+        refusal(pattern, f"{lacking}: no column 'rationale'", missing_rationales=missing)
+    # Where no file has it, the name is wrong.
+    refusal(pattern, f"{pattern}: no column 'contexts'", columns=ColumnsConfig(context="contexts"))
+
+
+def test_a_table_without_a_header_in_a_pattern_shows_no_cell(tmp_path):
+    write(tmp_path / "part-0.csv", [row()])
+    (tmp_path / "part-1.csv").write_text(f'"{SECRET}",yes,r\n"{SECRET} again",yes,r\n')
+    refusal(str(tmp_path / "part-*"), "part-1.csv: no column 'question'")
+
+
+def test_rows_of_json_in_a_pattern_may_lack_a_key(tmp_path):
+    write(tmp_path / "part-0.jsonl", [row("a", context="c")])
+    write(tmp_path / "part-1.jsonl", [row("b")])
+    examples = read(str(tmp_path / "part-*"), ColumnsConfig(context="context"))
+    assert [one.context for one in examples] == ["c", ""]
+
+
 def test_one_id_in_two_files_of_a_pattern(tmp_path):
     for number in (0, 1):
         write(tmp_path / f"part-{number}.jsonl", [row(id="MRN-77")])

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.data.packed_columns import Ids
-from r2d_jax.data.reading.cell_checks import Damage, require_columns, text_of
+from r2d_jax.data.reading.cell_checks import Damage, Tables, require_columns, text_of
 from r2d_jax.data.reading.files import address_of
 from r2d_jax.data.reading.raw_rows import Progress, Row, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
@@ -110,12 +110,15 @@ class SourceRows:
         Raises:
             UserError: at the end, for the first row that is at fault; the rows before it came already.
         """
+        path, wanted = self._reader.path, list(self._reader.wanted())
         found: dict[str, None] = {}
+        tables = Tables(path, wanted)
         fault: UserError | None = None
         empty, no_header = True, False
         for number, row in enumerate(self._rows):
             if not row.cells.keys() <= found.keys():
                 found |= dict.fromkeys(row.cells)
+            tables.look_at(row)
             # A column that no row has is a wrong name, not a fault of the first row: look at the rest to tell.
             if fault is None:
                 try:
@@ -129,10 +132,10 @@ class SourceRows:
             if number < _ROWS_OF_A_HEADER:
                 # A name that is a value of its own column, too, is hardly a name.
                 no_header |= any(name and name == cell for name, cell in row.cells.items())
-        path = self._reader.path
         if empty and fault is None:
             raise UserError(path, "holds no rows", "Give a file with rows.")
-        require_columns(path, list(found), list(self._reader.wanted()), data=no_header)
+        require_columns(path, list(found), wanted, data=no_header)
+        tables.require_columns()
         if repeated := self._ids.repeated():
             raise UserError(
                 f"{path} {repeated[0]}", f"has the id of {repeated[1]}", "Give every row an id of its own."

@@ -94,7 +94,7 @@ class Job:
     def rows(self, key: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Place and cells of each row of the only file of this key, until this split is full."""
         path = self.file(key)
-        for place, cells in raw_rows(path):
+        for place, cells, *_ in raw_rows(path):
             if self.tally.full(split):
                 return
             yield f"{path} {place}", cells

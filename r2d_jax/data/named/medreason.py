@@ -100,7 +100,7 @@ def _row(path: pathlib.Path, place: str, cells: Mapping[str, Any], job: Job) -> 
 
 def _convert(job: Job) -> Iterator[NamedRow]:
     path = job.file("rows")
-    for place, cells in raw_rows(path):
+    for place, cells, *_ in raw_rows(path):
         row = _row(path, place, cells, job)
         if row is not None:
             yield row

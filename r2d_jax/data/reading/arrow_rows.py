@@ -71,7 +71,7 @@ def table_rows(
                 ) from error
         for cells in zip(*columns, strict=True):
             number += 1
-            yield Row(f"{name}row {number}", dict(zip(schema.names, cells, strict=True)))
+            yield Row(f"{name}row {number}", dict(zip(schema.names, cells, strict=True)), path)
 
 
 def _cells(values: "pyarrow.Array", label_names: Sequence[str] | None) -> list[Any]:

@@ -41,6 +41,44 @@ def require_columns(path: str, found: Sequence[str], wanted: Sequence[str], *, d
     raise UserError(path, f"no column {name!r}; {told}", delimiter_hint(found) or fix)
 
 
+class Tables:
+    """What the files of a pattern lack of the columns that are asked for, where each has a header of its own."""
+
+    def __init__(self, path: str, wanted: Sequence[str]):
+        """Prepare to look.
+
+        Args:
+            path: of the pattern, for the message.
+            wanted: names of columns.
+        """
+        self._path, self._wanted = path, wanted
+        self._last = ""
+        self._fault: UserError | None = None
+
+    def look_at(self, row: Row) -> None:
+        """Look at the header of a row, where it is that of another file than that of the row before."""
+        if row.table == self._last:
+            return
+        self._last = row.table
+        lacking = next((name for name in self._wanted if name not in row.cells), None)
+        if row.table and lacking is not None and self._fault is None:
+            # The names that are there may be cells, so none is told.
+            self._fault = UserError(
+                row.table,
+                f"no column {lacking!r}, which another file of {self._path} has",
+                delimiter_hint(list(row.cells)) or "Add the column to this file, or leave the file out.",
+            )
+
+    def require_columns(self) -> None:
+        """Raise what was found first.
+
+        Raises:
+            UserError: a file lacks a column: all of its rows would be taken for rows with an empty cell.
+        """
+        if self._fault is not None:
+            raise self._fault
+
+
 def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = False) -> str:
     """The text of a cell.
 

@@ -12,10 +12,17 @@ _DELIMITERS = {";": "';'", ",": "','", "\t": "tabs", "|": "'|'"}
 
 
 class Row(NamedTuple):
-    """One raw row: where it stands ("line 7", "element 2", "part-1.csv line 7"), and its cells."""
+    """One raw row.
+
+    Attributes:
+        place: where it stands ("line 7", "element 2", "part-1.csv line 7").
+        cells: by column.
+        table: the file whose header names its columns, all of which every row has; "" where rows name their own.
+    """
 
     place: str
     cells: Mapping[str, Any]
+    table: str = ""
 
 
 class Number(str):

@@ -40,7 +40,7 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                         f"has {len(cells)} cells, the header {len(header)}",
                         delimiter_hint(header) or "Quote cells that hold the delimiter or a line break.",
                     )
-                yield Row(f"{part.name}line {start}", dict(zip(header, cells, strict=True)))
+                yield Row(f"{part.name}line {start}", dict(zip(header, cells, strict=True)), part.path)
         except csv.Error as error:
             raise UserError(
                 f"{part.path} line {line} (record {record + 1})",
