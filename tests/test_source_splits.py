@@ -192,6 +192,41 @@ def test_groups_that_given_splits_part_are_counted_and_refused(file):
 
 
 @pytest.mark.parametrize(
+    "spellings", [("P 01", "P 01 ", "\ufeffP 01", "\tP\u00a0 01\n"), (12, "12", " 12", "12\u200b")]
+)
+def test_blanks_too_many_do_not_part_a_group(file, spellings):
+    """One patient stood in two splits, drawn or given, and figures were too good."""
+    rows = [{"pid": spellings[index % 4], "label": f"l{index}"} for index in range(12)]
+    rows += [{"pid": f"p{index}"} for index in range(40)]
+    splits = load(file(*rows, columns={"group": "pid"}, split_shares=SHARES))
+    of_one = {f"q{index}" for index in range(12)}
+    assert [bool(of_one & set(texts)) for texts in questions(splits).values()].count(True) == 1
+    given = [row | {"part": NAMES[index % 3]} for index, row in enumerate(rows)]
+    refusal(
+        file(*given, columns={"group": "pid", "split": "part"}), "1 of 41 values of 'pid' stand in more than"
+    )
+    # Case is kept.
+    rows = [{"pid": pid, "part": part} for part in NAMES for pid in ("p", "P")]
+    refusal(file(*rows, columns={"group": "pid", "split": "part"}), "2 of 2 values of 'pid'")
+
+
+@pytest.mark.parametrize(
+    ("cell", "what"),
+    [
+        (12.0, "is float, not a whole number"),
+        (1e30, "is float, not a whole number"),
+        ("\u200b", "is empty"),
+        (" ", "is empty"),
+        (None, "is null"),
+    ],
+)
+def test_what_names_no_group_is_refused(file, cell, what):
+    """12 and 12.0 were two patients. As Parquet has it, such a number was an error always."""
+    rows = [{"pid": 12}, {"pid": cell}, *({"pid": number} for number in range(20, 60))]
+    refusal(file(*rows, columns={"group": "pid"}, split_shares=SHARES), f"line 2, field 'pid': {what}")
+
+
+@pytest.mark.parametrize(
     ("settings", "part"),
     [
         ({"split_shares": {"train": 0.8, "test": 0.1}}, "sum to 0.9, not 1"),

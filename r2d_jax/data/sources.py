@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.data.packed_columns import Ids
 from r2d_jax.data.reading.cell_checks import Damage, Tables, require_columns, text_of
 from r2d_jax.data.reading.files import address_of
-from r2d_jax.data.reading.raw_rows import Progress, Row, raw_rows, shown
+from r2d_jax.data.reading.raw_rows import Number, Progress, Row, kind_of, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
@@ -25,7 +26,7 @@ MissingRationales = Literal["error", "skip", "keep"]
 
 
 class SplitExample(NamedTuple):
-    """An Example, and what its split and group columns say ("" where there is none)."""
+    """An Example, and what its split and group columns say; "" where there is none."""
 
     example: Example
     split: str
@@ -69,6 +70,20 @@ class _Reader:
         return self.context.fill(
             {name: self.cell(row, name, required=False) for name in self.context.columns}
         )
+
+    def group(self, row: Row) -> str:
+        column = self.columns.group
+        if not column:
+            return ""
+        where, value = f"{self.path} {row.place}, field {column!r}", row.cells.get(column)
+        if isinstance(value, Number) and (kind := kind_of(value)) != "int":
+            # 12 and 12.0 would be two patients.
+            raise UserError(where, f"is {kind}, not a whole number", "Write it as a whole number or as text.")
+        # As of subgroups: a blank too many must not part the rows of one patient.
+        text = fold_white_space(self.cell(row, column, number=True))
+        if not text:
+            raise UserError(where, "is empty", "Fill it in, or remove the row.")
+        return text
 
     def rationales(self, row: Row) -> dict[str, str]:
         columns, required = self.columns.rationales, self.missing_rationales == "error"
@@ -160,7 +175,7 @@ class SourceRows:
         )
         self._count_groups(example.subgroups)
         split = reader.cell(row, columns.split, number=True)
-        group = reader.cell(row, columns.group, number=True)
+        group = reader.group(row)
         if label in reader.label_map:
             self.mapped[label] += 1
         if reader.missing_rationales == "skip" and example.lacks_rationale:
