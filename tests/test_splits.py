@@ -217,3 +217,14 @@ def test_a_column_of_case_text_named_as_label_is_not_printed():
     text = describe(splits(example(str(index), f"{secret}{index}") for index in range(200)))
     assert "Zebedee" not in text
     assert "and 140 more labels" in text
+
+
+@pytest.mark.parametrize("rows", [5, 30, 60])
+def test_a_column_of_names_named_as_label_is_not_printed(rows):
+    """Up to 60 short ones were printed, at the start of every run."""
+    text = describe(splits(example(str(index), f"Zebedee Quux {index}") for index in range(rows)))
+    assert "Zebedee" not in text
+    assert text.count("characters)") == rows
+    # Labels that come again are labels, however many there are.
+    text = describe(splits(example(str(index), f"level {index % 30}") for index in range(90)))
+    assert text.count("'level ") == 30

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from r2d_jax.config import Config, DataConfig
 from r2d_jax.config_check import used_sources
+from r2d_jax.data.check.labels import looks_like_text, name_of
 from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
@@ -117,7 +118,7 @@ def _each(splits: Splits) -> dict[str, Sequence[Example]]:
 def describe(splits: Splits, data_hash: str | None = None) -> str:
     """Row and label counts by split, content hash and notes, as plain lines; labels but no case text.
 
-    What may be wrong with the rows is told by the data check.
+    Names of labels are hidden as in the data check, which tells what may be wrong with the rows.
 
     Args:
         splits: the rows.
@@ -126,8 +127,9 @@ def describe(splits: Splits, data_hash: str | None = None) -> str:
     each = _each(splits)
     counts = {name: collections.Counter(labels_of(rows)) for name, rows in each.items()}
     labels = sorted(sorted(set().union(*counts.values())), key=lambda label: -counts["train"][label])
-    # Over this many, the column is hardly one of labels, and the table would print what it holds.
-    names = {label: shown([label]) for label in labels[:_SHOWN_LABELS]}
+    # A column of names or of free text is no label, and the table would print what it holds.
+    hidden = looks_like_text(labels, sum(map(len, each.values())))
+    names = {label: name_of(label, hidden=hidden) for label in labels[:_SHOWN_LABELS]}
     more = len(labels) - len(names)
     width = max(len("label"), *map(len, names.values()))
     lines = [f"data: content hash {data_hash or content_hash(splits)}"]

@@ -5,7 +5,7 @@ import functools
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from r2d_jax.data.check.findings import MOST_PLACES, Place, Tally
 from r2d_jax.data.check.rules import Severity
@@ -35,6 +35,24 @@ def _same_but_blanks(label: str) -> str:
 def _same_but_signs(label: str) -> str:
     decomposed = unicodedata.normalize("NFKD", label).casefold()
     return "".join(char for char in decomposed if char.isalnum())
+
+
+def looks_like_text(labels: Collection[str], rows: int) -> bool:
+    """Whether names of labels may be case text, so that none is shown.
+
+    Args:
+        labels: all different ones.
+        rows: how many rows have one.
+    """
+    count = len(labels)
+    words = sorted(len(label.split()) for label in labels)[count // 2] if labels else 0
+    many = count > _FREE_TEXT_LABELS and (2 * count >= rows or words > _LONG_WORDS)
+    return many or count == rows >= _ALL_DIFFERENT or count > _MOST_LABELS
+
+
+def name_of(label: str, *, hidden: bool) -> str:
+    """A label for a message: by its length where it is long or `hidden`."""
+    return f"({len(label)} characters)" if hidden else shown([label])
 
 
 class LabelTable:
@@ -70,15 +88,12 @@ class LabelTable:
 
     @functools.cached_property
     def looks_like_text(self) -> bool:
-        """Whether names of labels may be case text, so that none is shown."""
-        labels, rows = len(self._rows), self.splits.total()
-        words = sorted(len(label.split()) for label in self._rows)[labels // 2] if labels else 0
-        many = labels > _FREE_TEXT_LABELS and (2 * labels >= rows or words > _LONG_WORDS)
-        return many or labels == rows >= _ALL_DIFFERENT or bool(self.beyond)
+        """As `looks_like_text`, of all rows."""
+        return bool(self.beyond) or looks_like_text(self._rows, self.splits.total())
 
     def name(self, label: str) -> str:
         """A label for a message: hidden where the column may hold case text, by its length where it is long."""
-        return f"({len(label)} characters)" if self.looks_like_text else shown([label])
+        return name_of(label, hidden=self.looks_like_text)
 
     def table(self) -> tuple[LabelRow, ...]:
         """The label table."""
