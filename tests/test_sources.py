@@ -229,6 +229,16 @@ def test_b016_ragged_row_names_record_and_physical_line(write, end, cells):
     refusal(write("rows.csv", end.join(lines)), "line 5 (record 2)", f"{cells} cells, the header 3")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("again", [HEADER, f"\ufeff{HEADER}", '\ufeff"question",label,rationale'])
+def test_a_header_in_the_middle_is_neither_row_nor_class(write, end, again):
+    """`cat jan.csv feb.csv` gave a row whose label was "label"."""
+    lines = [HEADER, f'{SECRET.split(",")[0]},yes,"a{end}b"', again, "q,no,r", ""]
+    refusal(write("rows.csv", end.join(lines)), "rows.csv line 4: repeats the header", "Remove this line")
+    # A row may hold the name of a column.
+    assert len(read(write("rows.csv", f"{HEADER}\nquestion,label,why\nlabel,label,rationale\n"))) == 2
+
+
 @pytest.mark.parametrize("bad", ['"never closed, yes, r\nq,yes,r\nq,yes,r', f'"{SECRET}"x,yes,r'])
 def test_b016_broken_quoting_names_the_line_where_the_row_begins(write_csv, bad):
     refusal(write_csv('q,yes,"a\nb"', bad), "line 4 (record 2)", "broken quoting")

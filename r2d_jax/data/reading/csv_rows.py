@@ -10,7 +10,11 @@ from r2d_jax.errors import UserError
 
 
 def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
-    """Records below the header, as RFC 4180 has them; blank lines are skipped, cells are never trimmed."""
+    """Records below the header, as RFC 4180 has them; blank lines are skipped, cells are never trimmed.
+
+    Raises:
+        UserError: a name of a column stands twice, a row has more or fewer cells or repeats the header, broken quoting.
+    """
     csv.field_size_limit(2**31 - 1)
     header: list[str] = []
     record, line = 0, 1
@@ -33,6 +37,12 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                             "Rename one of them; where this line is data, write the names above it.",
                         )
                     continue
+                if _repeats(cells, header):
+                    raise UserError(
+                        f"{part.path} line {start}",
+                        "repeats the header, as where files were joined",
+                        "Remove this line; where the first line is data, write the names of the columns above it.",
+                    )
                 record += 1
                 if len(cells) != len(header):
                     raise UserError(
@@ -49,3 +59,12 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
             ) from error
     if not record and not "".join(header).strip():
         raise nothing_in(part)
+
+
+def _repeats(cells: list[str], header: list[str]) -> bool:
+    """Whether these cells are the header again; a file that was joined to another may bring a byte-order mark along."""
+    if cells[1:] != header[1:] or not any(name.strip() for name in header):
+        return False
+    first = cells[0].removeprefix("\ufeff")
+    # Behind the mark, quotes are part of the cell.
+    return first == header[0] or (first != cells[0] and first == f'"{header[0]}"')
