@@ -453,6 +453,13 @@ def test_a_generated_text_that_is_no_label_reaches_no_score():
     assert SECRET not in json.dumps(metrics)
 
 
+def test_a_wrong_label_column_brings_no_note_into_a_score():
+    """`r2d eval --label-column note` wrote every note as a label."""
+    metrics = label_metrics([SECRET, SECRET, "urgent"], ["urgent"] * 3, LABELS)
+    assert metrics["majority_class"]["accuracy"] == pytest.approx(2 / 3)
+    assert SECRET not in json.dumps(metrics)
+
+
 @pytest.mark.parametrize("module", ["r2d_jax", "r2d_jax.cli"])
 def test_either_module_is_the_command(module):
     """One of them did nothing, and said with exit code 0 that it was done."""

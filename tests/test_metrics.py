@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.metrics import label_metrics, normalise_label
+from r2d_jax.evaluation.metrics import label_metrics, normalise_label, outside_name
 from r2d_jax.evaluation.overlap import bleu
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
@@ -90,11 +90,11 @@ def test_a_thousand_labels_have_no_more_cells_than_rows() -> None:
     gold = ["outside", *rng.choices(labels, k=rows - 1)]
     predicted = [rng.choice([one, one, rng.choice(labels), "off the list", "", "outside"]) for one in gold]
     found = label_metrics(gold, predicted, labels)["confusion"]
-    assert found["labels"] == [*labels, "outside"]
+    assert found["labels"] == [*labels, outside_name(1)]
     allowed = set(labels)
     written = [one if one in allowed else "invalid" for one in predicted]
-    names = [*labels, "outside", "invalid"]
-    dense = sklearn.metrics.confusion_matrix(gold, written, labels=names)
+    dense = sklearn.metrics.confusion_matrix(gold, written, labels=[*labels, "outside", "invalid"])
+    names = [*found["labels"], "invalid"]
     expected = [
         (names[row], None if names[column] == "invalid" else names[column], int(dense[row, column]))
         for row, column in zip(*dense.nonzero(), strict=True)
@@ -120,8 +120,37 @@ def test_normalisation_folds_white_space_and_keeps_case() -> None:
 
 def test_gold_label_outside_the_set_can_only_be_missed() -> None:
     scores = label_metrics(["a", "new"], ["a", "new"], ["a", "b"])
-    assert scores["labels_outside_set"] == ["new"]
+    assert scores["labels_outside_set"] == [outside_name(1)]
     assert (scores["accuracy"], scores["invalid_fraction"], scores["macro_f1"]) == (0.5, 0.5, 0.5)
+
+
+def test_gold_labels_outside_the_set_have_a_number_and_no_text() -> None:
+    """With a wrong label column they are whole notes, and metrics.json is shared freely."""
+    gold = ["note one", "note two", "note two", "a"]
+    scores = label_metrics(gold, ["a", "note two", "a", "a"], ["a", "b"])
+    first, second = outside_name(1), outside_name(2)
+    assert "note" not in json.dumps(scores)
+    assert scores["labels_outside_set"] == [first, second]
+    assert {label: row["support"] for label, row in scores["per_class"].items()} == {
+        "a": 1,
+        "b": 0,
+        first: 1,
+        second: 2,
+    }
+    assert scores["macro_f1_labels"] == ["a", first, second]
+    assert scores["majority_class"]["label"] == second
+    assert scores["confusion"] == {
+        "labels": ["a", "b", first, second],
+        "cells": cells(("a", "a", 1), (first, "a", 1), (second, "a", 1), (second, None, 1)),
+    }
+
+
+def test_a_label_of_the_set_that_is_spelled_like_such_a_number_stays_apart() -> None:
+    scores = label_metrics([outside_name(1), "new"], [outside_name(1), "new"], [outside_name(1)])
+    assert {label: row["f1"] for label, row in scores["per_class"].items()} == {
+        outside_name(1): 1.0,
+        outside_name(2): 0.0,
+    }
 
 
 def test_empty_label_set_falls_back_to_the_gold_labels() -> None:

@@ -1,6 +1,7 @@
 """Scores of labels and rationales; in: gold and predicted text, out: dicts of figures for metrics.json."""
 
 import collections
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +31,17 @@ def counted_labels(predicted: Sequence[str], invalid: np.ndarray) -> list[str]:
     return ["" if out else normalise_label(label) for label, out in zip(predicted, invalid, strict=True)]
 
 
+def outside_name(number: int) -> str:
+    """What stands for a gold label outside the label set: of a wrong label column its text would be case text."""
+    return f"(outside the set, {number})"
+
+
 def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequence[str]) -> dict[str, Any]:
     """Scores of predicted labels.
 
     A prediction that is not in the label set after `normalise_label` is invalid: wrong for its row's gold
-    label, and never a class of its own. A gold label outside the set keeps its support and can only be
-    missed.
+    label, and never a class of its own. A gold label outside the set keeps its support, can only be
+    missed, and is told by an `outside_name`, numbered in the order of the texts.
 
     Args:
         gold: N gold labels.
@@ -54,7 +60,7 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
             order of labels, invalid last.
         majority_class: label, accuracy and macro_f1 of always giving these rows' most common gold label.
         collapsed: the label with at least 95 % of predictions while no gold label has 90 %, or None.
-        labels_outside_set: gold labels that are not in the set.
+        labels_outside_set: names of the gold labels that are not in the set.
 
     Raises:
         UserError: row counts differ, no rows, or an empty gold label.
@@ -71,10 +77,14 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
     allowed = list(dict.fromkeys(label for label in map(normalise_label, label_set) if label)) or sorted(
         set(gold)
     )
-    outside = sorted(set(gold) - set(allowed))
+    valid = set(allowed)
+    outside = sorted(set(gold) - valid)
+    index = {label: number for number, label in enumerate(allowed + outside)}
+    # From here on by name; a label of the set may be spelled like one.
+    free = (name for number in itertools.count(1) if (name := outside_name(number)) not in valid)
+    outside = list(itertools.islice(free, len(outside)))
     labels = allowed + outside
-    index = {label: number for number, label in enumerate(labels)}
-    invalid, valid = len(labels), set(allowed)
+    invalid = len(labels)
     gold_ids = np.array([index[label] for label in gold])
     predicted_ids = np.array([index[label] if label in valid else invalid for label in predicted])
 
@@ -98,7 +108,7 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
                 "support": int(support[i]),
                 "predicted": int(predicted_counts[i]),
             }
-            for label, i in index.items()
+            for i, label in enumerate(labels)
         },
         "confusion": {"labels": labels, "cells": _cells(labels, gold_ids, predicted_ids)},
         "majority_class": {"label": labels[majority], **_majority_scores(gold)},

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2d_jax.evaluation.case_table import is_right, label_names, short
+from r2d_jax.evaluation.metrics import outside_name
 from r2d_jax.evaluation.run_record import RunRecord, is_number
 
 _MOST_IN_MATRIX, _SHARES_UP_TO, _SORTED_FROM = 20, 8, 31
@@ -16,11 +17,14 @@ _NO_LABEL = "(no label)"
 
 
 class LabelNames:
-    """Names of labels to show; a gold label outside the set has a number only, since it may be case text."""
+    """Names of labels to show; a gold label outside the set has a number only, since it may be case text.
+
+    Earlier versions wrote its text into metrics.json.
+    """
 
     def __init__(self, run: RunRecord):
         outside = map(str, run.metrics.get("labels_outside_set", ()))
-        self._outside = {label: f"(outside the set, {number})" for number, label in enumerate(outside, 1)}
+        self._outside = {label: outside_name(number) for number, label in enumerate(outside, 1)}
 
     def __call__(self, label: str) -> str:
         """The name to show."""
