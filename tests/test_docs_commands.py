@@ -81,6 +81,7 @@ CASES = [
     (r"", r"(taskset|OMP_WAIT_POLICY|python benchmarks/)", "benchmark", "measures for minutes to hours"),
     (r"", r"(\.venv/bin/)?pip install ", "packages", "changes the environment of these tests"),
     (r"docs/serving\.md", r"curl ", "ask", ""),
+    (r"", r"\. \.venv(-gpu)?/bin/activate", "nothing", "the environment of these tests stands in its place"),
     (r"docs/howto\.md", r"python docs/build_api\.py", "nothing", "tests/test_api_reference.py runs it"),
     (r"docs/launch\.md", r"(gcloud|kubectl|docker) ", "nothing", "needs an account, a cluster or a registry"),
     (r"docs/launch\.md", r"python3\.12 -m venv", "nothing", "that Python may not be here"),

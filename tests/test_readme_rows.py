@@ -2,10 +2,13 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from cli_cases import ROOT, compile_cache, r2d  # noqa: F401
-from docs_cases import blocks, commands, words
+from docs_cases import PAGES, blocks, commands, commands_of, name_of, words
+
+from r2d_jax.config_file import load_config
 
 README = ROOT / "README.md"
 # As small as it gets; the command itself stays as it is.
@@ -44,6 +47,40 @@ def rows_like(example, count, split):
             "label": label,
             "rationale": f"As {number} is seen, it is {label}.",
         }
+
+
+def commands_with_rows():
+    """Page, config and settings of each command that trains or checks a file of rows, or starts a machine that does."""
+    for page in PAGES:
+        set_here = {}
+        for command in commands_of(page):
+            given = dict(re.findall(r"(\w+)=(\S+)", command.partition(" launch/")[0]))
+            if command.startswith("export "):
+                set_here |= dict(word.split("=", 1) for word in words(command)[1:] if "=" in word)
+                continue
+            line = [word.replace("$SPLITS", set_here.get("SPLITS", "")) for word in words(command)]
+            settings = [word for word in line if re.match(r"data\.\w+=", word)]
+            if not any(re.fullmatch(r"data\.path=.*/?rows\.jsonl", setting) for setting in settings):
+                continue
+            if "--config" in line:
+                config = line[line.index("--config") + 1]
+            else:
+                config = given.get("CONFIG") or set_here["CONFIG"]
+            yield name_of(page), config, settings
+
+
+# What `r2d data prepare pubmedqa` writes has the splits that the config names.
+PREPARED = "data.path=data/pubmedqa/rows.jsonl"
+
+
+def test_commands_on_rows_of_ones_own_take_the_splits_of_the_example():
+    """Configs with the published settings expect PubMedQA's splits, and the pages did not say so."""
+    wanted = {"train", "validation", "test"}
+    found = [case for case in commands_with_rows() if PREPARED not in case[2]]
+    assert len(found) > 6
+    for page, config, settings in found:
+        data = load_config(ROOT / config, settings).data
+        assert set(data.split_values.values()) == wanted, (page, config, shlex.join(settings))
 
 
 @pytest.mark.usefixtures("compiled_quickly")
