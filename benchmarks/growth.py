@@ -27,7 +27,7 @@ from benchmarks.options import names, positive, say
 from benchmarks.sides import NOT_INHERITED, SideFailed
 from benchmarks.tables import write_docs
 from benchmarks.workload import Workload
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 SCHEMA_VERSION = 1
 PAGE = ROOT / "docs" / "growth.md"
@@ -158,7 +158,7 @@ def _drawing() -> Callable[[dict[str, Any], pathlib.Path], None]:
         raise UserError(
             "the plots",
             f"cannot import {error.name}",
-            "Install what they need: pip install 'r2d_jax[report]'.",
+            f"Install what they need: {how_to_install('report')}.",
         ) from error
     return draw
 

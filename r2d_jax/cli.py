@@ -288,7 +288,7 @@ def compile_for(
 ) -> None:
     """Compile a run's steps for a TPU slice without having one: memory, work and traffic per chip.
 
-    Needs libtpu (`pip install 'r2d_jax[tpu]'`) and no TPU. Arrays are as wide as the config's limits allow.
+    Needs libtpu (the extra [tpu] of setup.cfg) and no TPU. Arrays are as wide as the config's limits allow.
     """
     import os
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from r2d_jax.cli_options import console
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 _WHO, _MOST, _SPEED = "Who reaches it", "Limits", "Speed"
 _MEBIBYTE = 2**20
@@ -104,7 +104,7 @@ def serve(
         from r2d_jax.serve.server import serve as run_server
     except ImportError as error:
         raise UserError(
-            "r2d serve", f"cannot import {error.name}", "Install its packages: pip install 'r2d_jax[serve]'."
+            "r2d serve", f"cannot import {error.name}", f"Install its packages: {how_to_install('serve')}."
         ) from error
     limits = Limits(
         note_characters=max_note_characters,

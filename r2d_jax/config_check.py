@@ -81,7 +81,9 @@ def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:
             "data", "no file is named", "Set data.path or data.train_path, or data.source=triage."
         )
     if data.path and named:
-        raise UserError("data.path", "is set beside files by split", "Use either.")
+        raise UserError(
+            "data.path", "is set beside files by split", "Use either; data.path=null drops that of a config."
+        )
     if not data.columns.rationales and needs_rationales:
         raise UserError(
             "data.columns.rationales",

@@ -25,6 +25,11 @@ def first_fault(error: Exception) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
+def how_to_install(extra: str) -> str:
+    """The command for an extra of setup.cfg; by its folder, since no package index has r2d_jax."""
+    return f"`pip install --constraint requirements.txt --editable '.[{extra}]'` in the clone of r2d_jax"
+
+
 class Preempted(Exception):
     """The run was asked to stop (SIGTERM); its state is saved and the same command goes on."""
 

@@ -295,6 +295,16 @@ def ask(requests, address, folder):
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 2
 
 
+def test_nobody_is_told_to_install_r2d_jax_from_an_index():
+    """It is released on none: whoever took the name there would be installed."""
+    folders = ("r2d_jax", "launch", "benchmarks", "configs")
+    files = [*PAGES, *(path for name in folders for path in (ROOT / name).rglob("*.*"))]
+    for path in files:
+        if path.suffix in (".md", ".py", ".sh", ".sbatch", ".yaml"):
+            told = re.search(r"pip install [^\n]*['\" ]r2d_jax\[", path.read_text(encoding="utf-8"))
+            assert told is None, f"{path}: {told}"
+
+
 def test_every_case_is_used():
     pages = [(name_of(page), command) for page in WITH_COMMANDS for command in commands_of(page)]
     used = {next(i for i, case in enumerate(CASES) if fits(case, page, command)) for page, command in pages}

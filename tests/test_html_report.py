@@ -763,7 +763,7 @@ def test_a_missing_package_is_told_in_one_line(run, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     # Else the module is found as an attribute of its package.
     monkeypatch.delattr("r2d_jax.evaluation.plots")
-    with pytest.raises(UserError, match=rf"cannot import {package}.*r2d_jax\[report\]"):
+    with pytest.raises(UserError, match=rf"cannot import {package}.*\.\[report\]"):
         report(run)
 
 

@@ -9,6 +9,7 @@ from cli_cases import ROOT, compile_cache, r2d  # noqa: F401
 from docs_cases import PAGES, blocks, commands, commands_of, name_of, words
 
 from r2d_jax.config_file import load_config
+from r2d_jax.errors import UserError
 
 README = ROOT / "README.md"
 # As small as it gets; the command itself stays as it is.
@@ -50,7 +51,7 @@ def rows_like(example, count, split):
 
 
 def commands_with_rows():
-    """Page, config and settings of each command that trains or checks a file of rows, or starts a machine that does."""
+    """Page, config and settings of each command that trains on a file of rows, or checks it."""
     for page in PAGES:
         set_here = {}
         for command in commands_of(page):
@@ -81,6 +82,14 @@ def test_commands_on_rows_of_ones_own_take_the_splits_of_the_example():
     for page, config, settings in found:
         data = load_config(ROOT / config, settings).data
         assert set(data.split_values.values()) == wanted, (page, config, shlex.join(settings))
+
+
+def test_three_files_are_taken_by_the_config_of_ones_own_rows():
+    files = [f"data.{name}_path={name}.jsonl" for name in ("train", "validation", "test")]
+    with pytest.raises(UserError, match=r"data\.path=null"):
+        load_config(ROOT / "configs" / "own_rows.yaml", files)
+    assert load_config(ROOT / "configs" / "own_rows.yaml", ["data.path=null", *files]).data.path is None
+    assert "`data.path=null`" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("compiled_quickly")

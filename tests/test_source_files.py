@@ -208,7 +208,7 @@ def test_an_address_that_pathlib_has_folded_is_repaired(memory, tmp_path):
 def test_a_protocol_whose_package_is_missing_is_told_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     for address in ("gs://bucket/rows.jsonl", "gs://bucket/part-*.jsonl"):
-        refusal(address, address, "gcsfs", "r2d_jax[remote]")
+        refusal(address, address, "gcsfs", "'.[remote]'")
     refusal("zz://bucket/rows.jsonl", "Protocol not known: zz")
 
 

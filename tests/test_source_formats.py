@@ -148,4 +148,4 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     path = write(tmp_path / "rows.parquet", [row()])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    refusal(path, "r2d_jax[parquet]")
+    refusal(path, "'.[parquet]'")

@@ -232,7 +232,7 @@ def test_faulty_topologies(topology):
 @pytest.fixture(scope="module")
 def libtpu():
     if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("TPU COMPILE NOT CHECKED: libtpu is not installed; pip install 'r2d_jax[tpu]'")
+        pytest.skip("TPU COMPILE NOT CHECKED: libtpu, of the extra [tpu], is not installed")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def require_onnx() -> None:
         raise UserError(
             "--format onnx",
             f"needs {error.name}, which is not installed",
-            "Run: pip install 'r2d_jax[onnx]'.",
+            f"Run {how_to_install('onnx')}.",
         ) from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2d_jax import __version__
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 from r2d_jax.evaluation import (
     report_calibration,
     report_faithfulness,
@@ -23,7 +23,7 @@ from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.outputs import require_file
 
 _PAGE = pathlib.Path(__file__).parent / "page"
-_INSTALL = "Install what reports need: pip install 'r2d_jax[report]'."
+_INSTALL = f"Install what reports need: {how_to_install('report')}."
 # As paths in a box of 16 by 16 around 0, by Matplotlib's letter.
 _SHAPES = {
     "o": "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0 -12 0z",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.whole_answer import limited_client
 
@@ -109,9 +109,7 @@ def _library() -> Any:
     try:
         library = importlib.import_module("openai")
     except ImportError as error:
-        raise UserError(
-            "openai", "the package is not installed", 'Install it with pip install "r2d_jax[llm]".'
-        ) from error
+        raise UserError("openai", "the package is not installed", f"Run {how_to_install('llm')}.") from error
     # With OPENAI_LOG=debug the client would print whole requests.
     logging.getLogger("openai").setLevel(logging.CRITICAL)
     return library

@@ -18,7 +18,7 @@ from r2d_jax.config_check import stage_configs
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes, question_limit_tokens
 from r2d_jax.data.prompts import END_ID, PromptBuilder, PromptTokens
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 from r2d_jax.methods import METHODS
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.known_shapes import known_shape
@@ -133,7 +133,7 @@ def topology_devices(topology: str) -> list[Any]:
     chip = chip_of(topology)
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "--topology", "libtpu is not installed", "pip install 'r2d_jax[tpu]'; no TPU is needed."
+            "--topology", "libtpu is not installed", f"Run {how_to_install('tpu')}; no TPU is needed."
         )
     # Else libtpu asks the metadata server of a cloud machine, which is not there, and complains at length;
     # and as if there were a TPU to share out, it lets one process at a time in.

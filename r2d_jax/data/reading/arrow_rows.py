@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2d_jax.data.reading.cells import Number, Row, Typed, repeated, shown
 from r2d_jax.data.reading.files import Part, brief
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 if TYPE_CHECKING:
     import pyarrow
@@ -24,7 +24,7 @@ def parquet_rows(part: Part) -> Iterator[Row]:
         import pyarrow.parquet
     except ImportError as error:
         raise UserError(
-            part.path, "Parquet needs the package pyarrow", "Run `pip install 'r2d_jax[parquet]'`."
+            part.path, "Parquet needs the package pyarrow", f"Run {how_to_install('parquet')}."
         ) from error
     with part.open() as file:
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Any, NamedTuple
 
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 PACKABLE = (".jsonl", ".json", ".csv", ".tsv")
 FORMATS = (*PACKABLE, ".parquet")
@@ -76,7 +76,7 @@ def _remote(address: str) -> Iterator[Part]:
         raise UserError(
             address,
             f"cannot be read by what is installed ({brief(error)})",
-            "Install its package (for gs:// `pip install 'r2d_jax[remote]'`), or copy the file here.",
+            f"Install its package (for gs:// {how_to_install('remote')}), or copy the file here.",
         ) from error
     if not glob.has_magic(inner):
         yield _part(address, "", partial(system.open, inner, "rb"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from r2d_jax.data.reading.arrow_rows import BATCH_ROWS, table_rows
 from r2d_jax.data.reading.cells import Row, shown
 from r2d_jax.data.reading.files import brief
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 if TYPE_CHECKING:
     import datasets
@@ -66,7 +66,7 @@ def open_hub(address: str) -> "Mapping[str, datasets.Dataset]":
     try:
         import datasets
     except ImportError as error:
-        raise UserError(address, "needs the package datasets", "Run `pip install 'r2d_jax[hub]'`.") from error
+        raise UserError(address, "needs the package datasets", f"Run {how_to_install('hub')}.") from error
     config, split = wanted.config, wanted.split
     revision = wanted.revision or None
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from r2d_jax.data.reading.cells import Number, Row, Typed, shown
 from r2d_jax.data.reading.files import brief
-from r2d_jax.errors import UserError
+from r2d_jax.errors import UserError, how_to_install
 
 _INFO = "dataset_info.json"
 _BATCH_ROWS = 1000
@@ -27,7 +27,7 @@ def import_tfds(where: str) -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise UserError(
-            where, f"needs tensorflow-datasets ({brief(error)})", "Run `pip install 'r2d_jax[hub]'`."
+            where, f"needs tensorflow-datasets ({brief(error)})", f"Run {how_to_install('hub')}."
         ) from error
     return tensorflow_datasets
 
