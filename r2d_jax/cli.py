@@ -17,7 +17,8 @@ app = typer.Typer(
     name="r2d",
     help="Reason2Decide in JAX: fine-tune one T5 that predicts a label and explains it.\n\n"
     "Start with `r2d run --config configs/quickstart.yaml --workdir runs/quickstart`.\n\n"
-    "A stopped command is given again as it was. Results that are there are replaced with --overwrite only.",
+    "To go on after a stop, repeat the same command unchanged, without --overwrite. Results that are there are "
+    "replaced with --overwrite only.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -134,11 +135,14 @@ def compare(
         pathlib.Path, typer.Option("--workdir", help="Folder of the comparison; holds a folder per run.")
     ],
     only: Annotated[
-        list[str] | None, typer.Option(help="Method to train and compare; may be given several times.")
+        list[str] | None, typer.Option(help="Train and compare this method only; may be given several times.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train methods x rationale sources x seeds and write one table; skips runs that are finished."""
+    """Train methods x rationale sources x seeds and write one table; skips runs that are finished.
+
+    The table, comparison.md, is made anew each time; with --only it is comparison-only.md, beside that of all.
+    """
     from r2d_jax.training.compare import run_comparison
 
     run_comparison(config, workdir, console(), only=only or (), overrides=overrides or ())

@@ -100,6 +100,20 @@ def test_finished_runs_are_skipped_and_a_missing_one_is_made_again(compared, com
     ).read_bytes()
 
 
+def test_a_table_of_some_methods_does_not_replace_that_of_all(compared, r2d):
+    home, command, _ = compared
+    tables = [home / "all" / f"comparison.{ending}" for ending in ("json", "csv", "md")]
+    before = [path.read_bytes() for path in tables]
+    ended = r2d(*command, "--only", "sft", "--only", "dss")
+    assert ended.code == 0, ended.err
+    assert "comparison-only.md" in ended.out
+    assert [path.read_bytes() for path in tables] == before
+    told = json.loads((home / "all" / "comparison-only.json").read_text())
+    assert set(told["methods"]) == {"sft", "dss"}
+    for ending in ("csv", "md"):
+        assert "dss" in (home / "all" / f"comparison-only.{ending}").read_text()
+
+
 def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path, r2d):
     home, _, _ = compared
     file = write(tmp_path, set={"stage2": {"optimizer": {"learning_rate": 0.001}}})

@@ -33,7 +33,8 @@ def run_comparison(
 ) -> None:
     """Train what is not finished yet, then write comparison.md, comparison.csv and comparison.json.
 
-    Runs whose first stages are the same share one: it is trained once and copied.
+    Runs whose first stages are the same share one: it is trained once and copied. The table of some methods only is
+    comparison-only.md (.csv, .json). Either is made anew each time.
 
     Args:
         path: the comparison file.
@@ -64,12 +65,14 @@ def run_comparison(
     reference = comparison.reference if comparison.reference in results else next(iter(results))
     table = compare(results, reference)
     text = markdown(table)
-    write_json(folder / "comparison.json", table)
-    write_text(folder / "comparison.csv", as_csv(table))
-    write_text(folder / "comparison.md", text)
+    # A table of some methods must not take the place of that of all.
+    stem = "comparison-only" if only else "comparison"
+    write_json(folder / f"{stem}.json", table)
+    write_text(folder / f"{stem}.csv", as_csv(table))
+    write_text(folder / f"{stem}.md", text)
     # As written: drawn as a table, a dozen columns do not fit a terminal.
     say(console, text)
-    say(console, f"written: {folder / 'comparison.md'}, comparison.csv, comparison.json")
+    say(console, f"written: {folder / f'{stem}.md'}, {stem}.csv, {stem}.json")
 
 
 def _check_test_rows(planned: Sequence[PlannedRun]) -> None:
