@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from r2d_jax.config import ColumnsConfig, EvaluationConfig
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation import apply
 from r2d_jax.evaluation import evaluate as evaluating
+from r2d_jax.evaluation.metrics import outside_name
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
@@ -110,6 +112,29 @@ def test_columns_may_have_other_names(evaluate):
     _, as_trained = evaluate(["id", "question", "label", "reason"], SKIP)
     assert metrics == as_trained
     evaluate(others)[0].refused("no column 'question'")
+
+
+def test_a_wrong_label_column_brings_no_note_into_figures_or_tables(evaluate):
+    """Every note stood in metrics.json as a label of its own."""
+    ended, metrics = evaluate(["id", "question", "note"], "--label-column", "note")
+    ended.done("6 gold labels are none of the model's", re.escape(outside_name(6)))
+    assert "pain" not in json.dumps(metrics) + ended.out
+    assert metrics["accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "advice"),
+    [
+        ("evaluation.target_risk=0.1", "r2d calibrate"),
+        ("evaluation.risk_confidence=0.9", "r2d calibrate"),
+        ("evaluation.rationale_decode_tokens=32", "settled by the training"),
+        ("evaluation.worked_examples=3", "--include-text"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(evaluate, setting, advice):
+    ended, metrics = evaluate(["id", "question", "label"], setting)
+    ended.refused(f"override {setting.partition('=')[0]}: ", advice)
+    assert metrics is None
 
 
 def test_columns_and_missing_rationales_are_of_a_file(r2d, model, tmp_path):  # noqa: F811

@@ -49,6 +49,19 @@ from r2d_jax.runtime.outputs import (
 _SUBGROUPS = "data.columns.subgroup"
 _MISSING = "data.missing_rationales"
 _TRIAGE = "evaluation.triage"
+_BY_CALIBRATION = (
+    "is settled by the calibration of the model",
+    "Choose another threshold with `r2d calibrate --target-risk`.",
+)
+_OF_A_RUN = {
+    "evaluation.target_risk": _BY_CALIBRATION,
+    "evaluation.risk_confidence": _BY_CALIBRATION,
+    "evaluation.rationale_decode_tokens": ("is settled by the training", "Leave it out; `r2d run` takes it."),
+    "evaluation.worked_examples": (
+        "has an effect at the end of `r2d run` only",
+        "Leave it out; `r2d report --include-text` shows cases of a run.",
+    ),
+}
 
 
 def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
@@ -350,15 +363,13 @@ def _or_default(config: Config | None, overrides: Sequence[str]) -> Config:
 
 def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config | None:
     for override in overrides:
-        if override.startswith(("evaluation.target_risk", "evaluation.risk_confidence")):
-            raise UserError(
-                override.partition("=")[0],
-                "is settled by the calibration of the model",
-                "Choose another threshold with `r2d calibrate --target-risk`.",
-            )
+        name = override.partition("=")[0]
+        if name in _OF_A_RUN:
+            # Taken, it would do nothing.
+            raise UserError(f"override {name}", *_OF_A_RUN[name])
         if not override.startswith(("evaluation.", _SUBGROUPS, _MISSING)):
             raise UserError(
-                f"override {override.partition('=')[0]}",
+                f"override {name}",
                 "is settled by the training",
                 "Change settings of evaluation, data.columns.subgroups and data.columns.subgroup_edges only.",
             )
