@@ -8,7 +8,7 @@
 #
 # Each value is a flag or a variable of the same name (--workdir or WORKDIR); a flag wins:
 #
-#   PYTHON      Python to use, 3.11 or newer (default: the newest found)
+#   PYTHON      Python to use, 3.11 or newer (default: the first found of python3.13, 3.12, 3.11 and python3)
 #   VENV        virtual environment (default: .venv-gpu). Not the one of tests/run.sh: torch beside JAX for CUDA can
 #               change cuDNN under it
 #   WORKDIR     folder of the run (default: runs/debug_gpu)

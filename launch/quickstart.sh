@@ -11,7 +11,7 @@ Installs r2d_jax into .venv (once) and runs
 in 5 to 10 minutes on two free CPU cores, longer beside other work. Run again, it goes on where it stopped, or says that it is done.
 
   KEY=VALUE    settings to change, for example stage2.max_steps=200
-  PYTHON=      Python to use, 3.11 or newer (default: the newest found)
+  PYTHON=      Python to use, 3.11 or newer (default: the first found of python3.13, 3.12, 3.11 and python3)
   VENV=        folder of the virtual environment (default: .venv)
   WORKDIR=     folder of the run (default: runs/quickstart)
 

@@ -23,7 +23,8 @@
 #   commit      what code this is
 #
 # Variables:
-#   PYTHON      Python to use, 3.11 or newer (default: the newest found, else one that uv fetches)
+#   PYTHON      Python to use, 3.11 or newer (default: the first found of python3.13, 3.12, 3.11 and python3, else
+#               one that uv fetches)
 #   STOP_SECS   how long stop waits for the job to save (default: 120)
 #
 # Restarts: none here. A process that ends stays ended: all processes of a slice have to start together, which

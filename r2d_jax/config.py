@@ -207,7 +207,7 @@ class StageConfig:
     patience_evals: _Steps = 5
     """Stop after this many evaluations in a row without a better score."""
     rationale_source: str | None = None
-    """Which of data.columns.rationales to learn; null: the only one there is."""
+    """Which of data.columns.rationales to learn; null: the only one there is, of generated notes llm."""
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
 
 
@@ -323,7 +323,7 @@ class EvaluationConfig:
     """Largest share of wrong labels among those given: predictions below a probability, chosen on validation rows, are
     marked as abstained. null: nothing is marked."""
     risk_confidence: OpenFraction | None = 0.95
-    """With which target_risk shall hold on further rows; null: it holds on the validation rows themselves."""
+    """Confidence that the target also holds on new rows; null: it holds on the validation rows themselves."""
     triage: TriageScoringConfig | None = None
     """Score under- and over-triage, weighted kappa and expected cost."""
     subgroup_least_rows: _Rows = 30

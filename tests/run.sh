@@ -11,7 +11,7 @@ fails; the exit code tells whether all passed. Tests of pages need Chromium and 
 on Debian, with CI=true, it is installed by apt-get.
 
   PYTEST ARGUMENT   for example -k checkpoint, or tests/test_config.py
-  PYTHON=           Python to use, 3.11 or newer (default: the newest found)
+  PYTHON=           Python to use, 3.11 or newer (default: the first found of python3.13, 3.12, 3.11 and python3)
   VENV=             folder of the virtual environment (default: .venv-test)
 
 Paths count from the folder of the project.
