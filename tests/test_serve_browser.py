@@ -182,6 +182,104 @@ def test_what_if_and_everything_by_keyboard(page, server):
     assert browser.value(outline) != "none"
 
 
+# Replies wait in the page until they are let go, in any order.
+HOLD = """(() => {
+  const fetched = window.fetch;
+  let sent = 0;
+  window.held = [];
+  window.fetch = async (path, options) => {
+    if (!/predict|what-if/.test(path)) return fetched(path, options);
+    const number = sent++;
+    const text = await (await fetched(path, options)).text();
+    await new Promise((go) => (window.held[number] = go));
+    return { ok: true, json: async () => JSON.parse(text) };
+  };
+})()"""
+OTHER_NOTE = "Man, 31 years. Cough since a week."
+
+
+def release(browser, number):
+    """Let the reply to this request (0: the first one) come; the page is done with it when this returns."""
+    until(browser, f"!!window.held[{number}]")
+    browser.value(f"window.held[{number}]()")
+
+
+def retype(browser, text):
+    browser.value("document.getElementById('question').focus()")
+    browser.value("document.getElementById('question').select()")
+    type_text(browser, text)
+
+
+def send_note(browser, text):
+    retype(browser, text)
+    ctrl_enter(browser)
+
+
+def test_the_answer_to_one_note_is_not_shown_beside_another(page, server):
+    browser = page(server)
+    browser.value(HOLD)
+    # Cleared, and another one begun, before the reply comes.
+    send_note(browser, NOTE)
+    browser.value("document.getElementById('clear').click()")
+    type_text(browser, OTHER_NOTE)
+    release(browser, 0)
+    assert not browser.value(visible("answer"))
+    assert not browser.value(visible("what-if"))
+    assert shown(browser, "note-state") == ""
+    # Another one takes its place without Clear.
+    ctrl_enter(browser)
+    retype(browser, NOTE)
+    release(browser, 1)
+    assert not browser.value(visible("answer"))
+    assert "The text was changed meanwhile" in shown(browser, "note-state")
+    ctrl_enter(browser)
+    release(browser, 2)
+    assert shown(browser, "cited") == NOTE
+    assert not browser.value(visible("changed"))
+    # The text changes under its answer, and back.
+    retype(browser, OTHER_NOTE)
+    assert browser.value(visible("changed"))
+    assert "Label" not in shown(browser, "note-state")
+    retype(browser, NOTE)
+    assert not browser.value(visible("changed"))
+    assert shown(browser, "note-state") == "Done. Label: urgent."
+    # The reply to a note that was sent and cleared comes behind that to the next one.
+    send_note(browser, OTHER_NOTE)
+    assert not browser.value(visible("answer"))
+    browser.value("document.getElementById('clear').click()")
+    send_note(browser, NOTE)
+    release(browser, 4)
+    release(browser, 3)
+    assert shown(browser, "cited") == NOTE
+    assert not browser.value("document.getElementById('send').disabled")
+
+
+def test_what_if_is_of_the_note_that_is_answered(page, server):
+    browser = page(server)
+    browser.value(HOLD)
+    send_note(browser, NOTE)
+    release(browser, 0)
+    # While the next note is in work, there is nothing to ask about.
+    send_note(browser, OTHER_NOTE)
+    assert not browser.value(visible("what-if"))
+    browser.value("document.getElementById('ask').click()")
+    release(browser, 1)
+    assert shown(browser, "cited") == OTHER_NOTE
+    assert not [url for url in browser.requests if url.endswith("what-if")]
+    # Asked about one note, and told when the next one has its answer.
+    browser.value("document.getElementById('ask').click()")
+    send_note(browser, NOTE)
+    release(browser, 3)
+    release(browser, 2)
+    assert shown(browser, "cited") == NOTE
+    assert not browser.value(visible("what-if-answer"))
+    assert shown(browser, "what-if-state") == ""
+    browser.value("document.getElementById('ask').click()")
+    release(browser, 4)
+    assert browser.value(visible("what-if-answer"))
+    assert shown(browser, "what-if-rationale").startswith(NOTE)
+
+
 @pytest.mark.parametrize("width", [320, 390, 1400])
 def test_no_part_is_wider_than_the_window(page, server, width):
     browser = page(server, width)

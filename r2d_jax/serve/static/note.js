@@ -6,7 +6,10 @@ import { bar, element, fillBar, percent, show, showMarked } from "./text.js";
 const at = (id) => document.getElementById(id);
 const FIRST_LABELS = 6;
 let facts = null;
+// The note whose answer stands on the page, and what is said of it; null where there is none.
 let asked = null;
+// Raised by a note that is sent and by Clear: a reply from before must not stand beside another text.
+let turn = 0;
 
 const KINDS = { number: "a number", finding: "a finding" };
 
@@ -15,13 +18,39 @@ function fault(id, error) {
   at(id).hidden = !error;
 }
 
+function typed() {
+  return { question: at("question").value, context: at("context").value };
+}
+
+function isTyped(note) {
+  const now = typed();
+  return note.question === now.question && note.context === now.context;
+}
+
+function setBusy(busy) {
+  at("send").disabled = busy;
+  if (busy) at("note-form").setAttribute("aria-busy", "true");
+  else at("note-form").removeAttribute("aria-busy");
+}
+
+// Begins anew without an answer; what is still under way is no longer waited for.
+function forget() {
+  turn += 1;
+  asked = null;
+  at("answer").hidden = at("what-if").hidden = at("changed").hidden = true;
+  at("note-state").textContent = at("what-if-state").textContent = "";
+  at("ask").disabled = false;
+  fault("note-fault", null);
+  setBusy(false);
+}
+
 function noteText({ question, context }) {
   return context ? `${question} ${context}` : question;
 }
 
 function count() {
   const most = facts?.limits.note_characters;
-  const used = Array.from(noteText({ question: at("question").value, context: at("context").value })).length;
+  const used = Array.from(noteText(typed())).length;
   at("count").textContent = most ? `${used.toLocaleString("en")} of ${most.toLocaleString("en")} characters` : "";
 }
 
@@ -139,8 +168,8 @@ function showAnswer(answer, note) {
   fault("what-if-fault", null);
   const other = answer.probabilities?.find((one) => one.label !== answer.label);
   if (other) at("other-label").value = other.label;
-  const spoken = doubtful ? "The model abstains." : `Label: ${answer.label}.`;
-  at("note-state").textContent = `Done. ${spoken}`;
+  asked = { note, done: `Done. ${doubtful ? "The model abstains." : `Label: ${answer.label}.`}` };
+  at("note-state").textContent = asked.done;
   at("answer-title").focus({ preventScroll: true });
   at("answer").scrollIntoView({ block: "start" });
 }
@@ -148,60 +177,68 @@ function showAnswer(answer, note) {
 async function send(event) {
   event.preventDefault();
   if (at("send").disabled) return;
-  const note = { question: at("question").value, context: at("context").value };
-  fault("note-fault", null);
-  at("send").disabled = true;
-  at("note-form").setAttribute("aria-busy", "true");
+  forget();
+  const note = typed();
+  const mine = turn;
+  setBusy(true);
   at("note-state").textContent = "The model reads the note …";
   try {
     const answer = await postJson("/api/predict", { ...note, explain: at("explain").checked });
-    asked = note;
-    showAnswer(answer, note);
+    if (mine !== turn) return;
+    if (isTyped(note)) showAnswer(answer, note);
+    else at("note-state").textContent = "The text was changed meanwhile, so its answer is not shown. Send it again.";
   } catch (error) {
-    at("note-state").textContent = "";
-    at("answer").hidden = at("what-if").hidden = true;
+    if (mine !== turn) return;
+    forget();
     fault("note-fault", error);
   } finally {
-    at("send").disabled = false;
-    at("note-form").removeAttribute("aria-busy");
+    if (mine === turn) setBusy(false);
   }
 }
 
 async function askOther(event) {
   event.preventDefault();
   if (at("ask").disabled || asked === null) return;
+  const about = asked;
   const label = facts.labels.length ? at("other-label").value : at("other-label-text").value;
   fault("what-if-fault", null);
   at("ask").disabled = true;
   at("what-if-state").textContent = "The model explains …";
   try {
-    const answer = await postJson("/api/what-if", { ...asked, label });
+    const answer = await postJson("/api/what-if", { ...about.note, label });
+    if (about !== asked) return;
     show(at("what-if-label"), answer.label);
     showRationale(at("what-if-rationale"), at("what-if-unsupported"), answer.explanation);
     at("what-if-answer").hidden = false;
     at("what-if-state").textContent = "Done.";
   } catch (error) {
+    if (about !== asked) return;
     at("what-if-state").textContent = "";
     at("what-if-answer").hidden = true;
     fault("what-if-fault", error);
   } finally {
-    at("ask").disabled = false;
+    if (about === asked) at("ask").disabled = false;
   }
 }
 
 function clear() {
   at("note-form").reset();
-  asked = null;
-  at("answer").hidden = at("what-if").hidden = true;
-  at("note-state").textContent = "";
-  fault("note-fault", null);
+  forget();
   count();
   at("question").focus();
 }
 
+function change() {
+  count();
+  if (asked === null) return;
+  const same = isTyped(asked.note);
+  at("changed").hidden = same;
+  at("note-state").textContent = same ? asked.done : "The text was changed; the answer below is to the one that was sent.";
+}
+
 export function startNotes() {
   at("note-form").addEventListener("submit", send);
-  at("note-form").addEventListener("input", count);
+  at("note-form").addEventListener("input", change);
   at("note-form").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
