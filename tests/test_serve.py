@@ -533,6 +533,31 @@ def test_notes_do_not_wait_for_a_whole_file_and_too_many_files_are_refused():
         assert one.service.uploads.held == 0
 
 
+def test_rows_of_a_file_have_all_the_time_they_need():
+    with running(FakeModel(secs=0.3), Limits(answer_secs=0.4)) as one:
+        begun = one.upload("id,question\n" + "".join(f"{number},fever\n" for number in range(40)))
+        status = one.finished(begun.json()["id"])
+        assert (status["state"], status["done"], status["faults"]) == ("done", 40, 0)
+
+
+def test_a_note_goes_before_the_rows_of_a_file_that_wait():
+    """It waits for the batch in work alone, and finds a place where a file has filled the queue."""
+    model = FakeModel()
+    with running(model, Limits(queue_rows=8), wait_secs=0.5) as one:
+        model.gate.clear()
+        begun = one.upload("id,question\n" + "".join(f"{number},fever\n" for number in range(40)))
+        one.wait(lambda: (model.taken, one.service.batcher.queued) == (8, 8))
+        answers = []
+        note = threading.Thread(target=lambda: answers.append(one.predict("a note", explain=False)))
+        note.start()
+        one.wait(lambda: one.service.batcher.queued == 9)
+        model.gate.set()
+        note.join(10)
+        assert [answer.status for answer in answers] == [200]
+        assert one.finished(begun.json()["id"])["faults"] == 0
+        assert [group.task for group, _ in model.batches[:3]] == ["full", "label", "full"]
+
+
 # Batches, load and stops
 
 

@@ -23,10 +23,13 @@ class _Waiting:
     item: Any
     future: "concurrent.futures.Future[Any]"
     since: float
+    patient: bool
 
 
 class Batcher:
     """A queue and one thread. Items of one group are worked on together, the oldest first.
+
+    Patient items come behind all others: they fill batches up, and have some of their own while nothing else waits.
 
     A batch goes off when it is full, when its oldest item has waited long enough, or when nothing may be added
     any more. While a batch is computed the next ones gather, so waiting costs nothing under load.
@@ -47,7 +50,7 @@ class Batcher:
             work: a group and at most batch_size items of it to as many results, in their order.
             batch_size: most items worked on at once.
             wait_secs: how long the oldest item waits for others.
-            queue_rows: most items that wait.
+            queue_rows: most items that wait; patient ones take no place from the others.
             metrics: told of batches.
         """
         self._work, self._size, self._wait, self._limit = work, batch_size, wait_secs, queue_rows
@@ -87,8 +90,15 @@ class Batcher:
         )
         self._thread.start()
 
-    def submit(self, group: Hashable, item: Any) -> "concurrent.futures.Future[Any]":
+    def submit(
+        self, group: Hashable, item: Any, *, patient: bool = False
+    ) -> "concurrent.futures.Future[Any]":
         """Put an item into the queue.
+
+        Args:
+            group: of the item.
+            item: to be worked on.
+            patient: whether all others go before it.
 
         Raises:
             Refused: 503 before it is ready and once it stops, 429 where the queue is full.
@@ -98,10 +108,11 @@ class Batcher:
                 raise Refused(503, "starting", "The model is being prepared.", _STARTING_SECS)
             if self._state != "ready":
                 raise Refused(503, "stopping", "The server is stopping.", _STARTING_SECS)
-            if len(self._waiting) >= self._limit:
+            before = len(self._waiting) if patient else sum(not one.patient for one in self._waiting)
+            if before >= self._limit:
                 raise Refused(429, "queue_full", "Too many notes are waiting.", _BUSY_SECS)
             future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-            self._waiting.append(_Waiting(group, item, future, time.monotonic()))
+            self._waiting.append(_Waiting(group, item, future, time.monotonic(), patient))
             self._changed.notify_all()
         return future
 
@@ -151,15 +162,17 @@ class Batcher:
                 if self._state != "ready":
                     return []
                 self._changed.wait()
-            oldest = self._waiting[0]
-            while self._state == "ready" and self._count(oldest.group) < self._size:
+            while True:
+                # Stable: of those alike in patience the oldest is in front.
+                order = sorted(self._waiting, key=lambda one: one.patient)
+                oldest = order[0]
                 left = oldest.since + self._wait - time.monotonic()
-                if left <= 0:
+                if self._state != "ready" or self._count(oldest.group) >= self._size or left <= 0:
                     break
                 self._changed.wait(left)
             batch: list[_Waiting] = []
             others: list[_Waiting] = []
-            for one in self._waiting:
+            for one in order:
                 fits = one.group == oldest.group and len(batch) < self._size
                 (batch if fits else others).append(one)
             self._waiting = collections.deque(others)

@@ -14,11 +14,11 @@ class Limits:
         note_characters: of question and context together.
         upload_bytes: of one uploaded file.
         upload_rows: of one uploaded file.
-        queue_rows: notes that wait for the model.
+        queue_rows: notes that wait for the model, those of an upload not counted.
         uploads: uploaded files that are held at once, with their results.
         keep_secs: how long the results of an upload are held, from its end.
         body_secs: how long a request may take to arrive.
-        answer_secs: how long an answer may take, waiting included.
+        answer_secs: how long the answer to a single note may take, waiting included; a row of an upload has all time.
     """
 
     note_characters: int = 20_000

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -50,7 +51,10 @@ class Service:
             metrics=self.metrics,
         )
         self.uploads = Uploads(
-            self._answer_text, window=2 * model.sizes[-1], limits=limits, metrics=self.metrics
+            functools.partial(self._answer_text, of_file=True),
+            window=2 * model.sizes[-1],
+            limits=limits,
+            metrics=self.metrics,
         )
         self.metrics.watch(
             lambda: self.batcher.queued,
@@ -106,9 +110,9 @@ class Service:
         """
         return await self._answer_text(self.checked_text(question, context), explain=explain)
 
-    async def _answer_text(self, text: str, *, explain: bool = True) -> Answer:
+    async def _answer_text(self, text: str, *, explain: bool = True, of_file: bool = False) -> Answer:
         item: Prepared = await run_in_threadpool(self.model.prepare, text, explain=explain)
-        outcome = await self._outcome(item)
+        outcome = await self._outcome(item, of_file=of_file)
         return await run_in_threadpool(answers.answer_of, self.model, text, item, outcome)
 
     async def what_if(self, question: str, context: str, label: str) -> WhatIfAnswer:
@@ -127,10 +131,11 @@ class Service:
         outcome = await self._outcome(item)
         return await run_in_threadpool(answers.what_if_of, self.model, text, label, item, outcome)
 
-    async def _outcome(self, item: Prepared) -> Outcome:
-        future = self.batcher.submit(item.group, item)
+    async def _outcome(self, item: Prepared, *, of_file: bool = False) -> Outcome:
+        future = self.batcher.submit(item.group, item, patient=of_file)
         try:
-            async with asyncio.timeout(self.limits.answer_secs):
+            # Nobody waits at a connection for a row of a file, and a file can be deleted.
+            async with asyncio.timeout(None if of_file else self.limits.answer_secs):
                 result: Any = await asyncio.wrap_future(future)
         except TimeoutError:
             raise Refused(503, "slow_model", "The answer took too long.", 10) from None

@@ -65,8 +65,8 @@ class Uploads:
 
         Args:
             answer: a note to its answer; raises Refused.
-            window: most rows of an upload that are asked for at once, so that single notes in between do not
-                wait for a whole file.
+            window: most rows of an upload that are asked for at once, enough to fill the next batch while
+                one is computed.
             limits: how many uploads, and how long.
             metrics: told of finished rows.
         """
