@@ -472,6 +472,24 @@ def test_rows_with_faults_stay_in_their_place(server):
     assert [row["id"] for row in rows_of(server, status["id"], "csv")] == ["'=1+1", "2", "3", "4", "5"]
 
 
+@pytest.mark.parametrize(("risk", "abstained"), [(0.1, True), (None, None)])
+def test_a_row_without_an_answer_is_no_answered_one(risk, abstained):
+    """As `r2d predict` marks it: whoever keeps the rows that were not abstained must not keep it."""
+    calibration = Calibration(
+        temperature=1.0, threshold=0.5, target_risk=risk, rows=10, labels_sha256="0" * 64
+    )
+    with running(FakeModel(calibration=calibration)) as one:
+        begun = one.upload("id,question\n1,fever\n2, \n")
+        status = one.finished(begun.json()["id"])
+        # Counted as a row without an answer alone.
+        assert (status["faults"], status["abstained"]) == (1, 0)
+        rows = rows_of(one, status["id"])
+        assert [row["abstained"] for row in rows] == [None if risk is None else False, abstained]
+    with running(FakeModel()) as one:
+        status = one.finished(one.upload("id,question\n2, \n").json()["id"])
+        assert rows_of(one, status["id"])[0]["abstained"] is None
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_begins_as_a_formula_of_a_spreadsheet(start):
     held = Upload("1", (), [{"id": "a", "rationale": f"{start}1+1", "unsupported": [f"{start}2"]}])

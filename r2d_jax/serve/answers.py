@@ -149,8 +149,14 @@ def result_row(row_id: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def failed_row(row_id: str, error: str) -> dict[str, Any]:
-    """The line of a row without an answer."""
+def failed_row(row_id: str, error: str, *, marked: bool) -> dict[str, Any]:
+    """The line of a row without an answer.
+
+    Args:
+        row_id: of the row.
+        error: why there is none.
+        marked: whether rows are marked as abstained at all; one without an answer must not pass for an answered one.
+    """
     return {
         "id": row_id,
         "label": "",
@@ -158,7 +164,7 @@ def failed_row(row_id: str, error: str) -> dict[str, Any]:
         "label_confidence": None,
         "label_finished": False,
         "label_probability": None,
-        "abstained": None,
+        "abstained": True if marked else None,
         "rationale": "",
         "rationale_finished": False,
         "rationale_names": "none",

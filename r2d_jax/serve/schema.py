@@ -215,7 +215,7 @@ class UploadStatus(BaseModel):
     rows: int
     done: int
     faults: Annotated[int, Field(description="Finished rows without an answer; their `error` says why.")]
-    abstained: int
+    abstained: Annotated[int, Field(description="Finished rows whose answer is too unsure to be used.")]
     labels: Annotated[dict[str, int], Field(description="Finished rows by label.")]
 
 

@@ -53,6 +53,7 @@ class Service:
         self.uploads = Uploads(
             functools.partial(self._answer_text, of_file=True),
             window=2 * model.sizes[-1],
+            marked=model.calibration is not None and model.calibration.target_risk is not None,
             limits=limits,
             metrics=self.metrics,
         )

@@ -45,7 +45,7 @@ class Upload:
             rows=len(self.results),
             done=len(done),
             faults=sum(bool(row["error"]) for row in done),
-            abstained=sum(bool(row["abstained"]) for row in done),
+            abstained=sum(bool(row["abstained"]) and not row["error"] for row in done),
             labels=dict(labels.most_common()),
         )
 
@@ -58,6 +58,7 @@ class Uploads:
         answer: Callable[[str], Awaitable[Answer]],
         *,
         window: int,
+        marked: bool,
         limits: Limits,
         metrics: Metrics,
     ):
@@ -67,10 +68,12 @@ class Uploads:
             answer: a note to its answer; raises Refused.
             window: most rows of an upload that are asked for at once, enough to fill the next batch while
                 one is computed.
+            marked: whether answers say that the model abstains, or does not.
             limits: how many uploads, and how long.
             metrics: told of finished rows.
         """
-        self._answer, self._window, self._limits, self._metrics = answer, window, limits, metrics
+        self._answer, self._window, self._marked = answer, window, marked
+        self._limits, self._metrics = limits, metrics
         self._held: dict[str, Upload] = {}
         self._turn = asyncio.Lock()
 
@@ -169,17 +172,20 @@ class Uploads:
     async def _row(self, upload: Upload, number: int) -> None:
         row = upload.rows[number]
         if row.fault:
-            result = failed_row(row.row_id, row.fault)
+            result = self._failed(row, row.fault)
         else:
             try:
                 result = result_row(row.row_id, await self._patiently(row.text))
             except Refused as refused:
-                result = failed_row(row.row_id, refused.reason)
+                result = self._failed(row, refused.reason)
             except Exception:
                 _LOG.exception("a row of an upload failed")
-                result = failed_row(row.row_id, "internal error")
+                result = self._failed(row, "internal error")
         upload.results[number] = result
         self._metrics.upload_rows.inc()
+
+    def _failed(self, row: UploadedRow, error: str) -> dict[str, Any]:
+        return failed_row(row.row_id, error, marked=self._marked)
 
     async def _patiently(self, text: str) -> Answer:
         while True:
