@@ -109,18 +109,20 @@ class Reply:
 class Running:
     """A server in a thread of this process, as `r2d serve` makes it."""
 
-    def __init__(self, model, limits=None, *, token=None, allowed=(), wait_ready=True, **service):
+    def __init__(
+        self, model, limits=None, *, token=None, allowed=(), host="127.0.0.1", wait_ready=True, **service
+    ):
         self.limits = limits or Limits()
         self.log = io.StringIO()
         write_logs(self.log)
-        bound = bind("127.0.0.1", 0)
-        self.port = bound.getsockname()[1]
+        bound = bind(host, 0)
+        self.host, self.port = bound.getsockname()
         self.service = Service(model, self.limits, on_failure=lambda: self.server.give_up(), **service)
-        listening = Listening(allowed_hosts=allowed)
+        listening = Listening(host, allowed_hosts=allowed)
         self.server = make_server(
             self.service,
             self.limits,
-            hosts=hosts_of(listening, local=True),
+            hosts=hosts_of(listening, local=True, address=self.host),
             named=listening.named,
             token=token,
             grace_secs=5,
@@ -133,7 +135,7 @@ class Running:
 
     @property
     def address(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def wait(self, condition, secs=20):
         end = time.monotonic() + secs
@@ -150,7 +152,7 @@ class Running:
         if self.token:
             sent["authorization"] = f"Bearer {self.token}"
         data = json.dumps(body).encode() if isinstance(body, dict) else body
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
         try:
             connection.request(method, path, data, sent | (headers or {}))
             got = connection.getresponse()

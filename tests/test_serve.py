@@ -234,6 +234,17 @@ def test_names_of_this_machine_are_served(server, host):
     assert server.ask("GET", "/api/model", headers={"host": host}).status == 200
 
 
+def test_another_address_and_name_of_this_machine_are_served():
+    """Debian has its own name at 127.0.1.1; all requests to it used to be answered with 421."""
+    with running(FakeModel(), host="127.0.0.2") as one:
+        for host, status in (("127.0.0.2", 200), ("localhost", 200), ("127.0.0.3", 421)):
+            assert one.ask("GET", "/api/model", headers={"host": f"{host}:{one.port}"}).status == status
+    named = serving.hosts_of(serving.Listening("Box.lan"), local=True, address="127.0.1.1")
+    assert {"box.lan", "127.0.1.1", "localhost"} <= named
+    assert "[::1]" in serving.hosts_of(serving.Listening("0:0::1"), local=True, address="::1")
+    assert serving.hosts_of(serving.Listening("10.0.0.1"), local=False, address="10.0.0.1") is None
+
+
 def test_named_hosts_and_names():
     assert serving.hosts_of(serving.Listening(), local=False) is None
     assert serving.hosts_of(serving.Listening(allowed_hosts=["Box.lan:80"]), local=False) == {"box.lan"}

@@ -40,8 +40,8 @@ class Listening:
     Attributes:
         host: name or address to listen on.
         port: 0: any free one.
-        allowed_hosts: names that requests may use; none: those of this machine where it listens on
-            loopback, else any.
+        allowed_hosts: names that requests may use; none: those of this machine, and `host`, where it
+            listens on loopback, else any.
         token_file: file with the token; None: the environment variable, or no token.
     """
 
@@ -121,10 +121,18 @@ def is_local(bound: socket.socket) -> bool:
     return ipaddress.ip_address(bound.getsockname()[0]).is_loopback
 
 
-def hosts_of(listening: Listening, *, local: bool) -> frozenset[str] | None:
-    """Names that a Host header may have; None: any."""
+def hosts_of(listening: Listening, *, local: bool, address: str = "") -> frozenset[str] | None:
+    """Names that a Host header may have; None: any.
+
+    Args:
+        listening: where, and by which other names.
+        local: whether only this machine reaches it.
+        address: that it is bound to: loopback has more than one, and a name of this machine may be of any of them.
+    """
     if local:
-        return listening.named.union(_LOCAL_NAMES)
+        # As a header has them: IPv6 in brackets, letters small.
+        own = {f"[{name}]" if ":" in name else name.lower() for name in (listening.host, address) if name}
+        return listening.named.union(_LOCAL_NAMES, own)
     return listening.named or None
 
 
@@ -250,7 +258,7 @@ def serve(
         server = make_server(
             service,
             limits,
-            hosts=hosts_of(listening, local=local),
+            hosts=hosts_of(listening, local=local, address=bound.getsockname()[0]),
             named=listening.named,
             token=token,
             grace_secs=grace_secs,
