@@ -110,14 +110,16 @@ class Running:
     """A server in a thread of this process, as `r2d serve` makes it."""
 
     def __init__(
-        self, model, limits=None, *, token=None, allowed=(), host="127.0.0.1", wait_ready=True, **service
+        self, model, limits=None, *, token=None, allowed=(), host="127.0.0.1", grace_secs=5, wait_ready=True, **service
     ):
         self.limits = limits or Limits()
         self.log = io.StringIO()
         write_logs(self.log)
         bound = bind(host, 0)
         self.host, self.port = bound.getsockname()
-        self.service = Service(model, self.limits, on_failure=lambda: self.server.give_up(), **service)
+        self.service = Service(
+            model, self.limits, grace_secs=grace_secs, on_failure=lambda: self.server.give_up(), **service
+        )
         listening = Listening(host, allowed_hosts=allowed)
         self.server = make_server(
             self.service,
@@ -125,7 +127,7 @@ class Running:
             hosts=hosts_of(listening, local=True, address=self.host),
             named=listening.named,
             token=token,
-            grace_secs=5,
+            grace_secs=grace_secs,
         )
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [bound]}, daemon=True)
         self.thread.start()

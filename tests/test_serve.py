@@ -677,6 +677,45 @@ def test_a_stop_finishes_what_is_in_work_and_takes_nothing_new():
     assert not one.thread.is_alive()
 
 
+def begun_note(one, text):
+    """The connection of a note that was sent and not answered yet."""
+    line = socket.create_connection((one.host, one.port))
+    body = json.dumps({"question": text}).encode()
+    head = "POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    line.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+    return line
+
+
+def test_a_stop_has_one_limit_of_time():
+    """The wait for connections and the wait for the model come one after the other."""
+    model = FakeModel()
+    one = Running(model, grace_secs=2, wait_secs=0.0)
+    model.gate.clear()
+    with begun_note(one, "fever"):
+        one.wait(lambda: model.taken == 1)
+        one.server.handle_exit(15, None)
+        told = time.monotonic()
+        one.thread.join(20)
+        assert 1.5 < time.monotonic() - told < 3.7
+    model.gate.set()
+
+
+def test_a_note_whose_sender_has_gone_is_not_computed():
+    model = FakeModel()
+    with running(model, wait_secs=0.0) as one:
+        model.gate.clear()
+        with begun_note(one, "held") as held:
+            one.wait(lambda: model.taken == 1)
+            for path, body in (("predict", {"question": "gone"}), ("what-if", {"question": "a", "label": "urgent"})):
+                with pytest.raises(TimeoutError):
+                    one.ask("POST", f"/api/{path}", body, timeout=0.5)
+            one.wait(lambda: 'r2d_refused_total{reason="gone"} 2.0' in one.ask("GET", "/metrics").text)
+            model.gate.set()
+            assert held.recv(12) == b"HTTP/1.1 200"
+        assert one.predict("next").status == 200
+        assert model.taken == 2
+
+
 def test_nothing_is_answered_before_the_model_is_prepared():
     prepared = threading.Event()
     with running(FakeModel(), prepare=lambda: prepared.wait(20), wait_ready=False) as one:

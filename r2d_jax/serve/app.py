@@ -1,10 +1,11 @@
 """The routes; in: a Service, out: a FastAPI application with its page, its JSON API and their description."""
 
+import asyncio
 import dataclasses
 import mimetypes
 import pathlib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Coroutine, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import FastAPI, Path, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
@@ -32,6 +33,7 @@ from r2d_jax.serve.service import Service
 from r2d_jax.serve.upload_rows import Format, read_upload
 from r2d_jax.serve.uploads import results_text
 
+T = TypeVar("T")
 _STATIC = pathlib.Path(__file__).with_name("static")
 _FIELDS = {
     "question",
@@ -143,18 +145,41 @@ def _add_state(app: FastAPI, service: Service) -> None:
         return service.facts()
 
 
+async def _gone(request: Request) -> None:
+    # The body has been read, so all that can still come is the end of the connection.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answered(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, which is ended where its sender goes: a note that nobody waits for leaves the queue.
+
+    Raises:
+        Refused: as `work`; 400, to nobody, where the sender has gone.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Refused(400, "gone", "The sender has gone.")
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
 def _add_notes(app: FastAPI, service: Service) -> None:
     @app.post("/api/predict", tags=["notes"], dependencies=_BEARER, responses=_faults(413, 422, 429, 503))
-    async def predict(note: Note) -> Answer:
+    async def predict(request: Request, note: Note) -> Answer:
         """Label a note and explain the label."""
-        return await service.answer(note.question, note.context, explain=note.explain)
+        return await _answered(request, service.answer(note.question, note.context, explain=note.explain))
 
     @app.post(
         "/api/what-if", tags=["notes"], dependencies=_BEARER, responses=_faults(409, 413, 422, 429, 503)
     )
-    async def what_if(note: WhatIf) -> WhatIfAnswer:
+    async def what_if(request: Request, note: WhatIf) -> WhatIfAnswer:
         """Write the rationale that the model gives for another label: what it would say, not what it predicts."""
-        return await service.what_if(note.question, note.context, note.label)
+        return await _answered(request, service.what_if(note.question, note.context, note.label))
 
 
 def _add_uploads(app: FastAPI, service: Service) -> None:

@@ -182,7 +182,7 @@ class Batcher:
         return sum(one.group == group for one in self._waiting)
 
     def _answer(self, batch: list[_Waiting]) -> None:
-        # One whose sender has given up is left out.
+        # One whose sender has gone, or whose time is up, is left out.
         batch = [one for one in batch if one.future.set_running_or_notify_cancel()]
         if not batch:
             return

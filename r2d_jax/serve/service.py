@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ class Service:
             model: answers batches.
             limits: what is taken.
             wait_secs: how long a note waits for others to share its batch.
-            grace_secs: how long a stop waits for what is in work.
+            grace_secs: how long a stop waits for what is in work, from `refuse` or else from the end of `running` on.
             prepare: compiles, in the model's thread, before anything is answered; None: `model.warm`.
             on_failure: called where that fails.
         """
@@ -63,6 +64,7 @@ class Service:
             lambda: float(self.batcher.state == "ready"),
         )
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_by: float | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -76,10 +78,14 @@ class Service:
         finally:
             sweeping.cancel()
             self.uploads.stop()
-            await run_in_threadpool(self.batcher.stop, self._grace)
+            # The server has waited for its connections since it was told to stop; that is no time of its own.
+            left = self._grace if self._stop_by is None else max(0.0, self._stop_by - time.monotonic())
+            await run_in_threadpool(self.batcher.stop, left)
 
     def refuse(self) -> None:
-        """Take nothing more from now on; may be called by a signal handler."""
+        """Take nothing more; the time of a stop runs from the first call on. May be called by a signal handler."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._grace
         self.batcher.refuse_soon()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.uploads.stop)
