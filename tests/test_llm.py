@@ -282,6 +282,19 @@ def test_one_row_that_the_server_refuses(judging, server):
     assert judging.json("judge.json")["rows_judged"] == 6
 
 
+def test_neighbours_that_the_server_refuses_for_what_they_hold(judging, server):
+    """Nothing of them is kept, so a command that stopped at three of them stopped there for ever."""
+    long, filtered = (status(400, code_name=name) for name in ("context_length_exceeded", "content_filter"))
+    server.script = [long, filtered, long, long]
+    judging().done("3 HTTP 400, context_length_exceeded", "1 HTTP 400, content_filter")
+    assert judging.json("judge.json")["rows_judged"] == 2
+    # They tell nothing about the endpoint: neither that it fails nor that it works.
+    server.script = [status(500), long, status(500), long]
+    server.usual = status(500)
+    judging("--max-attempts", 1, "--temperature", 1, "--overwrite").refused("no answer for 3 rows in a row")
+    assert len(judging.sent) == 5
+
+
 @pytest.mark.parametrize(
     ("bad", "wanted", "requests"),
     [

@@ -37,10 +37,21 @@ _KNOWN_CODES = {
     "unsupported_parameter",
     "unsupported_value",
 }
+# Of these, what is wrong is the case and not the endpoint or its settings.
+_CODES_OF_A_ROW = {"context_length_exceeded", "content_filter"}
 
 
 class RequestFault(Exception):
-    """One request that brought no answer, after all attempts; holds what happened, never case text."""
+    """One request that brought no answer, after all attempts; holds what happened, never case text.
+
+    Args:
+        found: what happened.
+        of_row: whether the endpoint told that it is for what this row holds, so that others may well be answered.
+    """
+
+    def __init__(self, found: str, *, of_row: bool = False) -> None:
+        self.of_row = of_row
+        super().__init__(found)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +232,7 @@ class LlmClient:
             wait = error.response.headers.get("retry-after", "")
             fix = f"Try again {f'in {wait} s' if wait.isdecimal() else 'later'}, or raise --max-attempts."
         else:
-            return RequestFault(found)
+            return RequestFault(found, of_row=known and error.code in _CODES_OF_A_ROW)
         return UserError(self.endpoint.host, f"refuses requests ({found})", f"{fix} {_GOES_ON}")
 
 

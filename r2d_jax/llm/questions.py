@@ -225,8 +225,9 @@ class Asker:
                 failed_in_a_row = 0
             except RequestFault as fault:
                 row = RowAnswer(None, str(fault))
-                failed_in_a_row += 1
-                if failed_in_a_row >= min(_MOST_FAILED_IN_A_ROW, len(cases)):
+                # Neighbours may all be long; only a fault that tells of the endpoint speaks for the next rows.
+                failed_in_a_row += not fault.of_row
+                if not fault.of_row and failed_in_a_row >= min(_MOST_FAILED_IN_A_ROW, len(cases)):
                     raise UserError(
                         self.endpoint.host,
                         f"no answer for {failed_in_a_row} rows in a row ({fault})",
