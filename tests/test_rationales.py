@@ -158,8 +158,9 @@ def test_the_label_is_the_field_and_never_a_word_of_the_rationale(generating_row
     assert kept == [row["label"] == "urgent" for row in ROWS]
 
 
-def test_labels_off_the_list_are_asked_again_counted_and_never_written(generating_rows, server):
-    off, good = answer({**GOOD, "label": f"Urgent {SECRET}"}), answer({**GOOD, "label": "urgent"})
+def test_labels_off_the_list_are_asked_again_counted_and_not_written_to_the_output(generating_rows, server):
+    # A word that the rows and rationales do not hold, as these stand in the output.
+    off, good = answer({**GOOD, "label": f"Urgent Okapi {SECRET}"}), answer({**GOOD, "label": "urgent"})
     server.script = [off, off, off, off, good]
     server.usual = answer({**GOOD, "label": "not urgent"})
     generating_rows("--hide-label").done(
@@ -171,6 +172,12 @@ def test_labels_off_the_list_are_asked_again_counted_and_never_written(generatin
     assert first["rationale_llm"] == ""
     found = first["rationale_llm_provenance"]
     assert (found["status"], found["answered_label"]) == ("label not on the list", None)
+    assert "Okapi" not in generating_rows.output.read_text(encoding="utf-8")
+    # It is paid for, and what the rows get is told from it again.
+    assert generating_rows.cache.read_text(encoding="utf-8").count("Okapi") == 4
+    before = generating_rows.output.read_bytes()
+    generating_rows("--hide-label").done("sent now: 0 requests", "1 label not on the list")
+    assert generating_rows.output.read_bytes() == before
 
 
 @pytest.mark.parametrize(
