@@ -105,6 +105,7 @@ def zero_shot(
     from r2d_jax.evaluation import zero_shot as guessing
     from r2d_jax.evaluation.labelled_rows import labelled_rows
     from r2d_jax.evaluation.report import print_results
+    from r2d_jax.evaluation.scoring import require_scorer
     from r2d_jax.llm.endpoint import whole_option
     from r2d_jax.llm.job import LlmJob
     from r2d_jax.llm.standing_results import require_same_questions
@@ -129,6 +130,8 @@ def zero_shot(
     hashes = job.hashes(question, cases)
     asked = [(example.row_id, one) for example, one in zip(rows.examples, hashes, strict=True)]
     require_same_questions(output / "predictions.jsonl", cache, asked, overwrite=overwrite)
+    # Before anything is paid for.
+    require_scorer(rows.evaluation.bertscore if rationale and rows.source else None)
     answers = job.ask(question, cases)
     metrics = guessing.write_zero_shot(output, rows, answers, hashes, endpoint, question, rationale=rationale)
     print_results(metrics, job.console)

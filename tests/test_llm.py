@@ -764,6 +764,23 @@ def test_labels_alone(guessing, server, rows):
     assert not {"bleu", "label_agreement", "evidence_fraction"} & guessing.json("metrics.json").keys()
 
 
+def test_nothing_of_an_earlier_evaluation_stays_beside_zero_shot_predictions(guessing, monkeypatch):
+    """Not even until the new ones are scored, which may fail."""
+    guessing().done()
+    for name in ("faithfulness.jsonl", "rationale_checks.jsonl"):
+        (guessing.output / name).write_text("{}\n", encoding="utf-8")
+    found, score = [], zero_shot.score
+
+    def seen(*arguments):
+        found.extend(sorted(path.name for path in guessing.output.iterdir()))
+        return score(*arguments)
+
+    monkeypatch.setattr(zero_shot, "score", seen)
+    guessing("--temperature", 1, "--overwrite").done()
+    assert found == ["predictions.jsonl", "zero_shot_answers.jsonl"]
+    assert {path.name for path in guessing.output.iterdir()} == {*found, "row_scores.jsonl", "metrics.json"}
+
+
 def test_zero_shot_predictions_can_be_judged(guessing, judging, server):
     guessing().done()
     server.usual = answer({"justification": "", **SCORES})
@@ -804,6 +821,27 @@ def test_the_split_columns_and_labels_of_a_run(r2d, server, a_run, tmp_path, row
     )
     (a_run / "config.yaml").unlink()
     r2d("judge", *where, *predicted).refused("is no run folder", "Give --input FILE")
+
+
+def test_rows_of_a_run_are_scored_by_its_settings(r2d, server, a_run, tmp_path, monkeypatch):
+    """Of these, triage alone used to count."""
+    server.usual = answer({"rationale": "So.", "label": "urgent"})
+    config = YAML().load(a_run / "config.yaml")
+    config["data"]["columns"]["subgroups"] = {"split": "split"}
+    asked = ("zero-shot", "--base-url", server.url, "--llm", "m", "--model", a_run, "--output", tmp_path / "z")
+    for changed, intervals, least in (({}, True, 30), ({"resamples": 0, "subgroup_least_rows": 6}, False, 6)):
+        config["evaluation"] |= changed
+        YAML().dump(config, a_run / "config.yaml")
+        r2d(*asked).done("Results on 6 rows")
+        metrics = json.loads((tmp_path / "z" / "metrics.json").read_text(encoding="utf-8"))
+        assert (bool(metrics["intervals"]), metrics["subgroups"]["least_rows"]) == (intervals, least)
+    sent = len(server.got)
+    config["evaluation"]["bertscore"] = {"model": "any"}
+    YAML().dump(config, a_run / "config.yaml")
+    # As of `r2d eval`, and before anything is paid for.
+    monkeypatch.setitem(sys.modules, "bert_score", None)
+    r2d(*asked, "--temperature", 1, "--overwrite").refused("bertscore: cannot import bert-score")
+    assert len(server.got) == sent
 
 
 def drip(handler):

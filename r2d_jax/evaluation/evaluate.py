@@ -51,6 +51,22 @@ def _compared(labels: tuple[str, ...]) -> frozenset[str]:
     return frozenset(map(normalise_label, labels))
 
 
+def begin_results(folder: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write predictions.jsonl, and take away whatever an earlier evaluation left beside it.
+
+    Args:
+        folder: of the results; made where it is not there.
+        lines: of N rows, as of `prediction_row`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # First: without it a stopped evaluation is known for one, and no figures stand beside other predictions.
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    write_predictions(folder / "predictions.jsonl", lines)
+    for name in EVALUATION_FILES:
+        if name != "predictions.jsonl":
+            (folder / name).unlink(missing_ok=True)
+
+
 def evaluate_rows(
     model: LoadedModel,
     predictor: Predictor,
@@ -95,13 +111,7 @@ def evaluate_rows(
         for example, prediction in zip(examples, predictions, strict=True)
     ]
     if is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
-        # First: without it a stopped evaluation is known for one, and no figures stand beside other predictions.
-        (folder / METRICS_FILE).unlink(missing_ok=True)
-        write_predictions(folder / "predictions.jsonl", lines)
-        for name in EVALUATION_FILES:
-            if name != "predictions.jsonl":
-                (folder / name).unlink(missing_ok=True)
+        begin_results(folder, lines)
     probabilities, table = None, None
     if unscored is None:
         log_probs = scores_of(predictions, len(labels))

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from r2d_jax.config import ColumnsConfig, Config, TriageScoringConfig
+from r2d_jax.config import ColumnsConfig, Config, EvaluationConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.reading.raw_rows import raw_rows
@@ -27,13 +27,13 @@ class LabelledRows:
         examples: in the order of the file or split.
         labels: label set of the model, else all gold labels of the rows, sorted.
         source: whose rationales the examples have; None: they have none.
-        triage: how the run scores wrong levels; None: it does not, or the rows are of a file.
+        evaluation: how the run scores; defaults where the rows are of a file.
     """
 
     examples: Sequence[Example]
     labels: tuple[str, ...]
     source: str | None
-    triage: TriageScoringConfig | None = None
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def first(self, max_rows: int | None) -> "LabelledRows":
         """The first rows, with the labels of all."""
@@ -176,14 +176,14 @@ def labelled_rows(
         UserError: neither is given, or a fault of the file or folder.
     """
     require_rows(model, input_file, columns, encoding)
-    triage = None
+    evaluation = EvaluationConfig()
     if input_file is None:
         assert model is not None
         if split not in ("test", "validation"):
             raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
         run = rows_of_run(model)
         examples: Sequence[Example] = getattr(run.splits, split)
-        labels, source, triage = run.labels, run.source, run.config.evaluation.triage
+        labels, source, evaluation = run.labels, run.source, run.config.evaluation
     else:
         form = form_of_file(model, columns)
         labels, source = form.labels, form.source if with_rationales else None
@@ -196,7 +196,7 @@ def labelled_rows(
             label_map=form.label_map,
         )
     found = labels or tuple(sorted(set(labels_of(examples))))
-    return LabelledRows(examples, found, source, triage)
+    return LabelledRows(examples, found, source, evaluation)
 
 
 def rows_to_evaluate(

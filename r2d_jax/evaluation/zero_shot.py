@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.evaluate import prediction_row, row_score_lines
+from r2d_jax.evaluation.evaluate import begin_results, prediction_row, row_score_lines
 from r2d_jax.evaluation.labelled_rows import LabelledRows
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Prediction
@@ -91,6 +90,8 @@ def write_zero_shot(
 ) -> dict[str, Any]:
     """Write predictions.jsonl first, then row_scores.jsonl and metrics.json; returns the metrics.
 
+    Files of an earlier evaluation in the folder are taken away.
+
     A failed row has an empty label, which is invalid and so wrong; it stays in every figure.
 
     Args:
@@ -116,9 +117,9 @@ def write_zero_shot(
             rows.examples, predictions, hashes, answers, strict=True
         )
     ]
-    write_predictions(folder / "predictions.jsonl", lines)
+    begin_results(folder, lines)
     source = rows.source if rationale else None
-    scores = score(rows.examples, predictions, rows.labels, source, EvaluationConfig(triage=rows.triage))
+    scores = score(rows.examples, predictions, rows.labels, source, rows.evaluation)
     write_predictions(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
     metrics = scores.metrics | {
