@@ -81,7 +81,10 @@ def serve(
         ),
     ] = 30.0,
     answer_secs: Annotated[
-        float, typer.Option(help="Longest wait for the answer to one note.", min=1, max=86_400, rich_help_panel=_MOST)
+        float,
+        typer.Option(
+            help="Longest wait for the answer to one note.", min=1, max=86_400, rich_help_panel=_MOST
+        ),
     ] = 120.0,
     grace_secs: Annotated[
         float,

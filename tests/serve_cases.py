@@ -110,7 +110,16 @@ class Running:
     """A server in a thread of this process, as `r2d serve` makes it."""
 
     def __init__(
-        self, model, limits=None, *, token=None, allowed=(), host="127.0.0.1", grace_secs=5, wait_ready=True, **service
+        self,
+        model,
+        limits=None,
+        *,
+        token=None,
+        allowed=(),
+        host="127.0.0.1",
+        grace_secs=5,
+        wait_ready=True,
+        **service,
     ):
         self.limits = limits or Limits()
         self.log = io.StringIO()

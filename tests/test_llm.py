@@ -828,7 +828,17 @@ def test_rows_of_a_run_are_scored_by_its_settings(r2d, server, a_run, tmp_path, 
     server.usual = answer({"rationale": "So.", "label": "urgent"})
     config = YAML().load(a_run / "config.yaml")
     config["data"]["columns"]["subgroups"] = {"split": "split"}
-    asked = ("zero-shot", "--base-url", server.url, "--llm", "m", "--model", a_run, "--output", tmp_path / "z")
+    asked = (
+        "zero-shot",
+        "--base-url",
+        server.url,
+        "--llm",
+        "m",
+        "--model",
+        a_run,
+        "--output",
+        tmp_path / "z",
+    )
     for changed, intervals, least in (({}, True, 30), ({"resamples": 0, "subgroup_least_rows": 6}, False, 6)):
         config["evaluation"] |= changed
         YAML().dump(config, a_run / "config.yaml")

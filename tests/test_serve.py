@@ -681,7 +681,9 @@ def begun_note(one, text):
     """The connection of a note that was sent and not answered yet."""
     line = socket.create_connection((one.host, one.port))
     body = json.dumps({"question": text}).encode()
-    head = "POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    head = (
+        "POST /api/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    )
     line.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
     return line
 
@@ -706,7 +708,10 @@ def test_a_note_whose_sender_has_gone_is_not_computed():
         model.gate.clear()
         with begun_note(one, "held") as held:
             one.wait(lambda: model.taken == 1)
-            for path, body in (("predict", {"question": "gone"}), ("what-if", {"question": "a", "label": "urgent"})):
+            for path, body in (
+                ("predict", {"question": "gone"}),
+                ("what-if", {"question": "a", "label": "urgent"}),
+            ):
                 with pytest.raises(TimeoutError):
                     one.ask("POST", f"/api/{path}", body, timeout=0.5)
             one.wait(lambda: 'r2d_refused_total{reason="gone"} 2.0' in one.ask("GET", "/metrics").text)
