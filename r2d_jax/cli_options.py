@@ -24,7 +24,7 @@ SplitsOption = Annotated[
 ]
 _COLUMN = "Column of --input. Default: as in training"
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
-EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as latin-1.")]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as cp1252.")]
 
 
 def shares_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -298,6 +298,21 @@ TRIGGERS = [
         "mojibake", "context", rows(r0={"context": "cafÃ© donâ€™t"}), train=1, beside=also("characters-lost")
     ),
     Trigger("control-characters", "question", rows(r0={"question": "a bell \x07 rings"}), train=1),
+    Trigger("wrong-code-page", "context", rows(r0={"context": "at 94 \x96 96 %"}), train=1),
+    Trigger(
+        "wrong-code-page",
+        "context",
+        rows(r0={"context": "fever\x85 no cough"}),
+        train=1,
+        beside=also("line-breaks"),
+    ),
+    Trigger(
+        "wrong-code-page",
+        "context",
+        rows(each=lambda i: {"context": f"at 94 \x96 96, room {word(i)}"} if i < 8 else {}),
+        train=8,
+        severity="error",
+    ),
     Trigger("direction-controls", "question", rows(r0={"question": "turned \u202ethgir"}), train=1),
     Trigger("invisible-characters", "question", rows(r0={"question": "sep\u200bsis or not"}), train=1),
     Trigger("markup", "context", rows(r0={"context": "a rate &lt; that<br>next"}), train=1),
@@ -381,6 +396,21 @@ def test_many_rows_make_an_error_of_a_warning(code, count):
     }[code]
     (finding,) = only(check(listed), code)
     assert (finding.severity, finding.count, finding.split) == ("error", count, "train")
+
+
+@pytest.mark.parametrize("field", ["question", "context", "rationale default"])
+def test_a_windows_file_read_as_latin_1_is_an_error_that_names_its_encoding(field):
+    """It was a warning of control characters, to be mended elsewhere."""
+    damaged = "A range of 120–130… \u201cstable\u201d at 5 €".encode("cp1252").decode("latin-1")
+
+    def changed(index):
+        text = f"{damaged} {word(index)}"
+        return said(f"{row(index).label}: {text}") if field.startswith("rationale") else {field: text}
+
+    found = check(rows(each=lambda i: changed(i) if i < 8 else {}))
+    (finding,) = found.findings
+    assert (finding.severity, finding.count, finding.field) == ("error", 8, field)
+    assert "data.encoding=cp1252" in finding.fix
 
 
 def test_texts_that_only_look_alike_are_left_alone(vocabulary):

@@ -252,9 +252,11 @@ def test_b016_cell_longer_than_the_csv_default(write_csv):
 def test_b019_wrong_encoding_names_line_and_byte(write):
     content = f"{HEADER}\nq,yes,r\n{SECRET.replace(',', '')} caf\xe9,no,r\n"
     path = write("rows.csv", content, "latin-1")
-    refusal(path, "line 3", f"byte {content.index(chr(0xE9))} ", "data.encoding", "latin-1")
+    refusal(path, "line 3", f"byte {content.index(chr(0xE9))} ", "data.encoding", "cp1252")
     assert read(path, encoding="latin-1")[1].question.endswith("café")
     refusal(write("wide.csv", content, "utf-16"), "byte 0 ", "utf-16")
+    path = write("page.csv", content.replace("caf", "\x81"), "latin-1")
+    assert "for example" not in refusal(path, "is not cp1252", encoding="cp1252")
     with pytest.raises(UserError, match=r"encoding 'utf-9': is not known"):
         read(path, encoding="utf-9")
 

@@ -189,6 +189,12 @@ RULES: Mapping[str, Rule] = {
         "Read the source with its true encoding (data.encoding).",
         error_share=0.05,
     ),
+    "wrong-code-page": Rule(
+        "warning",
+        "U+0080 to U+009F: what becomes of dashes and quotes where a Windows file (cp1252) is read as latin-1",
+        "Read the source with data.encoding=cp1252. If it is UTF-8, it was read wrongly before: mend it there.",
+        error_share=0.05,
+    ),
     "control-characters": Rule("warning", "control characters", _SOURCE),
     "direction-controls": Rule(
         "warning", "characters that turn the direction of writing: a person reads another text", _SOURCE

@@ -9,13 +9,15 @@ from ftfy.badness import is_bad
 from r2d_jax.data.check.findings import SeenRow, Tally
 
 _SURROGATES = "\ud800-\udfff"
-_CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+_CONTROLS = "\x00-\x08\x0e-\x1f\x7f"
+# What latin-1 makes of the bytes by which Windows (cp1252) writes dashes, quotes, dots and the euro sign.
+_CODE_PAGE = "\x80-\x9f"
 _DIRECTIONS = "\u202a-\u202e\u2066-\u2069"
 _INVISIBLE = "\u00ad\u034f\u061c\u180e\u200b-\u200f\u2060-\u2064\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
 _SPACES = " \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 
 # Of these the check tells by rules of their own, not as characters that a vocabulary lacks.
-OWN_RULES = re.compile(f"[{_SURROGATES}{_CONTROLS}{_DIRECTIONS}{_INVISIBLE}\ufffd]")
+OWN_RULES = re.compile(f"[{_SURROGATES}{_CONTROLS}{_CODE_PAGE}{_DIRECTIONS}{_INVISIBLE}\ufffd]")
 SPECIAL_TOKEN = re.compile(r"</?s>|<pad>|<unk>|<extra_id_\d+>")
 LINE_BREAK = re.compile("\r\n|[\n\r\x0b\x0c\x85\u2028\u2029]")
 
@@ -25,6 +27,7 @@ _DATE = rf"(?:\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{1,4}}|\d{{1,2}}\.? {_MONTH},? \d{{
 # Code, a test that is cheap and rules most texts out, and the pattern.
 _PATTERNS: tuple[tuple[str, Callable[[str], bool], re.Pattern[str]], ...] = (
     ("control-characters", lambda text: not text.isprintable(), re.compile(f"[{_CONTROLS}]")),
+    ("wrong-code-page", lambda text: not text.isascii(), re.compile(f"[{_CODE_PAGE}]")),
     ("lone-surrogates", lambda text: not text.isascii(), re.compile(f"[{_SURROGATES}]")),
     ("replacement-characters", lambda text: not text.isascii(), re.compile("\ufffd")),
     ("direction-controls", lambda text: not text.isascii(), re.compile(f"[{_DIRECTIONS}]")),

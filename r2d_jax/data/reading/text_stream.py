@@ -60,11 +60,13 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
             byte = counted.bytes - len(error.object) + error.start
             line = counted.line_feeds - error.object[error.start :].count(b"\n") + 1
             utf16 = counted.start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            # Not latin-1, which takes any byte: of a Windows file it makes control characters without a word.
+            likely = "utf-16" if utf16 else "cp1252"
+            example = "" if codecs.lookup(encoding).name == likely else f", for example {likely},"
             raise UserError(
                 f"{part.path} line {line}",
                 f"byte {byte} is not {encoding}",
-                "Save the file as UTF-8, or name its encoding, for example "
-                f"{'utf-16' if utf16 else 'latin-1'},{_BY}.",
+                f"Save the file as UTF-8, or name its encoding{example}{_BY}.",
             ) from error
         except UnicodeError as error:
             # Of the text as a whole: UTF-16 without a byte-order mark, or an encoding that decodes nothing.
