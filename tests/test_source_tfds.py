@@ -123,6 +123,23 @@ def test_nothing_is_left_at_the_place_when_writing_fails(tmp_path, jsonl, monkey
     write_tfds(splits, tmp_path / "out")
 
 
+def test_a_split_too_large_for_tfds_alone_is_one_line(tmp_path, jsonl, monkeypatch):
+    """Of over 1,000 MiB it keeps parts on disk through TensorFlow; the traceback came after all of the work."""
+    _, splits = jsonl
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    refusal(lambda: write_tfds(splits, tmp_path / "out"), "about 1,000 MiB of text", "without TensorFlow")
+    assert not (tmp_path / "out" / "rows" / "1.0.0").exists()
+
+
+def test_more_shards_than_rows_are_refused_before_writing(tmp_path, jsonl):
+    _, splits = jsonl
+    few = dataclasses.replace(splits, test=splits.test[:2])
+    refusal(lambda: write_tfds(few, tmp_path / "out", shards=3), "--shards: 3", "the test split has rows (2)")
+    assert not (tmp_path / "out").exists()
+    assert len(list(write_tfds(few, tmp_path / "out", shards=2).glob("rows-test*"))) == 2
+
+
 def test_b108_the_folder_and_those_above_it_are_taken(tmp_path, jsonl):
     _, splits = jsonl
     out = tmp_path / "out"

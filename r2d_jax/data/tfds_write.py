@@ -32,9 +32,12 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
         The folder of the data set.
 
     Raises:
-        UserError: tensorflow-datasets is missing, or the data set is there already.
+        UserError: tensorflow-datasets is missing, the data set is there already, or a split has fewer rows than
+            shards or more text than TFDS writes without TensorFlow.
     """
     target = require_new(folder)
+    if shards is not None:
+        _require_rows(splits, shards)
     tfds = import_tfds(str(folder))
     tfds.disable_progress_bar()
     sources = list(splits.train[0].rationales)
@@ -70,11 +73,31 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
         # It says "Downloading" on standard output, whatever is asked for.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=how)
+    except ImportError as error:
+        if "tensorflow" not in str(error):
+            raise
+        # TFDS holds this much of a split in memory; of more it keeps parts on disk, through TensorFlow.
+        raise UserError(
+            str(folder),
+            "a split has more than about 1,000 MiB of text, which TFDS does not write without TensorFlow",
+            "Train from the files themselves, or write fewer rows.",
+        ) from error
     except OSError as error:
         raise UserError(
             str(folder), f"cannot be written ({brief(error)})", "Choose another --out."
         ) from error
     return target
+
+
+def _require_rows(splits: Splits, shards: int) -> None:
+    counts = {name: len(getattr(splits, name)) for name in NAMES}
+    fewest = min(counts, key=lambda name: counts[name])
+    if shards > counts[fewest]:
+        raise UserError(
+            "--shards",
+            f"{shards} is more than the {fewest} split has rows ({counts[fewest]})",
+            f"Give {counts[fewest]} at most.",
+        )
 
 
 def require_new(folder: pathlib.Path) -> pathlib.Path:
