@@ -230,7 +230,12 @@ def check(
     settled = check_config_of(str(config) if config else None, file, columns, rationales, settings)
     vocabulary = None
     if source := tokenizer or settled.tokenizer.path or settled.model.init:
-        vocabulary = Tokenizer.load(tokenizer_folder(locate(source)), text_map=settled.tokenizer.text_map)
+        # Without a config the tokenizer is that of a model, which must not get a map that the model has not.
+        settings_say = config is not None or any(word.startswith("tokenizer") for word in settings)
+        vocabulary = Tokenizer.load(
+            tokenizer_folder(locate(source)),
+            text_map=settled.tokenizer.text_map if settings_say or not tokenizer else None,
+        )
     rows, notes = rows_to_check(
         settled,
         file,

@@ -27,6 +27,7 @@ from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.data_check_report import SCHEMA, data_check_json, print_data_check
+from r2d_jax.runtime.files import write_texts
 
 pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
@@ -906,6 +907,21 @@ def test_a_config_gives_rows_columns_limits_and_settings(r2d, tmp_path):
     mapped = r2d("data", "check", other, "--config", tmp_path / "config.yaml", "data.columns.label=question")
     assert "label-free-text" in mapped.out
     assert not [word for word in SECRET_WORDS if word in mapped.out]
+
+
+def test_a_tokenizer_alone_is_looked_at_as_its_model_has_it(data_check, tmp_path):
+    """It was given a text map, so that the check told nothing of what the model loses."""
+    plain = Tokenizer.train([json.dumps(make_rows())], 400, text_map=False)
+    write_texts(tmp_path / "plain", plain.files())
+    (tmp_path / "mapped.yaml").write_text("{}")
+    listed = make_rows(context="SpO2\n92 %")
+    given = (*COLUMNS, "--tokenizer", tmp_path / "plain", "--json", tmp_path / "check.json", "--overwrite")
+    told = {}
+    for more in ((), ("tokenizer.text_map=true",), ("--config", tmp_path / "mapped.yaml")):
+        assert data_check(listed, *given, *more).code == 0
+        found = json.loads((tmp_path / "check.json").read_text())
+        told[more] = found["tokenizer"] == plain.fingerprint, "line-breaks-lost" in str(found["findings"])
+    assert list(told.values()) == [(True, True), (False, False), (False, False)]
 
 
 def test_rows_with_labels_alone(data_check):

@@ -211,6 +211,14 @@ def test_b010_saved_and_loaded_is_the_same_tokenizer(tmp_path, shared_data, kind
     assert Tokenizer.load(tmp_path / "one", text_map=mapped).fingerprint == tokenizer.fingerprint
 
 
+def test_a_map_that_is_there_cannot_be_switched_off(tmp_path, trained):
+    """It stayed without a word: the run had text_map=false in its settings, and the map in its texts."""
+    write_texts(tmp_path, trained.files())
+    with pytest.raises(UserError, match=r"holds the text map.*Set tokenizer\.text_map=true"):
+        Tokenizer.load(tmp_path, text_map=False)
+    assert Tokenizer.load(tmp_path, text_map=True).fingerprint == trained.fingerprint
+
+
 def test_b010_the_fingerprint_tells_vocabularies_and_settings_apart(real, trained, shared_data):
     others = [
         real,

@@ -82,17 +82,23 @@ class Tokenizer:
 
         Args:
             folder: local folder; the network is never used.
-            text_map: True adds the map where it is not there yet, False leaves the vocabulary as it
-                is, None does what the folder was saved with: a model keeps the text it was trained on.
-                A folder that was not saved here gets the map.
+            text_map: True adds the map where it is not there yet, False refuses a vocabulary that holds it and
+                leaves others as they are, None does what the folder was saved with: a model keeps the text
+                it was trained on. A folder that was not saved here gets the map.
 
         Raises:
-            UserError: no tokenizer there, or one of another family.
+            UserError: no tokenizer there, one of another family, or one with the map where there must be none.
         """
         folder = pathlib.Path(folder)
         backend = _read(folder / FILE) if (folder / FILE).is_file() else _converted(folder)
         if text_map is None:
             text_map = _saved_map(folder / SETTINGS_FILE)
+        elif not text_map and _has_map(backend):
+            raise UserError(
+                str(folder),
+                "this tokenizer holds the text map, and tokenizer.text_map=false cannot take it out",
+                "Set tokenizer.text_map=true, or use a tokenizer without the map.",
+            )
         return cls(_with_map(backend) if text_map else backend)
 
     @classmethod
