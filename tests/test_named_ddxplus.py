@@ -179,6 +179,23 @@ def test_a_broken_archive_is_refused(patients, source, refused):
 
 
 @pytest.mark.parametrize(
+    ("packing", "start"), [(zipfile.ZIP_DEFLATED, 0), (zipfile.ZIP_BZIP2, 0), (zipfile.ZIP_LZMA, 9)]
+)
+def test_damage_within_an_archive_is_refused(patients, source, refused, packing, start):
+    """Its head is sound; each way of packing tells it by an error of its own, which was a traceback."""
+    patients(patient())
+    name, packed = "release_train_patients", source / "release_train_patients.zip"
+    with zipfile.ZipFile(packed, "w", packing) as archive:
+        archive.write(source / f"{name}.csv", name)
+    (source / f"{name}.csv").unlink()
+    content = bytearray(packed.read_bytes())
+    start += 30 + len(name)
+    content[start : start + 20] = b"\xff" * 20
+    packed.write_bytes(content)
+    refused("ddxplus", "release_train_patients.zip", "no zip file that can be read")
+
+
+@pytest.mark.parametrize(
     ("change", "parts"),
     [
         ({"EVIDENCES": "['E_91', 'E_999']"}, ["evidence code 'E_999' is unknown"]),

@@ -1,5 +1,6 @@
 """MedReason: the label is the option that the answer names, and an answer that names none is not guessed at."""
 
+import gzip
 import json
 
 import pytest
@@ -48,6 +49,14 @@ def test_a_row_by_hand(lines, made):
     }
     assert data.card["noted"] == {"labels found by text of the answer": 61}
     assert len(data.splits("medreason.yaml").train) == data.card["rows"]["train"]
+
+
+def test_a_packed_file_gives_the_same_rows(lines, source, made):
+    lines(line(7))
+    plain = made("medreason").rows
+    packed = source / "part.jsonl.gz"
+    packed.write_bytes(gzip.compress((source / "ours_quality_33000.jsonl").read_bytes()))
+    assert made("medreason", "packed", source=packed).rows == plain
 
 
 YES_NO = "Answer Choices:\nA. yes\nB. no\nC. maybe"

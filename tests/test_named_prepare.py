@@ -1,6 +1,7 @@
 """`r2d data prepare`: a folder whole or not at all, a card with true counts and no case text, and every refusal."""
 
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -181,6 +182,18 @@ def test_two_files_of_one_name_are_refused(pubmedqa, put, refused):
 def test_one_file_may_be_the_source(put, made):
     path = put("mine.json", {str(i): entry("yes" if i % 2 else "no") for i in range(20)})
     assert made("pubmedqa_artificial", source=path).card["rows"]["train"] == 18
+
+
+@pytest.mark.parametrize("name", ["mine.json.gz", "MINE.JSON.GZ", "mine.gz"])
+def test_a_packed_file_may_be_the_source(put, made, refused, name):
+    """It was read as plain text, and byte 1 was not utf-8."""
+    entries = {str(i): entry("yes" if i % 2 else "no") for i in range(20)}
+    path = put(name, gzip.compress(json.dumps(entries).encode()))
+    assert made("pubmedqa_artificial", source=path).card["rows"]["train"] == 18
+    content = path.read_bytes()
+    for damaged in (content[:-20], b"\x1f\x8b" + b"\xff" * 40, content[:30] + b"\xff" * 30 + content[60:]):
+        put(name, damaged)
+        refused("pubmedqa_artificial", "cannot be read", "Download it again", source=path, overwrite=True)
 
 
 def test_unknown_names_are_told_the_nearest(refused):

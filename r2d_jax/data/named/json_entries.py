@@ -1,12 +1,15 @@
 """Entries of one large JSON file, one at a time; in: a path, out: key, value and line, in bounded memory."""
 
 import codecs
+import gzip
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from r2d_jax.data.reading.files import brief
 from r2d_jax.data.reading.raw_rows import Number, kind_of, shown
 from r2d_jax.errors import UserError
 
@@ -31,17 +34,24 @@ def json_entries(path: pathlib.Path, member: str | None = None) -> Iterator[Entr
     keys without a word, so this one walks over the outermost level and leaves each value to `json`.
 
     Args:
-        path: a UTF-8 file; a byte-order mark is dropped.
+        path: a UTF-8 file, or one packed as .gz; a byte-order mark is dropped.
         member: name of the array to walk; None: the members of the outermost object.
 
     Raises:
-        UserError: not such a file; names the physical line, never the text.
+        UserError: not such a file, or a damaged one; names the physical line, never the text.
     """
+    opened: Callable[..., Any] = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with path.open("rb") as file:
+        with opened(path, "rb") as file:
             yield from _entries(_Scanner(path, file), member)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", "Check the path.") from error
+    except (OSError, EOFError, zlib.error) as error:
+        # gzip tells damage in all three ways, and only the system's errors have a text of their own.
+        told = getattr(error, "strerror", None)
+        raise UserError(
+            str(path),
+            f"cannot be read ({told or brief(error)})",
+            "Check the path." if told else "Download it again.",
+        ) from error
 
 
 def _entries(scan: "_Scanner", member: str | None) -> Iterator[Entry]:

@@ -2,10 +2,12 @@
 
 import fnmatch
 import hashlib
+import lzma
 import pathlib
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +16,8 @@ from r2d_jax.errors import UserError
 
 _HF = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(@(?P<revision>[^/@:]+))?")
 _MOST_ZIPPED_BYTES = 8 << 30
+# Each way of packing tells damage in its own way.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
 
 class Located(NamedTuple):
@@ -80,12 +84,14 @@ def _matches(folder: pathlib.Path, wanted: SourceFile, *, alone: bool) -> list[p
 
 def _readable(path: pathlib.Path, wanted: SourceFile, scratch: pathlib.Path) -> pathlib.Path:
     """The file under a name with the ending its reader needs; zipped ones are unpacked."""
-    target = scratch / f"{path.stem}{wanted.suffix}"
-    if path.suffix.lower() == ".zip":
-        return _unpacked(path, target)
-    if path.suffix.lower() in (wanted.suffix, f"{wanted.suffix}.gz"):
+    name = path.name.lower()
+    if name.endswith(".zip"):
+        return _unpacked(path, scratch / f"{path.stem}{wanted.suffix}")
+    # The readers unpack these as they read.
+    packed = ".gz" if name.endswith(".gz") else ""
+    if name.endswith(wanted.suffix + packed):
         return path
-    target = scratch / f"{path.name}{wanted.suffix}"
+    target = scratch / f"{path.name}{wanted.suffix}{packed}"
     scratch.mkdir(parents=True, exist_ok=True)
     target.symlink_to(path.resolve())
     return target
@@ -105,7 +111,10 @@ def _unpacked(path: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
                 raise UserError(str(path), "unpacks to over 8 GiB", "Unpack it yourself.")
             with archive.open(members[0]) as packed, target.open("wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
+        # bz2 tells damage by an OSError without a number; those with one are the disk's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise UserError(str(path), "is no zip file that can be read", "Download it again.") from error
     return target
 
