@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizer_cases import without_escape
 
-from r2d_jax.config import ColumnsConfig, DataConfig
+from r2d_jax.config import ColumnsConfig, Config, DataConfig
 from r2d_jax.data.check.duplicates import digest
 from r2d_jax.data.check.labels import LabelTable
 from r2d_jax.data.check.rules import RULES
 from r2d_jax.data.check.run_check import check_rows, rows_of
+from r2d_jax.data.check.source import file_and_settings
 from r2d_jax.data.check.verdict import check_before_run, refuse, summary_lines
 from r2d_jax.data.packed_columns import PackedTexts
 from r2d_jax.data.schema import Example, Splits
@@ -907,6 +908,21 @@ def test_a_config_gives_rows_columns_limits_and_settings(r2d, tmp_path):
     mapped = r2d("data", "check", other, "--config", tmp_path / "config.yaml", "data.columns.label=question")
     assert "label-free-text" in mapped.out
     assert not [word for word in SECRET_WORDS if word in mapped.out]
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Config)])
+def test_a_setting_is_never_taken_for_a_file(name):
+    """label_decode=constrained was."""
+    assert file_and_settings([f"{name}=x", "data.check=off"]) == (None, [f"{name}=x", "data.check=off"])
+    assert file_and_settings([f"{name}.csv", f"{name}=x"]) == (f"{name}.csv", [f"{name}=x"])
+
+
+def test_a_label_map_must_fit_the_rows_of_a_file(data_check):
+    """A key that was spelt wrongly passed, and the labels stayed two classes."""
+    listed = make_rows(label="Urgent")
+    told = data_check(listed, *COLUMNS, "data.label_map={urgnt: urgent, Urgent: urgent}")
+    told.refused(r"data\.label_map: no row has the label 'urgnt'")
+    assert data_check(listed, *COLUMNS, "data.label_map={Urgent: urgent}").code == 0
 
 
 def test_a_tokenizer_alone_is_looked_at_as_its_model_has_it(data_check, tmp_path):

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -95,11 +95,7 @@ class _Sources:
         Raises:
             UserError: a key of data.label_map that no row has.
         """
-        unknown = [label for label in self._config.label_map if label not in self._mapped]
-        if unknown:
-            raise UserError(
-                "data.label_map", f"no row has the label {shown(unknown)}", "Correct or remove this key."
-            )
+        require_known_labels(self._config.label_map, self._mapped)
         found = list(self.told)
         if self._left_out:
             by_split = [f"{shown([name])} {count}" for name, count in self._left_out.items() if name]
@@ -109,6 +105,22 @@ class _Sources:
             new = self._config.label_map[label]
             found.append(f"label {shown([label])} of {count} rows became {shown([new])}")
         return found
+
+
+def require_known_labels(label_map: Mapping[str, str], mapped: Collection[str]) -> None:
+    """Refuse a label map that does not fit the rows.
+
+    Args:
+        label_map: data.label_map.
+        mapped: labels as written that rows have and it changed.
+
+    Raises:
+        UserError: a key of data.label_map that no row has.
+    """
+    if unknown := [label for label in label_map if label not in mapped]:
+        raise UserError(
+            "data.label_map", f"no row has the label {shown(unknown)}", "Correct or remove this key."
+        )
 
 
 def rows_by_split(

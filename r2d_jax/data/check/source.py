@@ -13,10 +13,12 @@ from r2d_jax.data.reading.raw_rows import Progress, shown
 from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_source
+from r2d_jax.data.split_rows import require_known_labels
 from r2d_jax.data.splits import load_splits
 from r2d_jax.errors import UserError
 
-_SETTING = re.compile(r"[a-z]\w*(\.\w+)+=|(seed|method|platform|tensorboard)=")
+_TOP = "|".join(field.name for field in dataclasses.fields(Config))
+_SETTING = re.compile(rf"[a-z]\w*(\.\w+)+=|({_TOP})=")
 _OTHER_SPLITS = 5
 
 
@@ -81,7 +83,7 @@ def rows_to_check(
         progress: called with the number of rows read so far.
 
     Raises:
-        UserError: a row cannot be read; names file, place and field.
+        UserError: a row cannot be read (names file, place and field), or no row has a label of data.label_map.
     """
     names = rationale_sources(config) if all_rationales else used_sources(config)
     if file is None:
@@ -101,6 +103,7 @@ def rows_to_check(
     for example, split, *_ in read:
         store.append(example)
         values.append(split)
+    require_known_labels(data.label_map, read.mapped)
     of_value = {value: name for name, value in data.split_values.items()}
     named = show_ids or data.columns.id is None
     _require_few(values.names, of_value, f"{file}, field {data.columns.split!r}")
