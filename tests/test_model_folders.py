@@ -195,6 +195,31 @@ def test_another_tokenizer_is_refused_on_load(exported, model, predict, tmp_path
     predict(folder).refused("the tokenizer is not the one that the model was trained with")
 
 
+def test_an_import_takes_no_other_tokenizer(exported, model, r2d, tmp_path):
+    """B010: it wrote the fingerprint of any tokenizer into the card, so that no later command could tell."""
+    other = Tokenizer.train(["predict: explain: given label: urgent, not urgent", "cough and pallor"], 140)
+    larger = Tokenizer.train(["given label: fever and pain in the abdomen since yesterday evening, no injury"], 200)
+    for name, tokenizer in (("other", other), ("larger", larger)):
+        write_texts(tmp_path / name, tokenizer.files())
+    assert larger.size > model.card.shape.vocab_size >= other.size
+    target = tmp_path / "imported"
+    given = ("import", exported, "--output", target)
+    for name in ("other", "larger"):
+        ended = r2d(*given, "--tokenizer", tmp_path / name)
+        ended.refused(f"{name}: the tokenizer is not the one that the model was trained with")
+    # A model that has no card says nothing of its tokenizer, but ids beyond its embedding are no words of it.
+    (exported / CARD_FILE).rename(tmp_path / "card")
+    ended = r2d(*given, "--tokenizer", tmp_path / "larger")
+    ended.refused(f"larger: the tokenizer has {larger.size} ids", f"embedding {model.tokenizer.size} rows")
+    (tmp_path / "card").rename(exported / CARD_FILE)
+    kept = (exported / "tokenizer.json").read_text(encoding="utf-8")
+    (exported / "tokenizer.json").write_text(other.files()["tokenizer.json"], encoding="utf-8")
+    r2d(*given).refused("exported: the tokenizer is not the one that the model was trained with")
+    assert not target.exists()
+    (exported / "tokenizer.json").write_text(kept, encoding="utf-8")
+    r2d(*given).done()
+
+
 def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tmp_path):
     """A shape that computes with these weights gives other texts; one that does not failed deep within."""
     predict(exported).done("2 predictions written")

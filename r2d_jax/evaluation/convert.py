@@ -1,6 +1,5 @@
 """A model in another format; in: a model folder, a Hugging Face folder or a T5X checkpoint, out: such a folder."""
 
-import dataclasses
 import pathlib
 
 from r2d_jax.config import DataConfig, MeshConfig, T5Config
@@ -90,7 +89,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     The folder appears whole or not at all.
 
     Raises:
-        UserError: nothing readable there, no tokenizer, or the target is not empty.
+        UserError: nothing readable there, no tokenizer or that of another model, or the target is not empty.
     """
     require_folder(folder, ())
     if folder.exists() and any(folder.iterdir()):
@@ -106,7 +105,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     if tokenizer_source is None and is_file:
         raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
     tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
-    card = _imported_card(path, shape, tokenizer)
+    card = _imported_card(path, shape, tokenizer, tokenizer_source or source)
     with whole_folder(target, kind="model", markers=[CARD_FILE], overwrite=False) as partial:
         save_weights(partial / WEIGHTS_FOLDER, params)
         write_texts(partial / TOKENIZER_FOLDER, tokenizer.files())
@@ -118,12 +117,32 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     )
 
 
-def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer) -> ModelCard:
-    if (path / CARD_FILE).is_file():
-        # Our own export: labels and limits come along.
-        card = read_card(path)
+def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer, named: str) -> ModelCard:
+    """The card of a model to import, whose tokenizer comes from what the user named.
+
+    Raises:
+        UserError: the tokenizer is not that of the model, or the card does not fit the weights.
+    """
+    # Our own export has one: labels and limits come along.
+    card = read_card(path) if (path / CARD_FILE).is_file() else None
+    if card is not None:
         require_shape(path, card, shape)
-        return dataclasses.replace(card, tokenizer_fingerprint=tokenizer.fingerprint)
+        if tokenizer.fingerprint != card.tokenizer_fingerprint:
+            # Its ids would mean other words, and from here on nothing could tell.
+            raise UserError(
+                named,
+                "the tokenizer is not the one that the model was trained with",
+                "Leave --tokenizer out, or restore tokenizer.json.",
+            )
+    if tokenizer.size > shape.vocab_size:
+        # An id beyond the embedding would read NaN.
+        raise UserError(
+            named,
+            f"the tokenizer has {tokenizer.size} ids and the model's embedding {shape.vocab_size} rows",
+            "Name the tokenizer that belongs to the model by --tokenizer.",
+        )
+    if card is not None:
+        return card
     defaults = DataConfig()
     return ModelCard(
         shape=shape,
