@@ -210,3 +210,39 @@ def test_long_and_many_labels_are_not_named_in_the_card(card, tokenizer):
     text = readme_text(dataclasses.replace(card, labels=labels), tokenizer)
     assert '"label 59", and 2 more in r2d_model.json.' in text
     assert SECRET not in text
+    labels = ("x" * 41, "y" * 40)
+    text = readme_text(dataclasses.replace(card, labels=labels), tokenizer)
+    assert f'Labels: "{labels[1]}", and 1 more in r2d_model.json.' in text
+    text = readme_text(dataclasses.replace(card, labels=labels[:1]), tokenizer)
+    assert "Labels: 1, which r2d_model.json has." in text
+
+
+def test_of_many_labels_those_of_single_rows_are_not_named_in_the_card(tmp_path, card, tokenizer):
+    """As in its table of counts; they were named below it, where the column is free text."""
+    run = make_run(tmp_path / "run")
+    labels = [f"label {n}" for n in range(61)]
+    rows = [Example(str(n), "q", label, {}) for n, label in enumerate(labels)]
+    splits = Splits(train=rows, validation=rows[7:8], test=rows[9:10])
+    (run / "rows.json").write_text(json.dumps(row_counts(splits)))
+    many = dataclasses.replace(card, labels=tuple(labels))
+    text = readme_text(many, tokenizer, facts=read_facts(run, CHOSEN))
+    assert 'Labels: "label 7", "label 9", and 59 more in r2d_model.json.' in text
+    assert "label 8" not in text
+
+
+@pytest.mark.parametrize(
+    ("computed", "stored", "told"),
+    [
+        ("float32", "float32", None),
+        ("float32", "int8", None),
+        ("float32", "bfloat16", "`r2d predict` computes in float32, the type of training, as does `from_pretrained("),
+        ("bfloat16", "float32", "`r2d predict` computes in bfloat16, the type of training, but"),
+        ("bfloat16", "int8", "`r2d predict` computes in bfloat16, the type of training, but"),
+        ("bfloat16", "bfloat16", "`r2d predict` computes in bfloat16, the type of training, but"),
+    ],
+)
+def test_the_card_says_in_what_type_predict_computes(card, tokenizer, computed, stored, told):
+    """Of a model trained in bfloat16 it said that float32 is what `r2d predict` does."""
+    text = readme_text(dataclasses.replace(card, compute_dtype=computed), tokenizer, dtype=stored)
+    assert text.count("`r2d predict` computes in") == (told is not None)
+    assert (told or "") in text

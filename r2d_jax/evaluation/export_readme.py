@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.features import question_limit_tokens
@@ -11,7 +11,8 @@ from r2d_jax.data.text_map import BRACKET_MARKER, LINE_BREAK
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import ModelCard
 
-_MOST_LABELS, _LONGEST_LABEL = 60, 60
+# As in a data card.
+_MOST_LABELS, _LONGEST_LABEL = 60, 40
 
 _USAGE = """## Use
 
@@ -92,15 +93,23 @@ one; `r2d predict --label-decode constrained` does the same.
 """
 
 _NEEDS = {
-    "bfloat16": """\
-The weights are bfloat16, and transformers computes in that too. `r2d predict` computes in the type of training, as
-does `from_pretrained(FOLDER, dtype=torch.float32)`.
-
-""",
+    "bfloat16": "The weights are bfloat16, and transformers computes in that too.\n\n",
     "int8": """\
 The weights are int8 with a float32 scale per output (embedding and head: bfloat16), in the format of
 compressed-tensors: `pip install torch transformers compressed-tensors`. They are multiplied out to float32 when the
 model is loaded, so the folder is small, and memory in use and speed are those of float32.
+
+""",
+}
+# By the type of training, model.compute_dtype.
+_COMPUTED = {
+    "float32": """\
+`r2d predict` computes in float32, the type of training, as does `from_pretrained(FOLDER, dtype=torch.float32)`.
+
+""",
+    "bfloat16": """\
+`r2d predict` computes in bfloat16, the type of training, but softmax and norms in float32. transformers rounds at other
+places, so its texts may differ from those of `r2d predict` now and then.
 
 """,
 }
@@ -205,22 +214,39 @@ def _label_use(card: ModelCard) -> dict[str, str]:
     return {"allowed_code": "", "label_code": _FREE_LABEL, "valid_labels": told if card.labels else ""}
 
 
-def _labels(card: ModelCard) -> str:
+def _needs(card: ModelCard, dtype: str) -> str:
+    """What to know before the code is run; "" where transformers and `r2d predict` compute alike."""
+    alike = card.compute_dtype == "float32" and dtype != "bfloat16"
+    return _NEEDS.get(dtype, "") + ("" if alike else _COMPUTED[card.compute_dtype])
+
+
+def _labels(card: ModelCard, counted: Collection[str] | None) -> str:
     # A long label, or one of very many, may be case text; r2d_model.json has them all.
-    named = [label for label in card.labels if len(label) <= _LONGEST_LABEL][:_MOST_LABELS]
-    shown = [json.dumps(label, ensure_ascii=False) for label in named]
-    more = len(card.labels) - len(shown)
-    return ", ".join([*shown, *([f"and {more} more in r2d_model.json"] if more else [])]) or "not recorded"
+    short = [label for label in card.labels if len(label) <= _LONGEST_LABEL]
+    named = [label for label in short if counted is None or label in counted][:_MOST_LABELS]
+    shown = ", ".join(json.dumps(label, ensure_ascii=False) for label in named)
+    more = len(card.labels) - len(named)
+    if not more:
+        return shown or "not recorded"
+    return f"{shown}, and {more} more in r2d_model.json" if named else f"{more}, which r2d_model.json has"
 
 
-def usage_text(card: ModelCard, tokenizer: Tokenizer, *, dtype: str = "float32", onnx: bool = False) -> str:
-    """The part of README.md with code; that does what `r2d predict` does.
+def usage_text(
+    card: ModelCard,
+    tokenizer: Tokenizer,
+    *,
+    dtype: str = "float32",
+    onnx: bool = False,
+    counted: Collection[str] | None = None,
+) -> str:
+    """The part of README.md with code; that does what `r2d predict` does, but for rounding where it says so.
 
     Args:
         card: of the model.
         tokenizer: that it was trained with.
         dtype: of the stored weights.
         onnx: whether the folder holds ONNX graphs too.
+        counted: labels that the table of counts names; None: there is none.
     """
     tokens = PromptTokens.from_tokenizer(tokenizer)
     limits = DataConfig(input_limit_tokens=card.input_limit_tokens)
@@ -234,10 +260,10 @@ def usage_text(card: ModelCard, tokenizer: Tokenizer, *, dtype: str = "float32",
         "question_tokens": question_limit_tokens(limits, tokens, card.label_tokens),
         "label_tokens": card.label_tokens,
         "rationale_tokens": card.rationale_tokens,
-        "labels": _labels(card),
+        "labels": _labels(card, counted),
         "input_limit": card.input_limit_tokens,
         "text": _text_rules(tokenizer),
-        "needs": _NEEDS.get(dtype, ""),
+        "needs": _needs(card, dtype),
         "onnx": _ONNX if onnx else "",
         "vocabulary": tokenizer.size,
     }

@@ -159,6 +159,7 @@ def readme_text(
         options: of the user.
     """
     options = options or CardOptions()
+    counted = facts.counts["labels"]["counts"] if facts and facts.counts else None
     explains = card.rationale_prompt != "none"
     parts = [
         front_matter(facts, options, dtype=dtype),
@@ -167,7 +168,7 @@ def readme_text(
         + (", then a rationale for it." if explains else ".")
         + " Research software: not a medical device.",
         *((f"**{warning}**") for warning in (warnings_of(facts.record) if facts else ())),
-        usage_text(card, tokenizer, dtype=dtype, onnx=onnx),
+        usage_text(card, tokenizer, dtype=dtype, onnx=onnx, counted=counted),
         _INTENDED.replace("{reason}", " and a reason for it" if explains else ""),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, facts)),
         *(_figures(facts, dtype) if facts and facts.metrics else ()),
