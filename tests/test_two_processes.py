@@ -148,6 +148,27 @@ def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, co
     assert_same_run(alone, workdir)
 
 
+# Joins, and then does something else than to train.
+BUSY = """
+import sys, time
+from r2d_jax.runtime.distributed import start
+start(sys.argv[1])
+print("joined", flush=True)
+time.sleep(30)
+"""
+
+
+def test_sigterm_ends_a_process_that_has_joined_and_does_not_train():
+    """JAX caught the signal for its preemption service, and the process went on."""
+    command = [sys.executable, "-c", BUSY, f"127.0.0.1:{free_port()},1,0"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    assert process.stdout.readline() == "joined\n"
+    process.send_signal(signal.SIGTERM)
+    output, code = process.communicate(timeout=100)[0], process.returncode
+    assert code == -signal.SIGTERM, output
+
+
 def test_folders_that_are_not_shared_are_refused_by_all(config, tmp_path):
     """B074."""
     for _, errors, code in ended(

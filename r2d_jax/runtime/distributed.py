@@ -20,6 +20,7 @@ from r2d_jax.errors import EXIT_USER_ERROR, UserError
 OPTION = "--distributed"
 _SHUTDOWN_SECS = 20
 _PROBE = ".shared_probe"
+_PREEMPTION_SERVICE = "jax_enable_preemption_service"
 _FORM = "Give off, auto or HOST:PORT,PROCESSES,INDEX, for example 10.0.0.2:8476,4,0."
 
 
@@ -82,6 +83,9 @@ def start(spec: str, *, timeout_secs: int = 300) -> None:
             "num_processes": address.processes,
             "process_id": address.index,
         }
+    # JAX would catch SIGTERM for a service that nothing here asks, and a process that does not train would ignore it.
+    if _PREEMPTION_SERVICE in jax.config.values:
+        jax.config.update(_PREEMPTION_SERVICE, False)
     try:
         with _time_limit(_late(address, timeout_secs), timeout_secs):
             jax.distributed.initialize(**arguments)
