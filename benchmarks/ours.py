@@ -24,7 +24,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, place_batch, place_flag, replicated
 from r2d_jax.training.objectives import StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
@@ -174,8 +174,7 @@ class Ours:
 
     def device_batch(self, index: int) -> dict[str, jax.Array]:
         """The batch of a quantile, as a training step takes it."""
-        batch = self.batches[index]
-        return place_batch(batch | {STOP: np.zeros(len(batch["row_weight"]), np.int32)}, self.mesh)
+        return place_batch(self.batches[index], self.mesh) | {STOP: place_flag(False, self.mesh)}
 
     def step(self, part: str, index: int) -> dict[str, float]:
         """One training step on the batch of a quantile, from host arrays to the new weights."""

@@ -22,7 +22,7 @@ from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import shift_right
-from r2d_jax.runtime.mesh import make_mesh, place_batch
+from r2d_jax.runtime.mesh import make_mesh, place_batch, place_flag
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, steps
 from r2d_jax.training.loop import Progress, Selection, train
@@ -112,6 +112,18 @@ def test_devices_share_the_rows_of_a_batch_without_gap_or_overlap():
     parts = [np.asarray(shard.data).tolist() for shard in placed.addressable_shards]
     assert len(parts) == len(jax.devices()) > 1
     assert sorted(row for part in parts for row in part) == list(range(32))
+
+
+def test_a_stop_that_one_device_is_told_of_is_known_on_all():
+    """Devices along the tensor axis hold the same rows, and may belong to processes that are told different things."""
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    step_fn, state, batch = step_of("float32", mesh)
+    flag = place_flag(False, mesh)
+    parts = [shard.data for shard in flag.addressable_shards]
+    parts[-1] = parts[-1] + 1
+    told = jax.make_array_from_single_device_arrays(flag.shape, flag.sharding, parts)
+    metrics = step_fn(state, batch | {steps.STOP: told})[1]
+    assert [int(shard.data) for shard in metrics[steps.STOP].addressable_shards] == [1] * len(parts)
 
 
 def test_a_rationale_never_changes_the_label():

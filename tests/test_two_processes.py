@@ -51,7 +51,11 @@ def begin_pair(*arguments, workdirs, devices=2):
 
 
 def ended(*processes, limit=400):
-    return [(*process.communicate(timeout=limit), process.returncode) for process in processes]
+    try:
+        return [(*process.communicate(timeout=limit), process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -126,26 +130,39 @@ def test_eight_devices_give_the_numbers_of_one(alone, config, tmp_path, layout):
     assert_same_run(alone, workdir)
 
 
-def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, config, tmp_path):
-    """B065, B067, B072; restored onto another number of processes and devices."""
-    workdir = tmp_path / "run"
-    pair = begin_pair("run", "--config", config, workdirs=[workdir, workdir])
-    log = workdir / "stage2" / "metrics.jsonl"
+def step_of_the_stop(pair, log):
+    """The step at which both stop, when one is told to after the first line of metrics."""
     while not (log.exists() and log.read_text()):
         assert all(process.poll() is None for process in pair), ended(*pair)
         time.sleep(0.02)
     pair[1].send_signal(signal.SIGTERM)
-    results = ended(*pair)
+    results = ended(*pair, limit=200)
     assert [code for *_, code in results] == [EXIT_PREEMPTED] * 2, results
     told = [errors.splitlines()[-1] for _, errors, _ in results]
     assert told[0] == told[1]
     assert "preempted: stopped at step" in told[0]
-    step = int(told[0].split("step ")[1].split(";")[0])
+    return int(told[0].split("step ")[1].split(";")[0])
+
+
+def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, config, tmp_path):
+    """B065, B067, B072; restored onto another number of processes and devices."""
+    workdir = tmp_path / "run"
+    pair = begin_pair("run", "--config", config, workdirs=[workdir, workdir])
+    step = step_of_the_stop(pair, workdir / "stage2" / "metrics.jsonl")
     assert (workdir / "stage2" / "latest" / str(step) / "_CHECKPOINT_METADATA").is_file()
     ((output, errors, code),) = ended(begin("run", "--config", config, "--workdir", workdir, devices=1))
     assert code == 0, errors
     assert f"going on from step {step}" in output
     assert_same_run(alone, workdir)
+
+
+def test_processes_that_share_rows_agree_on_a_stop(config, tmp_path):
+    """`mesh.tensor` over processes: each took its own answer for the one of all, and waited for the other for ever."""
+    workdir = tmp_path / "run"
+    arguments = ("run", "--config", config, "mesh.data=1", "mesh.tensor=2")
+    pair = begin_pair(*arguments, workdirs=[workdir, workdir], devices=1)
+    step = step_of_the_stop(pair, workdir / "stage1" / "metrics.jsonl")
+    assert (workdir / "stage1" / "latest" / str(step) / "_CHECKPOINT_METADATA").is_file()
 
 
 # Joins, and then does something else than to train.

@@ -86,6 +86,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
+def device_sharding(mesh: Mesh) -> NamedSharding:
+    """One entry on each device."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
+
+
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """The function, traced so that whatever asks for the layout of its devices, `on_one_cpu` too, knows the mesh."""
 
@@ -212,3 +217,12 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     """
     sharding = batch_sharding(mesh)
     return {name: place(array, sharding) for name, array in batch.items()}
+
+
+def place_flag(flag: bool, mesh: Mesh) -> jax.Array:
+    """What this process says, int32 [devices], on its own devices; those of other processes hold what these say.
+
+    Rows of a batch would not do: devices along the tensor axis hold the same rows, so that processes which say
+    different things of them would have two contents of one array, and never know what the other one says.
+    """
+    return place(np.full(mesh.size, flag, np.int32), device_sharding(mesh))

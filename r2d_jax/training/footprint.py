@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
 from r2d_jax.model.parameters import Params, flatten
-from r2d_jax.runtime.mesh import batch_sharding, with_shardings
+from r2d_jax.runtime.mesh import batch_sharding, device_sharding, with_shardings
 from r2d_jax.training.objectives import LABEL_WEIGHT
 from r2d_jax.training.state import TrainState
 from r2d_jax.training.steps import STOP
@@ -96,11 +96,10 @@ def abstract_batch(
         "label_length": None,
         "rationale_length": None,
         "row_weight": None,
-        STOP: None,
     }
     if weighted_labels:
         widths[LABEL_WEIGHT] = None
-    return {
+    rows = {
         name: jax.ShapeDtypeStruct(
             (batch_size,) if width is None else (batch_size, width),
             np.float32 if name.endswith("weight") else np.int32,
@@ -108,6 +107,7 @@ def abstract_batch(
         )
         for name, width in widths.items()
     }
+    return rows | {STOP: jax.ShapeDtypeStruct((mesh.size,), np.int32, sharding=device_sharding(mesh))}
 
 
 @dataclasses.dataclass(frozen=True)

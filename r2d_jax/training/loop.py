@@ -14,7 +14,7 @@ from r2d_jax.config import StageConfig
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.distributed import agree
-from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.mesh import place_batch, place_flag
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.state import TrainState
@@ -158,9 +158,8 @@ def train(
             save()
         if finished:
             break
-        batch = next(iterator)
-        batch[STOP] = np.full(config.batch_size, stop.requested, np.int32)
-        state, metrics = step_fn(state, place_batch(batch, mesh))
+        batch = place_batch(next(iterator), mesh) | {STOP: place_flag(stop.requested, mesh)}
+        state, metrics = step_fn(state, batch)
         step += 1
         asked = metrics.pop(STOP)
         window.append(metrics)

@@ -32,7 +32,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The one training step of every stage: gradients of the objective, clip, AdamW; jitted and sharded.
 
-    A batch may hold STOP, int32 [B], of which each process fills its rows; the metrics then hold its maximum.
+    A batch, as `place_batch` puts it, may hold STOP, from `place_flag`; the metrics then hold its maximum.
 
     The state is donated, unless the context says no. What the objective draws it draws from all rows at once;
     gradients are summed over micro-batches and divided once by the token counts of the global batch.
@@ -85,7 +85,8 @@ def make_train_step(
     return jax.jit(
         on_mesh(train_step, mesh),
         donate_argnums=(0,) if context.donate_state else (),
-        in_shardings=(shardings, batch_sharding(mesh)),
+        # Of a batch as it lies: STOP lies otherwise than the rows.
+        in_shardings=(shardings, None),
         out_shardings=(shardings, replicated(mesh)),
     )
 
