@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import quick_compiler
 from cli_cases import nearly
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from test_run import SEVERAL_SHAPES, STAGE, write_config
 
+from r2d_jax.config import Config
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 from r2d_jax.runtime.distributed import Address, parse
 from r2d_jax.runtime.locks import alone_in
+from r2d_jax.training import workdir as workdir_module
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The published rate: at higher ones Adam moves elements whose gradient is all rounding by more than the limit.
@@ -32,21 +35,25 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def begin(*arguments, devices, address=None):
+def begin(*arguments, devices, address=None, home=ROOT):
     environment = os.environ | quick_compiler.variables(devices) | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SEVERAL_SHAPES, *map(str, arguments)]
     if address:
         command += ["--distributed", address]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=home
     )
 
 
-def begin_pair(*arguments, workdirs, devices=2):
+def begin_pair(*arguments, workdirs, devices=2, homes=(ROOT, ROOT)):
+    return begin_each([(*arguments, "--workdir", workdir) for workdir in workdirs], devices, homes)
+
+
+def begin_each(commands, devices, homes):
     port = free_port()
     return [
-        begin(*arguments, "--workdir", workdir, devices=devices, address=f"127.0.0.1:{port},2,{index}")
-        for index, workdir in enumerate(workdirs)
+        begin(*command, devices=devices, address=f"127.0.0.1:{port},2,{index}", home=home)
+        for index, (command, home) in enumerate(zip(commands, homes, strict=True))
     ]
 
 
@@ -194,6 +201,87 @@ def test_folders_that_are_not_shared_are_refused_by_all(config, tmp_path):
         assert code == EXIT_USER_ERROR, errors
         assert "is not one folder that all processes share" in errors
         assert "Traceback" not in errors
+
+
+@pytest.fixture
+def homes(tmp_path, alone, config):
+    """Two machines: the same names of files, and so far the same files; no row, weight or setting is shared."""
+    folders = tmp_path / "one", tmp_path / "other"
+    for folder in folders:
+        shutil.copytree(alone / "export", folder / "init")
+        shutil.copy(config, folder / "config.yaml")
+        shutil.copy(config.parent / "rows.jsonl", folder / "rows.jsonl")
+    return folders
+
+
+def alter(home, what):
+    if what == "settings":
+        with (home / "config.yaml").open("a", encoding="utf-8") as file:
+            file.write("seed: 5\n")
+    elif what == "rows":
+        text = (home / "rows.jsonl").read_text(encoding="utf-8")
+        (home / "rows.jsonl").write_text(text.replace("has fever", "has no fever", 1), encoding="utf-8")
+    else:
+        weights = load_file(home / "init" / "model.safetensors")
+        weights["shared.weight"][3, 2] += 1
+        save_file(weights, home / "init" / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("what", ["settings", "rows", "weights"])
+def test_processes_that_begin_with_different_things_are_refused_by_all(homes, tmp_path, what):
+    """Each trained its part of something else, without a word."""
+    alter(homes[1], what)
+    workdir = tmp_path / "run"
+    arguments = ("run", "--config", "config.yaml", "data.path=rows.jsonl", "model.init=init")
+    for _, errors, code in ended(*begin_pair(*arguments, workdirs=[workdir] * 2, devices=1, homes=homes)):
+        assert code == EXIT_USER_ERROR, errors
+        assert f"--distributed: the {what} of process 1 are not those of process 0. " in errors
+        assert "Traceback" not in errors
+    # Nothing is left in the way of the command that is right.
+    assert what == "weights" or not (workdir.exists() and list(workdir.iterdir()))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_evaluation_by_two_processes_is_of_the_same_rows(homes, alone, tmp_path, same):
+    if not same:
+        alter(homes[1], "rows")
+    arguments = ("eval", "--model", alone, "--input", "rows.jsonl", "--output", tmp_path / "out", "--no-checks")
+    quick = ("evaluation.faithfulness_rows=0", "evaluation.resamples=0")
+    for _, errors, code in ended(*begin_each([(*arguments, *quick)] * 2, 1, homes)):
+        assert code == (0 if same else EXIT_USER_ERROR), errors
+        assert ("the rows of process 1 are not those of process 0" in errors) == (not same)
+    assert (tmp_path / "out" / "metrics.json").exists() == same
+
+
+def test_what_another_machine_writes_is_seen_at_once(tmp_path, monkeypatch):
+    """NFS went on for half a minute that run.json was not there, since it was asked for before; it lists anew."""
+    absent, is_file, listed = set(), pathlib.Path.is_file, os.listdir
+
+    def remembered(path, **options):
+        if not is_file(path, **options):
+            absent.add(path)
+        return path not in absent
+
+    def list_anew(folder):
+        absent.clear()
+        return listed(folder)
+
+    def barrier(name):
+        if name == "run started":
+            (tmp_path / "run.json").write_text('{"config_hash": "c", "data_hash": "d"}')
+        elif name == "mark done":
+            (tmp_path / "later").touch()
+
+    monkeypatch.setattr(pathlib.Path, "is_file", remembered)
+    monkeypatch.setattr(os, "listdir", list_anew)
+    monkeypatch.setattr(workdir_module, "is_writer", lambda: False)
+    monkeypatch.setattr(workdir_module, "wait_for_all", barrier)
+    workdir = workdir_module.Workdir(tmp_path)
+    workdir.start(Config(), "d")
+    assert workdir.state["data_hash"] == "d"
+    assert not (tmp_path / "later").is_file()
+    workdir.mark("done", True)
+    assert (tmp_path / "later").is_file()
 
 
 def test_a_folder_in_which_a_command_runs_is_refused_by_all(config, tmp_path):

@@ -36,7 +36,7 @@ from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.distributed import agree, is_writer
+from r2d_jax.runtime.distributed import agree, is_writer, require_same
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import (
     EVALUATION_FILES,
@@ -342,6 +342,8 @@ def evaluate_model(
     # A threshold is the calibration's matter, and needs no probabilities of a run that has none.
     evaluation = dataclasses.replace(asked.evaluation, **settings, target_risk=None)
     require_scorer(None if source is None else evaluation.bertscore)
+    require_same("settings", [repr((card, decode, evaluation)).encode()])
+    require_same("rows", (repr(example).encode() for example in examples))
     model, mesh = _open(model_path, evaluation.batch_size)
     predictor, features = _predictor(model, mesh, examples, source, decode)
     return evaluate_rows(

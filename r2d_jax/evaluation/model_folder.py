@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -18,6 +19,7 @@ from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
+from r2d_jax.runtime.distributed import require_same
 from r2d_jax.runtime.mesh import place, tree_shardings, with_shardings
 from r2d_jax.runtime.outputs import MODEL_MARK
 
@@ -196,5 +198,16 @@ def require_shape(folder: pathlib.Path, card: ModelCard, shape: T5Config) -> Non
 
 
 def place_params(params: Any, mesh: Mesh) -> Params:
-    """Host weights onto the devices, by the sharding rules."""
+    """Host weights onto the devices, by the sharding rules; of several processes each has to bring all of them.
+
+    Raises:
+        UserError: on every process, where one brings others.
+    """
+    require_same("weights", _bytes_of(params))
     return jax.tree.map(place, params, tree_shardings(params, mesh))
+
+
+def _bytes_of(params: Any) -> Iterator[bytes | memoryview]:
+    for path, array in jax.tree_util.tree_leaves_with_path(params):
+        yield f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
+        yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

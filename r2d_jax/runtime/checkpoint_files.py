@@ -1,6 +1,7 @@
 """Files of checkpoints; in: folders and what is wanted of them, out: whole steps, arrays that are what was written."""
 
 import contextlib
+import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from orbax.checkpoint import v1 as ocp
 
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.checksums import checksum, not_finite
+from r2d_jax.runtime.distributed import require_same
 
 LATEST, BEST = "latest", "best"
 WEIGHTS = "params"
@@ -48,11 +50,14 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
     """Weights only, from one step folder, in the layout of `abstract_params`; reads no optimiser state.
 
     Raises:
-        UserError: the checkpoint is damaged, its weights have other names or shapes, each of which is named, or one
-            of them holds NaN or infinity.
+        UserError: the checkpoint is damaged, its weights have other names or shapes, each of which is named, one
+            of them holds NaN or infinity, or a process would read others.
     """
     try:
-        params = load_items(folder, metadata_of(folder), {WEIGHTS: abstract_params})[WEIGHTS]
+        metadata = metadata_of(folder)
+        # A path may be another folder on each machine.
+        require_same("weights", [json.dumps(_stored_sums(metadata), sort_keys=True).encode()])
+        params = load_items(folder, metadata, {WEIGHTS: abstract_params})[WEIGHTS]
     except Damaged as error:
         raise UserError(str(folder), str(error), "Restore it from a copy, or train anew.") from error
     if unsound := not_finite(params):
@@ -121,12 +126,16 @@ def load_items(folder: pathlib.Path, metadata: Any, wanted: dict[str, Any]) -> d
     _compare(folder, _shapes(metadata.metadata[WEIGHTS]), _shapes(wanted[WEIGHTS]))
     with _reading():
         loaded = ocp.load_checkpointables(folder.absolute(), wanted)
-    sums = (metadata.custom_metadata or {}).get(SUMS, {})
+    sums = _stored_sums(metadata)
     for name, tree in loaded.items():
         # Older checkpoints have none.
         if name in sums and checksum(tree) != sums[name]:
             raise Damaged(f"its {name} are not what was written (another checksum)")
     return loaded
+
+
+def _stored_sums(metadata: Any) -> dict[str, str]:
+    return (metadata.custom_metadata or {}).get(SUMS, {})
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

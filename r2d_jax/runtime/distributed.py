@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import pathlib
 import re
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -21,6 +22,8 @@ OPTION = "--distributed"
 _SHUTDOWN_SECS = 20
 _PROBE = ".shared_probe"
 _PREEMPTION_SERVICE = "jax_enable_preemption_service"
+# Processes that an error names.
+_NAMED = 3
 _FORM = "Give off, auto or HOST:PORT,PROCESSES,INDEX, for example 10.0.0.2:8476,4,0."
 
 
@@ -160,6 +163,33 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     return np.sum(multihost_utils.process_allgather(values), axis=0, dtype=values.dtype)
 
 
+def require_same(name: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Refuse to go on where processes began with different things; all must call it, at the same point.
+
+    Args:
+        name: of the things, in the plural, as the error has it.
+        parts: their bytes, one after the other; looked at only where there are several processes, of which each
+            tells the others no more than a hash.
+
+    Raises:
+        UserError: on every process, where one has others than process 0; says which.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    digests = multihost_utils.process_allgather(np.frombuffer(digest.digest(), np.uint8))
+    others = np.flatnonzero((digests != digests[0]).any(axis=1)).tolist()
+    if others:
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise UserError(
+            OPTION,
+            f"the {name} of process {', '.join(map(str, others[:_NAMED]))}{more} are not those of process 0",
+            "Start all processes with the same command and the same files.",
+        )
+
+
 def wait_for_all(name: str) -> None:
     """Go on only when every process has come here."""
     if jax.process_count() > 1:
@@ -171,6 +201,15 @@ def fetch(array: jax.Array) -> np.ndarray:
     if isinstance(array, jax.Array) and not array.is_fully_addressable and not array.is_fully_replicated:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)
+
+
+def look_again(folder: pathlib.Path) -> list[str]:
+    """Names in a folder, and what they stand for is seen from here on.
+
+    A network file system may keep answering for half a minute that a file is not there which another machine has
+    written since; a listing asks its server.
+    """
+    return os.listdir(folder)
 
 
 def check_shared(folder: pathlib.Path) -> None:
@@ -186,8 +225,7 @@ def check_shared(folder: pathlib.Path) -> None:
     if is_writer():
         probe.write_bytes(token)
     wait_for_all("shared probe written")
-    # Other names or a listing first: a network file system may keep answering that a file is not there.
-    seen = probe.name in {entry.name for entry in folder.iterdir()} if folder.is_dir() else False
+    seen = folder.is_dir() and probe.name in look_again(folder)
     mine = seen and probe.read_bytes() == token
     alone = agree(not mine)
     if is_writer():

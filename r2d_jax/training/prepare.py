@@ -44,7 +44,7 @@ from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import restore_weights
-from r2d_jax.runtime.distributed import is_writer, wait_for_all
+from r2d_jax.runtime.distributed import is_writer, require_same, wait_for_all
 from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.training.objectives import StepContext, seed_key
@@ -271,17 +271,21 @@ def prepare(
         report: takes lines about how far long parts have come.
 
     Raises:
-        UserError: anything wrong in config or data; also when the data changed since the run began.
+        UserError: anything wrong in config or data; also when the data changed since the run began, or a process
+            has others.
     """
     workdir.check(config)
     check_batch_sizes(config, mesh)
     sources = {number: rationale_source(config, stage) for number, stage in stage_configs(config).items()}
     names = used_sources(config)
     splits = splits_of_run(config, paced(report, "reading"))
-    # Nobody saves it before all have loaded or trained it.
+    data_hash = content_hash(splits)
+    # A path may be another file on each machine.
+    require_same("rows", [data_hash.encode()])
     tokenizer = _tokenizer(config, workdir, splits.train, names)
+    # Nobody saves it before all have loaded or trained it.
+    require_same("vocabulary entries", [tokenizer.fingerprint.encode()])
     _check_same_tokenizer(workdir, tokenizer)
-    wait_for_all("vocabulary")
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
     labels = label_set(splits)
@@ -294,7 +298,6 @@ def prepare(
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
     encoder = FeatureEncoder(config.data, tokenizer, labels)
     trie = label_trie(labels, tokenizer) if config.label_decode == "constrained" else None
-    data_hash = content_hash(splits)
     # Nothing that is wrong is left to find, so files may be written from here on.
     workdir.start(config, data_hash)
     rows = {name: getattr(splits, name) for name in NAMES}

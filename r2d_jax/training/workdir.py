@@ -13,10 +13,17 @@ from rich.console import Console
 
 from r2d_jax.config import Config, Count
 from r2d_jax.config_file import dump_config
-from r2d_jax.config_identity import config_hash, differences, settings_of
+from r2d_jax.config_identity import all_settings, config_hash, differences, settings_of
 from r2d_jax.errors import UserError, first_fault
 from r2d_jax.evaluation.model_folder import read_card
-from r2d_jax.runtime.distributed import agree, check_shared, is_writer, wait_for_all
+from r2d_jax.runtime.distributed import (
+    agree,
+    check_shared,
+    is_writer,
+    look_again,
+    require_same,
+    wait_for_all,
+)
 from r2d_jax.runtime.files import write_fault, write_text
 from r2d_jax.runtime.locks import alone_in
 from r2d_jax.runtime.outputs import METRICS_FILE, RUN_MARK, require_local
@@ -110,8 +117,8 @@ class Workdir:
         """Refuse a folder that this run must not touch; writes nothing that stays.
 
         Raises:
-            UserError: it holds a run of another config, other files, or cannot be written, or another command runs
-                in it.
+            UserError: it holds a run of another config, other files, or cannot be written, another command runs
+                in it, or a process has another config.
         """
         fault = write_fault(self.path) if is_writer() else None
         # All end together: a process that waited for one that has gone would wait long.
@@ -128,6 +135,8 @@ class Workdir:
                 "Wait for that one, or choose another --workdir; nothing was changed.",
             )
         check_shared(self.path)
+        # With other rows, or steps of another kind, each process would train its own part of something else.
+        require_same("settings", [json.dumps(all_settings(config), sort_keys=True).encode()])
         if not self.started:
             strangers = sorted(entry.name for entry in self.path.iterdir())
             if strangers:
@@ -184,6 +193,8 @@ class Workdir:
                 self._write_state(run | {"settings": settings_of(config)})
                 write_text(self.path / CONFIG_FILE, dump_config(config))
             wait_for_all("run started")
+            # Before it was there all asked for it.
+            look_again(self.path)
         elif self.state.get("data_hash") != data_hash:
             raise UserError(
                 str(self.path),
@@ -224,6 +235,7 @@ class Workdir:
         if is_writer():
             self._write_state(self.state | {name: value})
         wait_for_all(f"mark {name}")
+        look_again(self.path)
 
     def _write_state(self, state: dict[str, Any]) -> None:
         write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
