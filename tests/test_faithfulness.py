@@ -408,6 +408,19 @@ def test_statements_are_told_where_nothing_is_ablated(evaluated, tmp_path):
     assert len(lines_of(tmp_path, "faithfulness.jsonl")) == 16
 
 
+def test_no_process_ends_before_the_figures_are_written(evaluated, tmp_path, monkeypatch):
+    """One that has ended waits for the others at its exit, but not long."""
+    there = []
+    monkeypatch.setattr(
+        "r2d_jax.evaluation.evaluate.wait_for_all",
+        lambda _: there.append((tmp_path / "metrics.json").exists()),
+    )
+    settings = EvaluationConfig(batch_size=16, rationale_checks=False, resamples=0)
+    rows = (evaluated.examples, evaluated.features, None)
+    evaluate_rows(evaluated.model, evaluated.predictor, *rows, settings=settings, folder=tmp_path)
+    assert there == [True]
+
+
 class Collapsed(Predictor):
     """The model's labels, and for each the one text of its label."""
 

@@ -23,7 +23,7 @@ from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
 from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
-from r2d_jax.runtime.distributed import is_writer
+from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.outputs import EVALUATION_FILES, METRICS_FILE
 
 
@@ -164,6 +164,8 @@ def evaluate_rows(
             write_predictions(folder / "faithfulness.jsonl", reasons.lines)
         write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
         write_json(folder / METRICS_FILE, metrics)
+    # The others would end, and wait for this one a short time only.
+    wait_for_all("evaluation written")
     return metrics
 
 
