@@ -82,6 +82,8 @@ install_gcsfuse() {
 #   --implicit-dirs       folders that were uploaded by other programs are seen
 # 9>&-: the lock is the job's; a mount outlives the job.
 mount_bucket() {
+  # A mount whose daemon was killed answers nothing, and nothing can be made or mounted in its place.
+  [ -e "$2" ] || fusermount -uz "$2" 2>/dev/null || true
   mkdir -p "$2"
   if mountpoint -q "$2"; then
     return 0

@@ -197,6 +197,23 @@ def test_a_bucket_that_cannot_be_mounted_is_told(ready):
     assert ready.notes("jobs") == []
 
 
+def test_a_mount_whose_daemon_was_killed_is_replaced(ready):
+    """Each start ended with code 1, as no folder could be made there."""
+    folder = ready.folder / "w-0" / "r2d" / "buckets" / "my-bucket"
+    folder.parent.mkdir()
+    # Like a dead mount it is there, and cannot be looked at.
+    folder.symlink_to(ready.folder / "gone")
+    ready.stub("fusermount", 'rm "${@: -1}"')
+    worker = ready.folder / "w-0" / "r2d" / "code" / "launch" / "tpu_worker.sh"
+    words = [worker, "start", "--workdir", "gs://my-bucket/x"]
+    environment = ready.environment(WORKER="w-0")
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
+    assert (result.returncode, result.stdout) == (0, "worker w-0 started\n"), result.stderr
+    assert [words[:2] for words in ready.notes("calls") if words[0] == "fusermount"] == [["fusermount", "-uz"]]
+    assert folder.resolve() == ready.folder / "bucket" / "my-bucket"
+    ready.wait_for(lambda: ready.notes("jobs"))
+
+
 def test_what_mounts_buckets_is_installed_where_it_is_missing(ready):
     (ready.bin / "gcsfuse").rename(ready.folder / "gcsfuse")
     install = f'mv "{ready.folder}/gcsfuse" "{ready.bin}/gcsfuse"'
