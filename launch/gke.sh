@@ -36,8 +36,8 @@
 # Layers of restart:
 #   1. r2d: SIGTERM saves and ends with code 75; the same command goes on from the last checkpoint.
 #   2. The Job restarts no pod by itself: all processes of a slice must start together.
-#   3. The JobSet makes all pods new: without limit after code 75 or the loss of a node, MAX_RESTARTS times after
-#      other failures, among them mistakes in settings (code 2).
+#   3. The JobSet makes all pods new: without limit after code 75 or an announced loss of a node,
+#      MAX_RESTARTS times after other failures, among them mistakes in settings (code 2) and a loss without notice.
 #   4. GKE brings back the nodes. Nothing of this needs your machine.
 #
 # Exit codes: 0 done; 2 a mistake to mend, nothing was done; else that of kubectl.
