@@ -209,7 +209,9 @@ def test_a_mount_whose_daemon_was_killed_is_replaced(ready):
     environment = ready.environment(WORKER="w-0")
     result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
     assert (result.returncode, result.stdout) == (0, "worker w-0 started\n"), result.stderr
-    assert [words[:2] for words in ready.notes("calls") if words[0] == "fusermount"] == [["fusermount", "-uz"]]
+    assert [words[:2] for words in ready.notes("calls") if words[0] == "fusermount"] == [
+        ["fusermount", "-uz"]
+    ]
     assert folder.resolve() == ready.folder / "bucket" / "my-bucket"
     ready.wait_for(lambda: ready.notes("jobs"))
 

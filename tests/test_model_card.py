@@ -235,7 +235,11 @@ def test_of_many_labels_those_of_single_rows_are_not_named_in_the_card(tmp_path,
     [
         ("float32", "float32", None),
         ("float32", "int8", None),
-        ("float32", "bfloat16", "`r2d predict` computes in float32, the type of training, as does `from_pretrained("),
+        (
+            "float32",
+            "bfloat16",
+            "`r2d predict` computes in float32, the type of training, as does `from_pretrained(",
+        ),
         ("bfloat16", "float32", "`r2d predict` computes in bfloat16, the type of training, but"),
         ("bfloat16", "int8", "`r2d predict` computes in bfloat16, the type of training, but"),
         ("bfloat16", "bfloat16", "`r2d predict` computes in bfloat16, the type of training, but"),

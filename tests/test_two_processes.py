@@ -245,7 +245,16 @@ def test_processes_that_begin_with_different_things_are_refused_by_all(homes, tm
 def test_an_evaluation_by_two_processes_is_of_the_same_rows(homes, alone, tmp_path, same):
     if not same:
         alter(homes[1], "rows")
-    arguments = ("eval", "--model", alone, "--input", "rows.jsonl", "--output", tmp_path / "out", "--no-checks")
+    arguments = (
+        "eval",
+        "--model",
+        alone,
+        "--input",
+        "rows.jsonl",
+        "--output",
+        tmp_path / "out",
+        "--no-checks",
+    )
     quick = ("evaluation.faithfulness_rows=0", "evaluation.resamples=0")
     for _, errors, code in ended(*begin_each([(*arguments, *quick)] * 2, 1, homes)):
         assert code == (0 if same else EXIT_USER_ERROR), errors

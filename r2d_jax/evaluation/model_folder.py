@@ -210,4 +210,4 @@ def place_params(params: Any, mesh: Mesh) -> Params:
 def _bytes_of(params: Any) -> Iterator[bytes | memoryview]:
     for path, array in jax.tree_util.tree_leaves_with_path(params):
         yield f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode()
-        yield memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
