@@ -197,7 +197,7 @@ def test_another_tokenizer_is_refused_on_load(exported, model, predict, tmp_path
 
 def test_an_import_takes_no_other_tokenizer(exported, model, r2d, tmp_path):
     """B010: it wrote the fingerprint of any tokenizer into the card, so that no later command could tell."""
-    other = Tokenizer.train(["predict: explain: given label: urgent, not urgent", "cough and pallor"], 140)
+    other = Tokenizer.train(["predict: explain: given label: urgent, not urgent", "cough and pallor"], 130)
     larger = Tokenizer.train(
         ["given label: fever and pain in the abdomen since yesterday evening, no injury"], 200
     )
