@@ -176,10 +176,10 @@ def test_onnx_that_cannot_be_made_leaves_nothing(tmp_path, shared_data, monkeypa
     with pytest.raises(UserError, match=r"--format: 'gguf' is not known. Use safetensors or onnx"):
         export_folder(tmp_path, tmp_path / "out", dtype="float32", overwrite=False, format="gguf")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*r2d_jax\[onnx\]"):
+    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*\.\[onnx\]"):
         # Before a model is looked for.
         export_folder(tmp_path, tmp_path / "out", dtype="float32", overwrite=False, format="onnx")
-    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*r2d_jax\[onnx\]"):
+    with pytest.raises(UserError, match=r"--format onnx: needs onnxruntime.*\.\[onnx\]"):
         export_model(made_model(shared_data), tmp_path / "out", onnx=True)
     assert not list(tmp_path.iterdir())
 
