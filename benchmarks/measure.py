@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.sides import Side, SideFailed, side
-from benchmarks.turns import GENERATION, TRAINING, Questions
+from benchmarks.turns import GENERATION, OURS_ALONE, TRAINING, Questions
 from benchmarks.worker import SIDES
 from benchmarks.workload import Settings
 
@@ -62,14 +62,15 @@ class Case:
             SideFailed: a side ended, or the two sides do not compute the same losses.
         """
         result["parts"], result["sides"], result["same"] = {}, {}, {}
-        if {*TRAINING, *GENERATION, "pipeline"} & set(self.parts):
-            questions = Questions(self.settings, self.parts, self.say)
-            answers: dict[str, dict[str, Any]] = {name: {} for name in SIDES}
-            for names in [SIDES] if self.settings.alternating else [(name,) for name in SIDES]:
+        questions = Questions(self.settings, self.parts, self.say)
+        answers: dict[str, dict[str, Any]] = {name: {} for name in SIDES}
+        for names in [SIDES] if self.settings.alternating else [(name,) for name in SIDES]:
+            for section in questions.sections():
+                asked = [name for name in names if name == "ours" or section not in OURS_ALONE]
                 with contextlib.ExitStack() as stack:
                     turns = [
-                        questions.ask(name, stack.enter_context(self._side(name)), answers[name])
-                        for name in names
+                        questions.ask(section, name, stack.enter_context(self._side(name)), answers[name])
+                        for name in asked
                     ]
                     for ended, *_ in zip(*turns, strict=True):
                         if ended:
@@ -93,8 +94,12 @@ class Case:
             result["same"]["written"] = {
                 part: _written(*(found[name][part] for name in SIDES)) for part in found["ours"]
             }
-        elif section == "training":
-            self._training(found, result)
+        elif section in ("stage1", "stage2"):
+            self._training(section, found, result)
+        elif section == "shared":
+            result["shared_widths"] = found["ours"]["widths"]
+            # What the decode takes where it has no encoder pass of its own; ours alone.
+            result["parts"]["shared_decode_share"] = summary(_shares(found["ours"]["pairs"]))
         elif section == "generation":
             self._generation(found, result)
         elif section == "pipeline":
@@ -115,10 +120,10 @@ class Case:
             raise SideFailed(f"the sides do not compute the same losses: {losses}")
         return {"losses": losses, "largest_difference": apart}
 
-    def _training(self, found: dict[str, Any], result: dict[str, Any]) -> None:
+    def _training(self, stage: str, found: dict[str, Any], result: dict[str, Any]) -> None:
         ours = found["ours"]
-        result["step_widths"] = ours["widths"]
-        result["compiled_while_timing"] = ours["compiled_while_timing"]
+        result.setdefault("step_widths", {})[stage] = ours["widths"]
+        result.setdefault("compiled_while_timing", {})[stage] = ours["compiled_while_timing"]
         for part, flops in ours["flops"].items():
             steps = {name: answer["steps"][part] for name, answer in found.items()}
             times = _compared_answers({name: [by[i] for i in sorted(by)] for name, by in steps.items()})
@@ -128,9 +133,7 @@ class Case:
                 "ours_gflops_per_sec": rate,
                 "ours_share_of_matmul_peak": rate / self.peak_gflops,
             }
-        if "shared" in ours:
-            # What the decode takes where it has no encoder pass of its own; ours alone.
-            result["parts"]["shared_decode_share"] = summary(_shares(ours["shared"]))
+        if {"stage2_gold", "stage2_sampled"} <= ours["flops"].keys():
             gold, sampled = (result["parts"][f"stage2_{kind}"] for kind in ("gold", "sampled"))
             pairs = {name: zip(gold[name]["values"], sampled[name]["values"], strict=True) for name in found}
             result["parts"]["label_decode_share"] = {
@@ -223,7 +226,7 @@ def _expected(result: dict[str, Any]) -> dict[str, int]:
     widths = result.get("generation_widths", {})
     return {
         "loss_sums": 2,
-        "train_step": sum(result["step_widths"].values()),
+        "train_step": sum(result.get("step_widths", {}).values()) + result.get("shared_widths", 0),
         "_labels": sum(widths.get(part, 0) for part in ("label_generation", "long_label_generation")),
         "_rationales": widths.get("rationale_generation", 0),
         "ended_rationales": widths.get("ended_rationale_generation", 0),

@@ -86,9 +86,11 @@ def _case(case: dict[str, Any], settings: dict[str, Any]) -> list[str]:
             f"{100 * share[name]['median']:.1f}" if name in share else "" for name in ("ours", "peer")
         )
         aim = "≤ 5 %" if case["shape"] == "small" else ""
-        lines.append(f"| label decode, of the sampled step | % | {told} | | | |")
-        shared = 100 * parts["shared_decode_share"]["median"]
-        lines.append(f"| label decode that shares the encoder pass | % | {shared:.1f} | | | | {aim} |")
+        lines.append(f"| label decode, of the sampled step | % | {told} | | | {aim} |")
+    if shared := parts.get("shared_decode_share"):
+        lines.append(
+            f"| label decode that shares the encoder pass | % | {100 * shared['median']:.1f} | | | | |"
+        )
     if start := parts.get("start"):
         lines.append(
             f"| start to first step, empty compile cache | s | {start['ours_cold_secs']:.1f} | | | | |"

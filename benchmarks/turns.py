@@ -1,5 +1,6 @@
 """What one side is asked, turn by turn; in: the side and what is measured, out: its answers, section by section."""
 
+import collections
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ GENERATION = {
     "ended_rationale_generation": "ended_rationale",
 }
 PIPELINE_BATCHES = 2000
+OURS_ALONE = ("shared",)
+"""Sections that the peer has nothing to answer to."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,42 +35,62 @@ class Questions:
     parts: Sequence[str]
     say: Callable[[str], None]
 
-    def ask(self, name: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
-        """Put a side's answers into `answers`, by section; yields after each turn the section that it ended, or "".
+    def sections(self) -> list[str]:
+        """In their order; each is asked of processes of its own, for none needs the memory of another.
+
+        T5-small's ten widths of three kinds of steps held 8 GiB of compiled programs and the peer 14 GiB.
+        """
+        found = []
+        if {*GENERATION, *TRAINING, "pipeline"} & set(self.parts):
+            found.append("untrained")
+        if "stage1" in self.parts:
+            found.append("stage1")
+        stage2 = {"stage2_gold", "stage2_sampled"}
+        if stage2 & set(self.parts):
+            found.append("stage2")
+        if stage2 <= set(self.parts):
+            found.append("shared")
+        return found
+
+    def ask(self, section: str, name: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
+        """Put a side's answers into `answers`; yields after each turn the kind of answers that it ended, or "".
 
         Raises:
             SideFailed: the side ended.
         """
+        asked = {"untrained": self._untrained, "shared": self._shared}.get(section)
+        yield from asked(name, one, answers) if asked else self._steps(section, name, one, answers)
+        if name == "ours":
+            programs = collections.Counter(one.call("compiled")["programs"])
+            answers["compiled"] = dict(programs + collections.Counter(answers.get("compiled", {})))
+        yield "compiled"
+
+    def _untrained(self, name: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
+        """All that is asked while the weights of both sides are the same."""
         answers["facts"] = one.call("facts")
         answers["losses"] = one.call("check")
         yield "losses"
         generation = [part for part in GENERATION if part in self.parts]
         written = {}
-        # Before any step, while the weights of both sides are the same.
         for part in generation:
             self.say(f"{part}: the first rows, {name}")
             written[part] = one.call("generate", kind=GENERATION[part], index=0, same=True)["ids"]
             yield ""
         answers["written"] = written
         yield "written"
-        yield from self._training(name, one, answers)
         yield from self._generation(name, one, generation, answers)
         if "pipeline" in self.parts:
             self.say(f"pipeline: {name}")
             answers["pipeline"] = one.call("pipeline", batches=PIPELINE_BATCHES)
             yield "pipeline"
-        if name == "ours":
-            answers["compiled"] = one.call("compiled")["programs"]
-        yield "compiled"
 
-    def _training(self, name: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
-        parts = [part for part in TRAINING if part in self.parts]
-        found: dict[str, Any] = {"widths": {}, "steps": {part: {} for part in parts}}
+    def _steps(self, stage: str, name: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
+        parts = [part for part in TRAINING if part in self.parts and part.startswith(stage)]
+        found: dict[str, Any] = {"steps": {part: {} for part in parts}}
+        self.say(f"{stage}: first steps, {name}")
         # One program serves both kinds of stage-2 step.
-        for part in {part[:6]: part for part in parts}.values():
-            self.say(f"{part}: first steps, {name}")
-            found["widths"][part[:6]] = one.call("warm", part=part)["widths"]
-            yield ""
+        found["widths"] = one.call("warm", part=parts[-1])["widths"]
+        yield ""
         before = one.call("compiled")["programs"] if name == "ours" else {}
         order = list(range(self.settings.repeats))
         random.Random(self.settings.seed).shuffle(order)
@@ -81,17 +104,19 @@ class Questions:
             after = one.call("compiled")["programs"]
             found["compiled_while_timing"] = sum(after.values()) - sum(before.values())
             found["flops"] = {part: one.call("flops", part=part)["flops"] for part in parts}
-            if {"stage2_gold", "stage2_sampled"} <= set(parts):
-                found["widths"]["stage2_shared"] = one.call("warm", part="stage2_shared")["widths"]
-                found["shared"] = [
-                    [
-                        one.call("step", part=f"stage2_{kind}", index=index)["secs"]
-                        for kind in ("gold", "shared")
-                    ]
-                    for index in range(self.settings.repeats)
-                ]
-        answers["training"] = found
-        yield "training"
+        answers[stage] = found
+        yield stage
+
+    def _shared(self, _: str, one: Side, answers: dict[str, Any]) -> Iterator[str]:
+        """Steps whose label decode shares the encoder pass, beside steps without a decode."""
+        widths = {part: one.call("warm", part=part)["widths"] for part in ("stage2_gold", "stage2_shared")}
+        pairs = []
+        for index in range(self.settings.repeats):
+            pairs.append([one.call("step", part=part, index=index)["secs"] for part in widths])
+            self.say(f"shared {index + 1}/{self.settings.repeats}: {pairs[-1][1]:.3g} s")
+            yield ""
+        answers["shared"] = {"widths": sum(widths.values()), "pairs": pairs}
+        yield "shared"
 
     def _generation(self, name: str, one: Side, parts: list[str], answers: dict[str, Any]) -> Iterator[str]:
         found: dict[str, Any] = {"widths": {}, "batches": {part: [] for part in parts}}
