@@ -1,4 +1,7 @@
-"""Files for --input that are not UTF-8: every command that reads one takes --encoding, and says so."""
+"""Files for --input in another encoding, or with another column of labels: what each command that reads one says."""
+
+import dataclasses
+import pathlib
 
 import pytest
 from cli_cases import compile_cache, r2d  # noqa: F401
@@ -6,7 +9,7 @@ from cli_cases import compile_cache, r2d  # noqa: F401
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import apply, calibrate_model
-from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard
+from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard, read_card
 
 ROWS = "question,label,rationale\nDolor de cabeza désde áyer,urgent,Sí\n"
 ASKING = ("--base-url", "http://localhost:1/v1", "--llm", "none", "--dry-run")
@@ -57,3 +60,20 @@ def test_a_file_in_another_encoding_is_read(command, folder, r2d):  # noqa: F811
     # The rows of a run are read as the run reads them.
     if command != "predict":
         r2d(*arguments, *again, "--encoding", "latin-1").refused("--input: is needed")
+
+
+@pytest.mark.parametrize("command", ["eval", "zero-shot"])
+def test_a_column_of_notes_is_no_label_set(command, folder, r2d):  # noqa: F811
+    """A model without a label set took any column for its labels, and metrics.json and the prompt named them."""
+    card = pathlib.Path("model", CARD_FILE)
+    card.write_text(dataclasses.replace(read_card(folder / "model"), labels=()).to_json(), encoding="utf-8")
+    notes = [f"{number} years, brought in by Zebedee after a fall at home" for number in range(30)]
+    rows = [f"{note},urgent,because\n" for note in notes]
+    pathlib.Path("notes.csv").write_text("".join(["question,label,rationale\n", *rows]), encoding="utf-8")
+    arguments = (command, "--model", "model", *COMMANDS[command], "--input", "notes.csv")
+    wrong = (*arguments, "--question-column", "label", "--label-column", "question")
+    ended = r2d(*wrong)
+    ended.refused("column 'question': holds 30 different values in 30 rows", "--label-column")
+    assert "Zebedee" not in ended.err
+    ended = r2d(*arguments)
+    assert "different values" not in ended.err

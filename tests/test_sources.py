@@ -249,6 +249,15 @@ def test_b016_cell_longer_than_the_csv_default(write_csv):
     assert len(example.question) == 200_000
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ISO-8859-15"])
+def test_b019_a_windows_file_is_not_latin_1(write, encoding):
+    """Dashes and quotes became control characters without a word in `r2d predict` and `r2d eval`."""
+    content = f"{HEADER}\nq,yes,r\n{'x' * 9000} 120\u2013130,no,r\n"
+    path = write("rows.csv", content, "cp1252")
+    refusal(path, "line 3", f"byte {content.index(chr(0x2013))} ", "Name cp1252", encoding=encoding)
+    assert read(path, encoding="cp1252")[1].question.endswith("120\u2013130")
+
+
 def test_b019_wrong_encoding_names_line_and_byte(write):
     content = f"{HEADER}\nq,yes,r\n{SECRET.replace(',', '')} caf\xe9,no,r\n"
     path = write("rows.csv", content, "latin-1")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from r2d_jax.config import ColumnsConfig, Config, EvaluationConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
+from r2d_jax.data.check.labels import looks_like_text
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
@@ -186,7 +187,7 @@ def labelled_rows(
         labels, source, evaluation = run.labels, run.source, run.config.evaluation
     else:
         form = form_of_file(model, columns)
-        labels, source = form.labels, form.source if with_rationales else None
+        source = form.source if with_rationales else None
         sources = () if source is None else (source,)
         examples = read_examples(
             input_file,
@@ -195,8 +196,20 @@ def labelled_rows(
             encoding=encoding,
             label_map=form.label_map,
         )
-    found = labels or tuple(sorted(set(labels_of(examples))))
-    return LabelledRows(examples, found, source, evaluation)
+        labels = form.labels or _labels_alone(examples, form.columns.label)
+    return LabelledRows(examples, labels, source, evaluation)
+
+
+def _labels_alone(examples: Sequence[Example], column: str) -> tuple[str, ...]:
+    """All gold labels, sorted, where there is no label set; refuses a column of notes, whose texts would be shown."""
+    found = tuple(sorted(set(labels_of(examples))))
+    if looks_like_text(found, len(examples)):
+        raise UserError(
+            f"column {column!r}",
+            f"holds {len(found)} different values in {len(examples)} rows, so it looks like text, not like labels",
+            "Name the column of labels with --label-column.",
+        )
+    return found
 
 
 def rows_to_evaluate(
@@ -244,6 +257,8 @@ def rows_to_evaluate(
         label_map=card.label_map,
         need_subgroups=need_subgroups,
     )
+    if not card.labels:
+        _labels_alone(examples, columns.label)
     if source is not None and not any(example.rationales[source].strip() for example in examples):
         source = None
     return examples, source

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, TextIO, cast
@@ -11,13 +12,19 @@ from r2d_jax.data.reading.files import Part, brief
 from r2d_jax.errors import UserError
 
 _BY = " by data.encoding (rows of a run) or --encoding (rows of --input)"
+_CONTROLS = re.compile(rb"[\x80-\x9f]")
 
 
 class _Counted(io.BufferedIOBase):
-    """Bytes that remember how many of them, and how many line feeds, were read."""
+    """Bytes that remember how many of them, and how many line feeds, were read.
 
-    def __init__(self, file: IO[bytes]):
-        self._file = file
+    Latin-1 takes any byte: of the dashes and quotes of a Windows file it makes control characters, which no text
+    holds and no vocabulary knows. So those are refused.
+    """
+
+    def __init__(self, part: Part, file: IO[bytes], encoding: str):
+        self._part, self._file, self._encoding = part, file, encoding
+        self._without_controls = codecs.lookup(encoding).name.startswith("iso8859")
         self.bytes = self.line_feeds = 0
         self.start = b""
 
@@ -27,6 +34,13 @@ class _Counted(io.BufferedIOBase):
     def read1(self, size: int | None = -1, /) -> bytes:
         data = self._file.read(-1 if size is None else size)
         self.start = self.start or data[:4]
+        if self._without_controls and (found := _CONTROLS.search(data)):
+            line = self.line_feeds + data.count(b"\n", 0, found.start()) + 1
+            raise UserError(
+                f"{self._part.path} line {line}",
+                f"byte {self.bytes + found.start()} is a control character in {self._encoding}",
+                f"Name cp1252{_BY}: there it is one of the dashes and quotes that Windows programs write.",
+            )
         self.bytes += len(data)
         self.line_feeds += data.count(b"\n")
         return data
@@ -45,11 +59,12 @@ def open_text(part: Part, encoding: str, newline: str) -> Iterator[TextIO]:
         newline: "" to end lines at any line end, "\\n" only there; kept as written in both cases.
 
     Raises:
-        UserError: cannot be opened, damaged, or not in this encoding (names line and byte).
+        UserError: cannot be opened, damaged, or not in this encoding (names line and byte), as is a control
+            character of latin-1.
     """
     with part.open() as file:
-        counted = _Counted(file)
         try:
+            counted = _Counted(part, file, encoding)
             text = io.TextIOWrapper(cast(IO[bytes], counted), encoding, newline=newline)
         except (LookupError, ValueError) as error:
             raise UserError(f"encoding {encoding!r}", "is not known", "Use utf-8.") from error
