@@ -13,7 +13,7 @@ from benchmarks.ours import Ours, host_batch
 from benchmarks.prepare import SHAPES
 from benchmarks.workload import END_ID, Row, Settings, Workload
 from r2d_jax.data.prompts import WIDTH_MULTIPLE, PromptTokens
-from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.mesh import shard_batch
 from r2d_jax.training.footprint import program_memory
 from r2d_jax.training.work import count_products
 
@@ -71,7 +71,7 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
     many = rows * -(-_SHUFFLED_ROWS // len(rows))
     ours = Ours(dataclasses.replace(workload, rows=many), settings)
     if point["part"] == LABEL_DECODE:
-        batch = place_batch(
+        batch = shard_batch(
             host_batch(rows, ours.full.question, workload.label_tokens, ours.full.rationale), ours.mesh
         )
         predictor = ours.predictor(workload.label_tokens)

@@ -24,7 +24,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, place_batch, place_flag, replicated
+from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, put_flag, replicated, shard_batch
 from r2d_jax.training.objectives import StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
@@ -174,7 +174,7 @@ class Ours:
 
     def device_batch(self, index: int) -> dict[str, jax.Array]:
         """The batch of a quantile, as a training step takes it."""
-        return place_batch(self.batches[index], self.mesh) | {STOP: place_flag(False, self.mesh)}
+        return shard_batch(self.batches[index], self.mesh) | {STOP: put_flag(False, self.mesh)}
 
     def step(self, part: str, index: int) -> dict[str, float]:
         """One training step on the batch of a quantile, from host arrays to the new weights."""
@@ -264,7 +264,7 @@ class Ours:
         params = self.unending_params()
         host = host_batch(rows, self._width_of(rows), self.workload.label_tokens, self.full.rationale)
         clock = Clock()
-        batch = place_batch(host, self.mesh)
+        batch = shard_batch(host, self.mesh)
         if kind.endswith("rationale"):
             given = (host["label_ids"], host["label_length"] - 1)
             labels = (jax.device_put(array, replicated(self.mesh)) for array in given)
@@ -297,7 +297,7 @@ class Ours:
         """Mean losses of the first rows with dropout off and gold labels."""
         rows = self.workload.rows[: self.settings.batch_size]
         host = host_batch(rows, self.full.question, self.workload.label_tokens, self.full.rationale)
-        batch = place_batch(host, self.mesh)
+        batch = shard_batch(host, self.mesh)
         found = {}
         for stage, objective in self.objectives.items():
             sums, counts = make_loss_sums(self.context, objective, self.mesh)(self.state.params, batch)

@@ -64,12 +64,12 @@ StartTimeout = Annotated[
 
 def _joined(distributed: str, timeout_secs: int, *, deterministic: bool = False) -> Console:
     """Join the other processes; the console of all but the first is quiet."""
-    from r2d_jax.runtime.devices import ask_for_same_bits
+    from r2d_jax.runtime.devices import request_deterministic_gpu_ops
     from r2d_jax.runtime.distributed import is_writer, start
 
     if deterministic:
         # Joining may already start the devices.
-        ask_for_same_bits()
+        request_deterministic_gpu_ops()
     start(distributed, timeout_secs=timeout_secs)
     return console(quiet=not is_writer())
 

@@ -24,7 +24,7 @@ from test_steps import (
 from r2d_jax.config import Stage2Config
 from r2d_jax.model.parameters import flatten
 from r2d_jax.objective.schedules import sampling_probability
-from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.mesh import shard_batch
 from r2d_jax.training import steps
 from r2d_jax.training.baselines import dss_objective, sft_objective
 
@@ -44,7 +44,7 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, method):
     step_fn = steps.make_train_step(context, objective, CONFIG, one_device)
     for index in range(5):
         rows = random_rows(index)
-        state, metrics = step_fn(state, place_batch(batch_of(rows), one_device))
+        state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
         loss, norm = trainer.sft(rows) if method == "sft" else trainer.dss(rows, 0.5)
         assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
         assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
@@ -61,7 +61,7 @@ def test_sft_does_not_look_at_rationales(tmp_path, one_device):
         batch["rationale_ids"] = np.full_like(batch["rationale_ids"], fill)
         batch["rationale_length"] = np.full_like(batch["rationale_length"], fill)
         with quick_compiler.quickly():
-            state, _ = step_fn(start(params, CONFIG, one_device), place_batch(batch, one_device))
+            state, _ = step_fn(start(params, CONFIG, one_device), shard_batch(batch, one_device))
         ends.append(flatten(jax.device_get(state.params)))
     for name, value in ends[0].items():
         np.testing.assert_array_equal(value, ends[1][name], err_msg=name)

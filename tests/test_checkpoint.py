@@ -75,10 +75,10 @@ def test_a_restore_is_bit_equal_in_any_layout_and_typed(tmp_path, state, layout,
         "8x1x1": lambda: make_mesh(MeshConfig()),
         "2x2x2": lambda: make_mesh(MeshConfig(2, 2, 2)),
     }[layout]()
-    step, params, opt_state, progress, carried = StageCheckpoints(tmp_path, HASH).restore_latest(
+    step, params, opt_state, progress, objective_state = StageCheckpoints(tmp_path, HASH).restore_latest(
         print, *targets(mesh)
     )
-    assert (step, carried) == (7, ())
+    assert (step, objective_state) == (7, ())
     assert progress == {"best_score": 0.5, "last_eval_step": 7}
     assert_equal_trees(params, state.params)
     assert_equal_trees(opt_state, state.opt_state)

@@ -140,8 +140,8 @@ def test_the_flag_for_the_same_bits_comes_in_time(mine):
     code = """
 import os, sys
 import r2d_jax.training.run
-from r2d_jax.runtime.devices import ask_for_same_bits
-print(ask_for_same_bits(), ask_for_same_bits(), flush=True)
+from r2d_jax.runtime.devices import request_deterministic_gpu_ops
+print(request_deterministic_gpu_ops(), request_deterministic_gpu_ops(), flush=True)
 os.environ["XLA_FLAGS"] += sys.argv[1]
 import jax
 print(len(jax.devices()))

@@ -146,11 +146,11 @@ def test_the_share_of_the_quadratic_term():
 
 def test_operations_are_counted_by_kind():
     def program(x, table):
-        def turn(total, _):
+        def body(total, _):
             return total + jnp.einsum("bsk,btk->bst", x, x).sum(), None
 
         scores = jax.lax.cond(x[0, 0, 0] > 0, lambda: (x @ table).sum(), lambda: 0.0)
-        return scores + jax.lax.scan(turn, 0.0, None, length=3)[0]
+        return scores + jax.lax.scan(body, 0.0, None, length=3)[0]
 
     arguments = jnp.ones((2, 5, 4)), jnp.ones((4, 7))
     found = count_products(jax.make_jaxpr(program)(*arguments).jaxpr)

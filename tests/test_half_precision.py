@@ -13,7 +13,7 @@ from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.half_precision import dropped_softmax, wide_product
 from r2d_jax.model.layers import RMSNorm
-from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
+from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 from r2d_jax.model.t5 import T5
 
 B, H, T, S, K = 2, 3, 5, 7, 8
@@ -61,7 +61,7 @@ def test_half_precision_products_have_half_precision_gradients() -> None:
 
     def loss(queries, keys, values, position):
         bias = AttentionBias(position, None)
-        return jnp.sum(mix(queries, keys, values, bias, RowDropout(words, 0.1), None).astype(jnp.float32))
+        return jnp.sum(attend(queries, keys, values, bias, RowDropout(words, 0.1), None).astype(jnp.float32))
 
     def head(x, table):
         return jnp.sum(wide_product("btd,vd->btv", x, table) ** 2)
@@ -92,13 +92,13 @@ def test_half_precision_attention_is_near_float32(rate: float) -> None:
     dropout = RowDropout(jax.random.key_data(jax.random.split(jax.random.key(9), B)), rate)
 
     def loss(queries, keys, values, position):
-        mixed = mix(queries, keys, values, AttentionBias(position, keys_bias), dropout, None)
-        return jnp.sum(mixed.astype(jnp.float32) * cotangent), mixed
+        attended = attend(queries, keys, values, AttentionBias(position, keys_bias), dropout, None)
+        return jnp.sum(attended.astype(jnp.float32) * cotangent), attended
 
     def of(dtype):
         gradient = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)
-        gradients, mixed = gradient(*(x.astype(dtype) for x in arrays), position)
-        return [np.asarray(x, np.float64) for x in (mixed, *gradients)]
+        gradients, attended = gradient(*(x.astype(dtype) for x in arrays), position)
+        return [np.asarray(x, np.float64) for x in (attended, *gradients)]
 
     for half, full in zip(of(jnp.bfloat16), of(jnp.float32), strict=True):
         assert np.abs(half - full).max() < 3 * 2**-8 * np.abs(full).max()
@@ -141,12 +141,12 @@ def test_attention_has_float32_scores(length: int, cached: bool) -> None:
 
     def of(dtype: str) -> np.ndarray:
         one, two, three = (part.astype(dtype) for part in (queries, keys, values))
-        mixed = (
-            KeysValues.of(two, three).mixed(one, bias, off, None)
+        attended = (
+            KVCache.of(two, three).attend(one, bias, off, None)
             if cached
-            else mix(one, two, three, bias, off, None)
+            else attend(one, two, three, bias, off, None)
         )
-        return np.asarray(mixed, np.float64)
+        return np.asarray(attended, np.float64)
 
     half, full = of("bfloat16"), of("float32")
     assert np.abs(half - full).max() < 3 * 2**-8 * np.abs(full).max()

@@ -22,7 +22,7 @@ from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import shift_right
-from r2d_jax.runtime.mesh import make_mesh, place_batch, place_flag
+from r2d_jax.runtime.mesh import make_mesh, put_flag, shard_batch
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, steps
 from r2d_jax.training.loop import Progress, Selection, train
@@ -56,7 +56,7 @@ def step_of(dtype, mesh):
     step_fn = steps.make_train_step(context, objectives.stage1_objective(context), config, mesh)
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     params = jax.tree.map(jnp.asarray, random_weights(SHAPE))
-    return step_fn, fresh_state(params, optimizer, mesh), place_batch(batch_of_ones(), mesh)
+    return step_fn, fresh_state(params, optimizer, mesh), shard_batch(batch_of_ones(), mesh)
 
 
 def test_float16_is_refused_everywhere(tmp_path):
@@ -108,7 +108,7 @@ def test_no_state_holds_a_random_key():
 def test_devices_share_the_rows_of_a_batch_without_gap_or_overlap():
     """B080: every process makes the same global batch and places the rows of its own devices."""
     batch = {"row": np.arange(32, dtype=np.int32)}
-    placed = place_batch(batch, make_mesh(MeshConfig()))["row"]
+    placed = shard_batch(batch, make_mesh(MeshConfig()))["row"]
     parts = [np.asarray(shard.data).tolist() for shard in placed.addressable_shards]
     assert len(parts) == len(jax.devices()) > 1
     assert sorted(row for part in parts for row in part) == list(range(32))
@@ -118,7 +118,7 @@ def test_a_stop_that_one_device_is_told_of_is_known_on_all():
     """Devices along the tensor axis hold the same rows, and may belong to processes that are told different things."""
     mesh = make_mesh(MeshConfig(2, 2, 2))
     step_fn, state, batch = step_of("float32", mesh)
-    flag = place_flag(False, mesh)
+    flag = put_flag(False, mesh)
     parts = [shard.data for shard in flag.addressable_shards]
     parts[-1] = parts[-1] + 1
     told = jax.make_array_from_single_device_arrays(flag.shape, flag.sharding, parts)
@@ -175,7 +175,7 @@ def run_loop(
     stop, given = StopSignal(), iter(losses)
 
     def step_fn(state, batch):
-        after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None, carried=())
+        after = types.SimpleNamespace(step=state.step + 1, params=None, opt_state=None, objective_state=())
         sound = {"loss": jnp.float32(1.0), "grad_norm": jnp.float32(1.0)}
         return after, sound | {broken: jnp.float32(next(given)), steps.STOP: jnp.int32(0)}
 
@@ -192,7 +192,7 @@ def run_loop(
         log_every_steps=log_every_steps,
         patience_evals=patience_evals,
     )
-    state = types.SimpleNamespace(step=0, params=None, opt_state=None, carried=())
+    state = types.SimpleNamespace(step=0, params=None, opt_state=None, objective_state=())
     train(
         config,
         step_fn=step_fn,

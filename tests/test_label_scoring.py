@@ -14,7 +14,7 @@ from r2d_jax.data.features import FeatureEncoder
 from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.hf_format import write_hf_folder
-from r2d_jax.model.label_packs import LabelPacks, most_places
+from r2d_jax.model.label_packs import LabelPacks, max_positions
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.compilation import CompileCounter
@@ -112,7 +112,7 @@ def test_labels_share_at_most_all_probability(spread):
 
 
 def test_packs_batches_and_devices_change_nothing(made, spread, monkeypatch):
-    monkeypatch.setattr("r2d_jax.evaluation.label_scoring.most_places", lambda *_, **__: 4)
+    monkeypatch.setattr("r2d_jax.evaluation.label_scoring.max_positions", lambda *_, **__: 4)
     scorer = scorer_on(made, MeshConfig(), 1)
     assert len(LabelPacks.of(scorer._label_ids, 4).lengths) > 2
     np.testing.assert_allclose(all_scores(made, scorer, 43), spread, rtol=1e-4, atol=1e-4)
@@ -131,7 +131,7 @@ def test_a_decoded_label_has_the_probability_it_was_decoded_with(made, spread):
 
 
 def test_packs_by_hand():
-    """Labels 5, 5 6 and 7 in packs of three places: the last one does not fit beside the first two."""
+    """Labels 5, 5 6 and 7 in packs of three positions: the last one does not fit beside the first two."""
     packs = LabelPacks.of([(7,), (5, 6), (5,)], 3)
     assert packs.input_ids.tolist() == [[0, 5, 6], [0, 7, 0]]
     assert packs.depth.tolist() == [[0, 1, 2], [0, 1, 0]]
@@ -139,7 +139,7 @@ def test_packs_by_hand():
         [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
         [[1, 0, 0], [1, 1, 0], [0, 0, 1]],
     ]
-    assert packs.places.tolist() == [[[0, 1, 0], [0, 1, 2]], [[0, 1, 0], [0, 0, 0]]]
+    assert packs.positions.tolist() == [[[0, 1, 0], [0, 1, 2]], [[0, 1, 0], [0, 0, 0]]]
     assert packs.targets.tolist() == [[[5, 1, 0], [5, 6, 1]], [[7, 1, 0], [0, 0, 0]]]
     assert packs.lengths.tolist() == [[2, 3], [2, 0]]
     assert packs.slots.tolist() == [2, 1, 0]
@@ -147,7 +147,7 @@ def test_packs_by_hand():
     assert LabelPacks.of([(5, 6, 7), (8,)], 2).input_ids.tolist() == [[0, 5, 6, 7], [0, 8, 0, 0]]
 
 
-def test_packs_of_many_labels_hold_each_beginning_once():
+def test_packs_of_many_labels_hold_each_prefix_once():
     rng = np.random.default_rng(0)
     labels = list({tuple(rng.integers(2, 6, rng.integers(1, 8)).tolist()) for _ in range(400)})
     whole = LabelPacks.of(labels, 10_000)
@@ -157,20 +157,20 @@ def test_packs_of_many_labels_hold_each_beginning_once():
     assert sorted(packs.slots.tolist()) == sorted(np.flatnonzero(packs.lengths.ravel()).tolist())
     for number, label in enumerate(labels):
         pack, slot = divmod(int(packs.slots[number]), packs.lengths.shape[1])
-        places = packs.places[pack, slot][: len(label) + 1]
-        assert packs.input_ids[pack, places].tolist() == [0, *label]
+        positions = packs.positions[pack, slot][: len(label) + 1]
+        assert packs.input_ids[pack, positions].tolist() == [0, *label]
         assert packs.targets[pack, slot][: len(label) + 1].tolist() == [*label, 1]
-        assert np.flatnonzero(packs.visible[pack, places[-1]]).tolist() == sorted(places.tolist())
+        assert np.flatnonzero(packs.visible[pack, positions[-1]]).tolist() == sorted(positions.tolist())
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "places"),
+    ("rows", "width", "positions"),
     [(64, 512, 32), (64, 8192, 16), (1, 512, 128), (4096, 512, 1)],
 )
-def test_memory_of_a_pack_is_bounded(rows, width, places):
+def test_memory_of_a_pack_is_bounded(rows, width, positions):
     """T5-small: 32128 ids, 8 heads; 2^26 numbers of logits or of attention weights."""
-    found = most_places(rows, width, vocab_size=32128, num_heads=8)
-    assert found == places
+    found = max_positions(rows, width, vocab_size=32128, num_heads=8)
+    assert found == positions
     assert found == 1 or found * rows * max(32128, 8 * width) <= 2**26
 
 

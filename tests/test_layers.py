@@ -14,7 +14,7 @@ from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, map_rows, split_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
-from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
+from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
 
@@ -62,14 +62,14 @@ def test_attention_is_that_worked_out_row_by_row(parts: str) -> None:
         draw.normal(size=(BATCH, HEADS, length, SIZE)).astype(np.float32) for length in (QUERIES, KEYS, KEYS)
     )
     bias = made_bias(parts)
-    mixed = mix(queries, keys, values, bias, OFF, jax.lax.Precision.HIGHEST)
+    attended = attend(queries, keys, values, bias, OFF, jax.lax.Precision.HIGHEST)
     for row, head, query in np.ndindex(BATCH, HEADS, QUERIES):
         scores = keys[row, head].astype(np.float64) @ queries[row, head, query]
         scores += 0 if bias.position is None else np.asarray(bias.position)[0, head, query]
         scores += 0 if bias.keys is None else np.asarray(bias.keys)[row, 0, 0]
         weights = np.exp(scores - scores.max())
         expected = weights / weights.sum() @ values[row, head]
-        np.testing.assert_allclose(mixed[row, head, query], expected, atol=2e-6)
+        np.testing.assert_allclose(attended[row, head, query], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -85,7 +85,7 @@ def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool, devices:
     bias = AttentionBias(None, masked)
 
     def from_a_cache() -> jax.Array:
-        return attention(x, KeysValues.of(*attention.keys_values(source)), bias, dropout)
+        return attention(x, KVCache.of(*attention.keys_values(source)), bias, dropout)
 
     found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     expected = attention(x, attention.keys_values(source), bias, dropout)
@@ -103,14 +103,14 @@ def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: i
     heads, size = 2, 4
 
     def mixed(positions: int, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        whole = KeysValues.of(keys, values)
+        whole = KVCache.of(keys, values)
         cache = whole.empty(positions)
         for position in range(positions):
-            of_one = KeysValues.of(*(x[:, :, position : position + 1] for x in (keys, values)))
-            cache = cache.written(jnp.int32(position), of_one)
+            of_one = KVCache.of(*(x[:, :, position : position + 1] for x in (keys, values)))
+            cache = cache.updated(jnp.int32(position), of_one)
         bias = AttentionBias(None, None)
         return jnp.stack(
-            [kept.mixed(queries, bias, OFF, jax.lax.Precision.HIGHEST) for kept in (whole, cache)]
+            [kept.attend(queries, bias, OFF, jax.lax.Precision.HIGHEST) for kept in (whole, cache)]
         )
 
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
@@ -120,7 +120,7 @@ def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: i
             jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2, heads, 1, size), shape, shape)
         )
         found = jax.jit(on_mesh(functools.partial(mixed, positions), mesh))(queries, keys, values)
-        expected = mix(queries, keys, values, AttentionBias(None, None), OFF, jax.lax.Precision.HIGHEST)
+        expected = attend(queries, keys, values, AttentionBias(None, None), OFF, jax.lax.Precision.HIGHEST)
         np.testing.assert_allclose(found, np.stack([expected, expected]), atol=2e-6)
 
 
@@ -134,7 +134,7 @@ def test_scores_of_a_half_precision_cache_are_wide(devices: int) -> None:
     )
 
     def from_a_cache() -> jax.Array:
-        return KeysValues.of(keys, values).mixed(queries, AttentionBias(None, None), OFF, None)
+        return KVCache.of(keys, values).attend(queries, AttentionBias(None, None), OFF, None)
 
     found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     exact = [np.asarray(x, np.float64) for x in (queries, keys, values)]
@@ -145,23 +145,23 @@ def test_scores_of_a_half_precision_cache_are_wide(devices: int) -> None:
     np.testing.assert_allclose(np.asarray(found, np.float64), expected, atol=0.012)
 
 
-def test_a_projection_that_is_turned_round_gives_the_same() -> None:
+def test_a_projection_that_is_transposed_gives_the_same() -> None:
     config = T5Config(**SMALL)
     attention = Attention(config, dtype=jnp.float32, rngs=nnx.Rngs(0))
     x = jnp.asarray(np.random.default_rng(4).normal(size=(BATCH, 3, config.d_model)), jnp.float32)
     straight = attention.q(x)
     assert attention.q.kernel.shape[0] == config.d_model
-    attention.q.turn()
+    attention.q.transpose()
     assert attention.q.kernel.shape[1] == config.d_model
     np.testing.assert_allclose(attention.q(x), straight, atol=2e-6)
 
 
 @pytest.mark.parametrize(
-    ("devices", "dtype", "steps", "turned"),
+    ("devices", "dtype", "steps", "transposed"),
     [(1, "float32", 8, True), (1, "float32", 7, False), (1, "bfloat16", 8, False), (2, "float32", 8, False)],
 )
-def test_matrices_are_turned_round_for_long_float32_decodes_on_one_cpu(
-    devices: int, dtype: str, steps: int, turned: bool
+def test_matrices_are_transposed_for_long_float32_decodes_on_one_cpu(
+    devices: int, dtype: str, steps: int, transposed: bool
 ) -> None:
     found: list[int] = []
 
@@ -172,7 +172,7 @@ def test_matrices_are_turned_round_for_long_float32_decodes_on_one_cpu(
 
     jax.eval_shape(on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices])))
     config = T5Config(**SMALL)
-    of_decoder = config.d_ff if turned else config.d_model
+    of_decoder = config.d_ff if transposed else config.d_model
     assert found == [of_decoder] * config.num_decoder_layers + [config.d_model] * config.num_layers
 
 
@@ -200,8 +200,8 @@ def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
 def test_parts_without_a_wanted_row_are_left_out(
     monkeypatch: pytest.MonkeyPatch, wanted: list[int], beside: int, computed: int
 ) -> None:
-    """8 rows in 4 parts, `beside` of them in each turn."""
-    monkeypatch.setattr("r2d_jax.model.cpu_parts.at_once", lambda: beside)
+    """8 rows in 4 parts, `beside` of them in each iteration."""
+    monkeypatch.setattr("r2d_jax.model.cpu_parts.scan_unroll", lambda: beside)
     seen: list[int] = []
 
     def function(rows: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -20,7 +20,7 @@ from r2d_jax.data import row_store
 from r2d_jax.data.buckets import Bucket, choose_buckets
 from r2d_jax.data.check import verdict
 from r2d_jax.data.features import FeatureEncoder, encoded_rows
-from r2d_jax.data.pipeline import evaluation_batches, made_ahead, train_batches
+from r2d_jax.data.pipeline import evaluation_batches, prefetched, train_batches
 from r2d_jax.data.splits import NAMES, content_hash, describe, label_set, load_splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.training.tokens import tokenise
@@ -60,7 +60,7 @@ buckets = choose_buckets(
     prompt_tokens=encoder.tokens.overhead(shapes.label),
 )
 digest = hashlib.sha256()
-with made_ahead(train_batches(train, 32, seed=1, start_step=700, buckets=buckets)) as batches:
+with prefetched(train_batches(train, 32, seed=1, start_step=700, buckets=buckets)) as batches:
     tested = (batch for _, batch in evaluation_batches(test, 32))
     for batch in itertools.chain(itertools.islice(batches, 50), tested):
         for name, array in sorted(batch.items()):

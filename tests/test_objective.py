@@ -7,7 +7,7 @@ import pytest
 
 from r2d_jax.config import OptimizerConfig, Stage2Config
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
-from r2d_jax.objective.scheduled_sampling import draw_coins, mix_labels
+from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability, transition_end_step
 from r2d_jax.training.objectives import divisors
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
@@ -152,23 +152,23 @@ def _keys(seed, rows):
 
 def test_every_row_draws_its_own_coin():
     rows = np.arange(4000)
-    coins = np.asarray(draw_coins(_keys(0, rows), jnp.float32(0.3)))
+    coins = np.asarray(sample_mask(_keys(0, rows), jnp.float32(0.3)))
     assert abs(coins.mean() - 0.3) < 0.03
     shuffled = np.random.default_rng(0).permutation(rows)
-    np.testing.assert_array_equal(coins[shuffled], draw_coins(_keys(0, shuffled), jnp.float32(0.3)))
-    alone = [bool(draw_coins(_keys(0, [row]), jnp.float32(0.3))[0]) for row in range(20)]
+    np.testing.assert_array_equal(coins[shuffled], sample_mask(_keys(0, shuffled), jnp.float32(0.3)))
+    alone = [bool(sample_mask(_keys(0, [row]), jnp.float32(0.3))[0]) for row in range(20)]
     np.testing.assert_array_equal(coins[:20], alone)
-    assert not np.array_equal(coins, np.asarray(draw_coins(_keys(1, rows), jnp.float32(0.3))))
+    assert not np.array_equal(coins, np.asarray(sample_mask(_keys(1, rows), jnp.float32(0.3))))
 
 
 def test_probability_zero_is_never_and_one_is_always(monkeypatch):
     keys = _keys(3, np.arange(2000))
-    assert not np.asarray(draw_coins(keys, jnp.float32(0.0))).any()
-    assert np.asarray(draw_coins(keys, jnp.float32(1.0))).all()
+    assert not np.asarray(sample_mask(keys, jnp.float32(0.0))).any()
+    assert np.asarray(sample_mask(keys, jnp.float32(1.0))).all()
     # One draw of eight millions is 0 itself.
     monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.float32(0.0))
-    assert not np.asarray(draw_coins(keys, jnp.float32(0.0))).any()
-    assert np.asarray(draw_coins(keys, jnp.float32(1e-9))).all()
+    assert not np.asarray(sample_mask(keys, jnp.float32(0.0))).any()
+    assert np.asarray(sample_mask(keys, jnp.float32(1e-9))).all()
 
 
 def test_labels_are_mixed_row_by_row():

@@ -12,7 +12,7 @@ from test_steps import LABEL, ROWS, SAMPLING, TOKENS, batch_of, random_rows
 from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.model.greedy import Decoded
-from r2d_jax.objective.scheduled_sampling import draw_coins
+from r2d_jax.objective.scheduled_sampling import sample_mask
 from r2d_jax.training import objectives
 from r2d_jax.training.objectives import COIN, EXPLAIN_DROPOUT, PREDICT_DROPOUT, Pass, StepContext, row_keys
 
@@ -88,7 +88,7 @@ def test_the_passes_of_both_stages_have_keys_of_their_own(passes, batch):
 
 def test_labels_are_decoded_for_the_rows_of_the_coins(decodes, batch):
     """Neither for the others nor with the keys of another purpose; a few of the rows are enough to decode."""
-    coins = np.asarray(draw_coins(wanted_keys(2, batch, COIN), jnp.float32(0.5)))
+    coins = np.asarray(sample_mask(wanted_keys(2, batch, COIN), jnp.float32(0.5)))
     assert 0 < coins.sum() < ROWS
     trie, asked = object(), []
 

@@ -8,7 +8,7 @@ import pytest
 
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Features
-from r2d_jax.data.pipeline import evaluation_batches, made_ahead, train_batches
+from r2d_jax.data.pipeline import evaluation_batches, prefetched, train_batches
 
 
 def features(rows):
@@ -82,7 +82,7 @@ def threads():
 
 def test_b079_batches_made_ahead_are_the_same_and_their_thread_ends():
     plain = itertools.islice(train_batches(features(50), 8, seed=1, start_step=5), 40)
-    with made_ahead(train_batches(features(50), 8, seed=1, start_step=5)) as ahead:
+    with prefetched(train_batches(features(50), 8, seed=1, start_step=5)) as ahead:
         found = list(itertools.islice(ahead, 40))
         assert len(threads()) == 1
     assert threads() == []
@@ -94,7 +94,7 @@ def test_b079_batches_made_ahead_are_the_same_and_their_thread_ends():
 
 def test_b079_an_exception_ends_the_thread_and_a_fault_of_making_is_raised():
     def stopped():
-        with made_ahead(train_batches(features(50), 8, seed=1)) as ahead:
+        with prefetched(train_batches(features(50), 8, seed=1)) as ahead:
             next(ahead)
             raise KeyboardInterrupt
 
@@ -106,14 +106,14 @@ def test_b079_an_exception_ends_the_thread_and_a_fault_of_making_is_raised():
         yield {"row_weight": np.ones(1)}
         raise OSError("disk gone")
 
-    with made_ahead(broken()) as ahead:
+    with prefetched(broken()) as ahead:
         next(ahead)
         with pytest.raises(OSError, match="disk gone"):
             next(ahead)
     assert threads() == []
     # Never asked for anything, and a fault that nobody waits for.
     for asked in (0, 1):
-        with made_ahead(broken()) as ahead:
+        with prefetched(broken()) as ahead:
             [next(ahead) for _ in range(asked)]
         assert threads() == []
 

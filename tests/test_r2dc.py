@@ -38,7 +38,7 @@ from r2d_jax.model import cpu_parts
 from r2d_jax.model.parameters import flatten
 from r2d_jax.objective.cycle import gumbel_noise
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.mesh import make_mesh, on_mesh, place_batch, replicated
+from r2d_jax.runtime.mesh import make_mesh, on_mesh, replicated, shard_batch
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, stages, steps
 from r2d_jax.training.loop import Progress, Selection, train
@@ -80,7 +80,7 @@ def made(factory, config, mesh, **changes):
 
 def begun(params, config, mesh, objective, step=0):
     optimizer = make_optimizer(config.optimizer, config.max_steps)
-    state = fresh_state(jax.tree.map(jnp.array, params), optimizer, mesh, objective.start)
+    state = fresh_state(jax.tree.map(jnp.array, params), optimizer, mesh, objective.init_state)
     return state._replace(step=jax.device_put(state.step + step, state.step.sharding))
 
 
@@ -96,7 +96,7 @@ def test_eight_steps_equal_plain_torch(tmp_path, one_device):
         rows[1] = (*rows[1][:2], list(range(30, 30 + RATIONALE)))
         uniform = jax.vmap(jax.random.uniform)(keys_of(objectives.COIN, index))
         noise = gumbel_noise(keys_of(objectives.GUMBEL, index), (RATIONALE, 96))
-        state, metrics = step_fn(state, place_batch(batch_of(rows), one_device))
+        state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
         told = trainer.r2dc(rows, np.asarray(uniform), np.asarray(noise))
         loss, norm, cycle, confidence, sampled = told
         assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
@@ -140,7 +140,7 @@ def reference(with_dropout, one_device, step_on_one):
     objective, step_fn = step_on_one
     state, history = begun(with_dropout[1], ALL_ON, one_device, objective, LATE), []
     for index in range(3):
-        state, metrics = step_fn(state, place_batch(full_batch(index), one_device))
+        state, metrics = step_fn(state, shard_batch(full_batch(index), one_device))
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history
 
@@ -153,7 +153,7 @@ def test_neither_devices_nor_micro_batches_matter(with_dropout, reference):
     state = begun(params, config, mesh, objective, LATE)
     for index, expected in enumerate(reference[1]):
         with quick_compiler.quickly():
-            state, metrics = step_fn(state, place_batch(full_batch(index), mesh))
+            state, metrics = step_fn(state, shard_batch(full_batch(index), mesh))
         assert float(metrics["sampled_fraction"]) == expected["sampled_fraction"]
         for name in ("loss", "cycle_loss", "confidence", "tau", "gumbel_temperature"):
             assert float(metrics[name]) == pytest.approx(expected[name], rel=1e-5), name
@@ -217,7 +217,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_tau(tmp_path, with_dropout
     store = StageCheckpoints(tmp_path, "hash")
     state, progress, _ = stages._starting_point(prepared, workdir, stage, optimizer, store, print)
     store.close()
-    assert (int(state.step), int(state.carried.window_rows)) == (9, ROWS)
+    assert (int(state.step), int(state.objective_state.window_rows)) == (9, ROWS)
     again, told_again = go_on(state, progress)
     assert told_again == {10: told[10]}
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
@@ -237,8 +237,8 @@ def one_step(made_step, params, mesh, step, batch, tau=None):
     state = begun(params, ALL_ON, mesh, objective, step)
     if tau is not None:
         tau = jax.device_put(jnp.float32(tau), replicated(mesh))
-        state = state._replace(carried=state.carried._replace(tau=tau))
-    return step_fn(state, place_batch(batch, mesh))
+        state = state._replace(objective_state=state.objective_state._replace(tau=tau))
+    return step_fn(state, shard_batch(batch, mesh))
 
 
 def test_in_warm_up_it_is_reason2decide_bit_for_bit(with_dropout, one_device, step_on_one, reason2decide):
@@ -249,7 +249,7 @@ def test_in_warm_up_it_is_reason2decide_bit_for_bit(with_dropout, one_device, st
     )
     assert 0 < float(metrics["tau"]) == float(metrics["confidence"]) < 1
     assert float(metrics["cycle_loss"]) > 0 == float(metrics["cycle_weight"])
-    assert (int(ours.carried.window_rows), theirs.carried) == (ROWS, ())
+    assert (int(ours.objective_state.window_rows), theirs.objective_state) == (ROWS, ())
     for name, value in flatten(jax.device_get(ours.params)).items():
         np.testing.assert_array_equal(value, flatten(jax.device_get(theirs.params))[name], err_msg=name)
 
@@ -277,12 +277,12 @@ def test_without_both_parts_it_is_reason2decide(small):
         objective = r2dc_objective(context, changed)
         plain = objectives.stage2_objective(context, changed)
         assert objective.terms.__code__ is plain.terms.__code__
-        assert (objective.carry, objective.start()) == (None, ())
+        assert (objective.update_state, objective.init_state()) == (None, ())
     # One part alone: only tau is carried, and the cycle needs the labels drawn before.
     cycle_only = r2dc_objective(context, dataclasses.replace(CONFIG, adaptive_sampling=False))
-    assert cycle_only.start() == ()
+    assert cycle_only.init_state() == ()
     assert cycle_only.draw is not None
-    assert len(r2dc_objective(context, dataclasses.replace(CONFIG, cycle_weight=0.0)).start()) == 3
+    assert len(r2dc_objective(context, dataclasses.replace(CONFIG, cycle_weight=0.0)).init_state()) == 3
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_what_is_switched_off_is_neither_computed_nor_logged(small, one_device, 
     config = dataclasses.replace(CONFIG, **changes)
     objective, step_fn = made(factory, config, one_device)
     optimizer = make_optimizer(config.optimizer, config.max_steps)
-    state = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.start)
+    state = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.init_state)
     after, metrics = jax.eval_shape(step_fn, state, batch_of(random_rows(0)))
     known = {"tau", "confidence", "cycle_loss", "cycle_weight", "gumbel_temperature"}
     assert metrics.keys() & known == logged
@@ -312,8 +312,8 @@ def test_the_state_is_counted_and_keeps_its_shape(small, one_device):
     factory, _ = small
     objective, step_fn = made(factory, CONFIG, one_device)
     optimizer = make_optimizer(CONFIG.optimizer, CONFIG.max_steps)
-    abstract = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.start)
-    assert [leaf.dtype.name for leaf in abstract.carried] == ["float32", "float32", "int32"]
+    abstract = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.init_state)
+    assert [leaf.dtype.name for leaf in abstract.objective_state] == ["float32", "float32", "int32"]
     after, _ = jax.eval_shape(step_fn, abstract, batch_of(random_rows(0)))
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) for state in (after, abstract)]
     assert shapes[0] == shapes[1]
@@ -328,7 +328,7 @@ def test_in_bfloat16_losses_and_tau_are_near_those_of_float32(small, one_device)
         objective, step_fn = made(half, CONFIG, one_device)
         state = begun(params, CONFIG, one_device, objective)
         with quick_compiler.quickly():
-            state, metrics = step_fn(state, place_batch(batch_of(random_rows(0)), one_device))
+            state, metrics = step_fn(state, shard_batch(batch_of(random_rows(0)), one_device))
         assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
         told.append({name: float(value) for name, value in metrics.items()})
     full, half = told
@@ -354,7 +354,7 @@ def test_labels_are_the_same_where_only_the_rows_that_ask_are_encoded(
     """R2D-C could have encoded the others, and no test would have told."""
     factory, params = with_dropout
     config = dataclasses.replace(HALF, adaptive_sampling=False)
-    batch = place_batch(batch_of(random_rows(3)), one_device) | {"row": jnp.arange(ROWS)}
+    batch = shard_batch(batch_of(random_rows(3)), one_device) | {"row": jnp.arange(ROWS)}
 
     def drawn(tokens_at_once):
         monkeypatch.setattr(cpu_parts, "_TOKENS", tokens_at_once)

@@ -13,7 +13,7 @@ from test_steps import LABEL, RATIONALE, ROWS, TOKENS, batch_of, random_rows, sm
 from r2d_jax.config import Stage2Config
 from r2d_jax.data.prompts import END_ID, PromptBuilder
 from r2d_jax.model.dropout import RowDropout
-from r2d_jax.objective.confidence import first_threshold, renewed, use_probability
+from r2d_jax.objective.confidence import init_threshold, update_threshold, use_probability
 from r2d_jax.objective.cycle import gumbel_noise, soft_predict, soft_tokens, word_count
 from r2d_jax.objective.schedules import cycle_weight, gumbel_temperature, warmup_end_step
 from r2d_jax.training import objectives
@@ -62,8 +62,8 @@ def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
         return np.concatenate(confidences[first:stop]).mean()
 
     expected = [mean(0, 1), mean(0, 2), *[mean(0, 3)] * 4, *[mean(3, 7)] * 4, *[mean(7, 11)] * 3]
-    update = jax.jit(lambda *of_step: renewed(*of_step, config))
-    threshold, found = first_threshold(), []
+    update = jax.jit(lambda *of_step: update_threshold(*of_step, config))
+    threshold, found = init_threshold(), []
     for step, values in enumerate(confidences):
         sums = jnp.float32(values.sum()), jnp.int32(len(values))
         threshold = update(threshold, *sums, jnp.int32(step))
@@ -71,11 +71,11 @@ def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     # Steps 11 and 12 are in the window that is open.
     assert int(threshold.window_rows) == len(confidences[11]) + len(confidences[12])
-    nothing = update(first_threshold(), jnp.float32(0), jnp.int32(0), jnp.int32(0))
+    nothing = update(init_threshold(), jnp.float32(0), jnp.int32(0), jnp.int32(0))
     assert float(nothing.tau) == 0.0
     # Nor does a window without rows make one: that before it stays.
     kept = update(
-        first_threshold()._replace(tau=jnp.float32(0.4)), jnp.float32(0), jnp.int32(0), jnp.int32(6)
+        init_threshold()._replace(tau=jnp.float32(0.4)), jnp.float32(0), jnp.int32(0), jnp.int32(6)
     )
     assert float(kept.tau) == pytest.approx(0.4)
 

@@ -16,7 +16,7 @@ from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.model.t5 import LayerLoop
-from r2d_jax.runtime.mesh import make_mesh, place_batch
+from r2d_jax.runtime.mesh import make_mesh, shard_batch
 from r2d_jax.training import baselines, objectives, r2dc, steps
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.r2dc import r2dc_objective
@@ -174,7 +174,7 @@ def run_steps(factory, params, config, mesh, count=3, first_step=5, **widths):
     state = start(params, config, mesh, first_step)
     history = []
     for index in range(count):
-        state, metrics = step_fn(state, place_batch(batch_of(random_rows(index), **widths), mesh))
+        state, metrics = step_fn(state, shard_batch(batch_of(random_rows(index), **widths), mesh))
         history.append({name: float(value) for name, value in metrics.items()})
     return state, history, step_fn
 
@@ -263,13 +263,13 @@ def test_a_label_of_weight_two_counts_as_two_rows(small, one_device, objective_o
     context = context_of(factory)
     sums_of = steps.make_loss_sums(context, objective_of(context, Stage2Config()), one_device)
     weights = {"label_weight": np.array([2, 1, 1, 3], np.float32)}
-    ours = sums_of(params, place_batch(batch_of(rows) | weights, one_device))
+    ours = sums_of(params, shard_batch(batch_of(rows) | weights, one_device))
     repeated = [rows[0], *rows, rows[3], rows[3]]
-    theirs = sums_of(params, place_batch(batch_of(repeated), one_device))
+    theirs = sums_of(params, shard_batch(batch_of(repeated), one_device))
     assert float(ours[1]["label"]) == float(theirs[1]["label"])
     np.testing.assert_allclose(ours[0]["label_loss_sum"], theirs[0]["label_loss_sum"], rtol=1e-6)
     # A rationale counts as before.
-    plain = sums_of(params, place_batch(batch_of(rows), one_device))
+    plain = sums_of(params, shard_batch(batch_of(rows), one_device))
     assert float(ours[1]["rationale"]) == float(plain[1]["rationale"])
     if "rationale_loss_sum" in plain[0]:
         np.testing.assert_allclose(ours[0]["rationale_loss_sum"], plain[0]["rationale_loss_sum"], rtol=1e-6)
@@ -342,7 +342,7 @@ def test_published_decode_drops_out_in_the_decoder_too(with_dropout, monkeypatch
             model = context.factory.merge(params)
             if objective.draw is None:
                 return objective.terms(model, batch, jnp.int32(3), True)
-            return objective.draw(model, batch, jnp.int32(3), objective.start())
+            return objective.draw(model, batch, jnp.int32(3), objective.init_state())
 
         jax.eval_shape(drawing, with_dropout[1])
     one, none = keys_of_decode

@@ -28,7 +28,7 @@ from test_steps import (
 
 from r2d_jax.config import Stage1Config, Stage2Config
 from r2d_jax.model.parameters import flatten
-from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.mesh import shard_batch
 from r2d_jax.training import objectives, steps
 
 __all__ = ["one_device", "small", "with_dropout"]
@@ -62,7 +62,7 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
     differing_labels = 0
     for index in range(5):
         rows = random_rows(index)
-        state, metrics = step_fn(state, place_batch(batch_of(rows), one_device))
+        state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
         if kind == "stage 1":
             loss, norm = trainer.stage1(rows)
         else:

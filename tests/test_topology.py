@@ -105,10 +105,10 @@ def test_traffic_in_loops_counts_as_often_as_they_turn_and_once_by_channel():
 
 def test_work_by_hand():
     def step(weight, x):
-        def turn(carry, _):
+        def body(carry, _):
             return jax.checkpoint(lambda y: jnp.tanh(y @ weight) @ weight)(carry), None
 
-        once = jax.lax.scan(turn, x, length=3)[0]
+        once = jax.lax.scan(body, x, length=3)[0]
         again = jax.lax.while_loop(
             lambda loop: (loop[0] < 10) & (loop[1][0, 0] < 1) & (jnp.sum(loop[1] > 0) < 2),
             lambda loop: (loop[0] + 1, loop[1] @ weight),

@@ -139,7 +139,7 @@ def evaluation_batches(
 
 
 # Batches made ahead of the step that is computed; more would hide nothing and take memory.
-_AHEAD = 2
+_PREFETCH = 2
 
 
 class _Steps(grain.DatasetIterator[Batch]):
@@ -162,7 +162,7 @@ class _Steps(grain.DatasetIterator[Batch]):
 
 
 @contextlib.contextmanager
-def made_ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
+def prefetched(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
     """The same batches, made by a thread of their own while a step is computed.
 
     It ends with the block, also after an exception; one that making a batch raises is raised by `next`. A
@@ -170,7 +170,7 @@ def made_ahead(batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
     of the lock where it takes long.
     """
     # Only this list keeps grain's iterator: one that lives on to the end of the program complains there.
-    ahead = [grain.experimental.ThreadPrefetchDatasetIterator(_Steps(batches), _AHEAD)]
+    ahead = [grain.experimental.ThreadPrefetchDatasetIterator(_Steps(batches), _PREFETCH)]
 
     def made() -> Iterator[Batch]:
         while ahead:

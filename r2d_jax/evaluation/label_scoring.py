@@ -10,9 +10,9 @@ import numpy as np
 from r2d_jax.data.features import Features
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Encoded, HostBatch, Prediction, Predictor, Score, in_row_order
-from r2d_jax.model.label_packs import label_log_probs, most_places, packs_of
+from r2d_jax.model.label_packs import label_log_probs, max_positions, packs_of
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, replicated, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +33,12 @@ class LabelScorer:
 
     def _scores(self, params: Params, encoded: Encoded) -> jax.Array:
         model = self.predictor.factory.merge(params)
-        places = most_places(
+        positions = max_positions(
             *batch_sharding(self.predictor.mesh).shard_shape(encoded.mask.shape),
             vocab_size=model.config.vocab_size,
             num_heads=model.config.num_heads,
         )
-        packs = packs_of(self._label_ids, places)
+        packs = packs_of(self._label_ids, positions)
         return label_log_probs(model, *encoded, packs, vocab_limit=self.predictor.encoder.tokenizer.size)
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class LabelScorer:
         """
 
         def scored(batch: HostBatch) -> np.ndarray:
-            encoded = self.predictor.encode_questions(params, place_batch(batch, self.predictor.mesh))
+            encoded = self.predictor.encode_questions(params, shard_batch(batch, self.predictor.mesh))
             return np.asarray(self.score_labels(params, encoded))
 
         return in_row_order(

@@ -20,7 +20,7 @@ from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
 from r2d_jax.runtime.distributed import require_same
-from r2d_jax.runtime.mesh import place, tree_shardings, with_shardings
+from r2d_jax.runtime.mesh import put, tree_shardings, with_shardings
 from r2d_jax.runtime.outputs import MODEL_MARK
 
 CARD_FILE = MODEL_MARK
@@ -204,7 +204,7 @@ def place_params(params: Any, mesh: Mesh) -> Params:
         UserError: on every process, where one brings others.
     """
     require_same("weights", _bytes_of(params))
-    return jax.tree.map(place, params, tree_shardings(params, mesh))
+    return jax.tree.map(put, params, tree_shardings(params, mesh))
 
 
 def _bytes_of(params: Any) -> Iterator[bytes | memoryview]:

@@ -17,7 +17,7 @@ from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, place, place_batch, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, put, replicated, shard_batch
 
 Batch = dict[str, jax.Array]
 HostBatch = dict[str, np.ndarray]
@@ -187,7 +187,7 @@ class Predictor:
     def _predicted(
         self, params: Params, host: HostBatch, rows: int, rationales: bool, score: Score | None
     ) -> list[Prediction]:
-        batch = place_batch(host, self.mesh)
+        batch = shard_batch(host, self.mesh)
         encoded = self.encode_questions(params, batch)
         labels = self.decode_labels(params, encoded)
         scores = [None] * rows if score is None else list(np.asarray(score(params, encoded))[:rows])
@@ -253,8 +253,8 @@ class Predictor:
 
     def _explained(self, params: Params, host: HostBatch, rows: int) -> list[str]:
         length = np.maximum(host["label_length"] - 1, 0)
-        given = (place(array, replicated(self.mesh)) for array in (host["label_ids"], length))
-        return self._texts(self.decode_rationales(params, place_batch(host, self.mesh), *given), rows)
+        given = (put(array, replicated(self.mesh)) for array in (host["label_ids"], length))
+        return self._texts(self.decode_rationales(params, shard_batch(host, self.mesh), *given), rows)
 
     def explain(self, params: Params, features: Features, batch_size: int) -> Iterator[list[str]]:
         """Rationales given each row's own label instead of the predicted one; order and lists as in `predict`."""

@@ -7,7 +7,7 @@ from flax import nnx
 from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import linear, precision_of
-from r2d_jax.model.mixing import AttentionBias, KeysValues, mix
+from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 
 
 class Attention(nnx.Module):
@@ -32,7 +32,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: jax.Array,
-        known: tuple[jax.Array, jax.Array] | KeysValues,
+        kv: tuple[jax.Array, jax.Array] | KVCache,
         bias: AttentionBias,
         dropout: RowDropout,
     ) -> jax.Array:
@@ -40,7 +40,7 @@ class Attention(nnx.Module):
 
         Args:
             x: queries' source.
-            known: keys and values [B, H, S, K] from `keys_values`, or those of a cache.
+            kv: keys and values [B, H, S, K] from `keys_values`, or those of a cache.
             bias: of positions and of masked keys.
             dropout: applied to the attention weights.
 
@@ -48,9 +48,9 @@ class Attention(nnx.Module):
             [B, T, D] in the compute dtype; the softmax is float32.
         """
         queries = self._heads(self.q(x))
-        if isinstance(known, KeysValues):
-            mixed = known.mixed(queries, bias, dropout, self.precision)
+        if isinstance(kv, KVCache):
+            attended = kv.attend(queries, bias, dropout, self.precision)
         else:
-            mixed = mix(queries, *known, bias, dropout, self.precision)
-        batch, _, length, _ = mixed.shape
-        return self.o(mixed.swapaxes(1, 2).reshape(batch, length, -1))
+            attended = attend(queries, *kv, bias, dropout, self.precision)
+        batch, _, length, _ = attended.shape
+        return self.o(attended.swapaxes(1, 2).reshape(batch, length, -1))

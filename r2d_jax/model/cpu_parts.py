@@ -36,8 +36,8 @@ def _parts(rows: int, tokens: int, least_tokens: int, least_parts: int) -> int:
     return next((parts for parts in counts if rows // parts * tokens >= least_tokens), 1)
 
 
-def at_once() -> int:
-    """Turns of a loop over parts that are compiled side by side: independent work, so that no core waits."""
+def scan_unroll() -> int:
+    """Iterations of a loop over parts that are compiled side by side: independent work, so that no core waits."""
     return min(len(os.sched_getaffinity(0)), 4) if hasattr(os, "sched_getaffinity") else 2
 
 
@@ -61,28 +61,28 @@ def map_rows(
     if wanted is not None:
         return _map_wanted(function, tree, parts, wanted)
     split = split_rows(tree, parts)
-    done = jax.lax.scan(lambda _, rows: (None, function(rows)), None, split, unroll=at_once())[1]
+    done = jax.lax.scan(lambda _, rows: (None, function(rows)), None, split, unroll=scan_unroll())[1]
     return done.swapaxes(0, 1).reshape(-1, *done.shape[2:])
 
 
 def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wanted: jax.Array) -> jax.Array:
     """As `map_rows`: the wanted rows first, until the last of them is done; the rows' own order at the end."""
-    size, beside, count = len(wanted) // parts, at_once(), jnp.sum(wanted)
-    turns = -(-parts // beside)
+    size, beside, count = len(wanted) // parts, scan_unroll(), jnp.sum(wanted)
+    iterations = -(-parts // beside)
     order = jnp.argsort(~wanted, stable=True)
-    # Some turn may have room for more rows than there are: the last one, once more.
-    padded = jnp.pad(order, (0, turns * beside * size - len(wanted)), mode="edge")
+    # The last iteration may have room for more rows than there are: the last row is repeated.
+    padded = jnp.pad(order, (0, iterations * beside * size - len(wanted)), mode="edge")
 
     def of_place(place: jax.Array | int) -> jax.Array:
         rows = jax.lax.dynamic_slice_in_dim(padded, place, size)
         return function(jax.tree.map(lambda x: x[rows], tree))
 
     def going(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
-        # The first condition is true wherever the second is; `training.work.turns_of` reads from it what the program
-        # computes at the most.
-        return (loop[0] < turns) & (loop[0] * beside * size < count)
+        # The first condition is true wherever the second is; `training.work.trip_count` reads from it how much the
+        # program computes at most.
+        return (loop[0] < iterations) & (loop[0] * beside * size < count)
 
-    def turn(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def body(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         number, done = loop
         first = number * beside * size
         rows = jnp.concatenate([of_place(first + place * size) for place in range(beside)])
@@ -90,4 +90,4 @@ def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wan
 
     like = jax.eval_shape(of_place, 0)
     nothing = jnp.zeros((len(padded), *like.shape[1:]), like.dtype)
-    return jax.lax.while_loop(going, turn, (jnp.int32(0), nothing))[1][jnp.argsort(order)]
+    return jax.lax.while_loop(going, body, (jnp.int32(0), nothing))[1][jnp.argsort(order)]

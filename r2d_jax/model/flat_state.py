@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 
-def weights_of(module: Any) -> dict[str, Any]:
+def flat_params(module: Any) -> dict[str, Any]:
     """Arrays of all weights, by path such as "attention/q/kernel"."""
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param))}
 
@@ -14,18 +14,18 @@ def _name(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
 
 
-class Skeleton(NamedTuple):
+class ModuleDef(NamedTuple):
     """A module without its weights."""
 
     graphdef: Any
     state: Any
 
     @classmethod
-    def of(cls, module: Any) -> "Skeleton":
-        """The skeleton of a module, whose weights may be shapes only."""
+    def of(cls, module: Any) -> "ModuleDef":
+        """The definition of a module, whose weights may be shapes only."""
         return cls(*nnx.split(module, nnx.Param))
 
-    def filled(self, weights: dict[str, Any]) -> Any:
-        """The module with these weights, by the paths of `weights_of`."""
+    def merge(self, weights: dict[str, Any]) -> Any:
+        """The module with these weights, by the paths of `flat_params`."""
         flat = [(path, leaf.replace(weights[_name(path)])) for path, leaf in nnx.to_flat_state(self.state)]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

@@ -52,7 +52,7 @@ class _Loop(NamedTuple):
         """What is told of the rows."""
         return self.token_ids, self.finished, self.log_prob_sum, self.steps
 
-    def of_rows(self, rows: jax.Array) -> "_Loop":
+    def take_rows(self, rows: jax.Array) -> "_Loop":
         """The same place in the decode, of int32 rows [N] alone."""
         token_ids, finished, log_prob_sum, steps = (leaf[rows] for leaf in self.output)
         return _Loop(
@@ -61,7 +61,7 @@ class _Loop(NamedTuple):
             finished,
             log_prob_sum,
             steps,
-            self.cache.of_rows(rows),
+            self.cache.take_rows(rows),
             None if self.nodes is None else self.nodes[rows],
         )
 
@@ -138,7 +138,7 @@ def greedy_decode(
         if not fewer:
             return end.output
         rows = jnp.argsort(end.finished, stable=True)[:least]
-        rest = run(end.of_rows(rows), fewer[1:])
+        rest = run(end.take_rows(rows), fewer[1:])
         return jax.tree.map(lambda whole, part: whole.at[rows].set(part), end.output, rest)
 
     start = _Loop(
@@ -151,8 +151,8 @@ def greedy_decode(
         nodes=None if trie is None else trie.start(batch),
     )
     # Elsewhere rows lie on several devices, or a step costs much the same however few they are.
-    leaves = on_one_cpu() and row_keys is None and max_tokens >= _FROM_TOKENS
-    counts = [batch // part for part in _PARTS if leaves and batch >= 2 * part]
+    compacts = on_one_cpu() and row_keys is None and max_tokens >= _FROM_TOKENS
+    counts = [batch // part for part in _PARTS if compacts and batch >= 2 * part]
     token_ids, finished, log_prob_sum, steps = run(start, counts)
     return Decoded(
         token_ids=token_ids,

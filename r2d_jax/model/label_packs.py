@@ -13,26 +13,25 @@ from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.mixing import AttentionBias
 from r2d_jax.model.t5 import MASKED, T5, DecodeCache
 
-# Numbers of the largest array that is made for one pack, on one device; 256 MiB as float32.
-_MOST_NUMBERS = 2**26
-# The attention among places grows with their square. On CPU 512 take three times as long as 128; fewer gain nothing.
-_MOST_PLACES = 128
+# Elements of the largest array made for one pack, on one device; 256 MiB as float32.
+_MAX_ELEMENTS = 2**26
+# Attention among positions grows with their square. On CPU 512 take three times as long as 128; fewer gain nothing.
+_MAX_POSITIONS = 128
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelPacks:
-    """All that is written of K labels before each of their tokens, each beginning once, in N packs of P places.
+    """A prefix tree of K labels laid out in N decoder inputs ("packs") of P positions, with tree attention.
 
-    A place is one decoder position. It holds the last token of a beginning and sees only the places of that
-    beginning, so what comes out at it is what teacher forcing of every label with this beginning gives there.
-    Beginnings that labels share are computed once for each pack. (Attention over a tree of tokens, as in Miao et
-    al., SpecInfer, 2024, section 4.)
+    A prefix that labels of a pack share is computed once. Each decoder position holds the last token of a prefix and
+    sees only the positions of that prefix, so its output is what teacher forcing of every label with
+    this prefix gives there (Miao et al., SpecInfer, 2024, section 4).
 
     Attributes:
-        input_ids: int32 [N, P]; pad, with which a decoder starts, at the empty beginning and at unused places.
-        depth: int32 [N, P]; tokens before the place, its position in a label.
-        visible: bool [N, P, P]; what each place sees.
-        places: int32 [N, C, L]; where each token of each label of a pack is predicted.
+        input_ids: int32 [N, P]; pad, with which a decoder starts, at the empty prefix and at unused positions.
+        depth: int32 [N, P]; length of the prefix, so the position in a label.
+        visible: bool [N, P, P]; what each position sees.
+        positions: int32 [N, C, L]; where each token of each label of a pack is predicted.
         targets: int32 [N, C, L]; these tokens, end token included.
         lengths: int32 [N, C]; how many; 0 where a pack has fewer than C labels.
         slots: int32 [K]; where each label stands among the N·C.
@@ -41,29 +40,29 @@ class LabelPacks:
     input_ids: np.ndarray
     depth: np.ndarray
     visible: np.ndarray
-    places: np.ndarray
+    positions: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
     slots: np.ndarray
 
     @classmethod
-    def of(cls, label_token_ids: Sequence[Sequence[int]], most_places: int) -> "LabelPacks":
+    def of(cls, label_token_ids: Sequence[Sequence[int]], max_positions: int) -> "LabelPacks":
         """Pack K >= 1 labels as a tokenizer encodes them, without end token.
 
         Args:
             label_token_ids: of each label.
-            most_places: of one pack; a label that needs more still gets them.
+            max_positions: of one pack; a label that needs more still gets them.
         """
         packs: list[tuple[dict[tuple[int, ...], int], list[int]]] = []
-        # In the order of their tokens, labels with a common beginning lie together.
+        # In the order of their tokens, labels with a common prefix lie together.
         for number in sorted(range(len(label_token_ids)), key=lambda one: tuple(label_token_ids[one])):
             ids = tuple(label_token_ids[number])
-            beginnings = [ids[:size] for size in range(len(ids) + 1)]
-            if not packs or len({*packs[-1][0], *beginnings}) > most_places:
+            prefixes = [ids[:size] for size in range(len(ids) + 1)]
+            if not packs or len({*packs[-1][0], *prefixes}) > max_positions:
                 packs.append(({}, []))
-            places, members = packs[-1]
-            for beginning in beginnings:
-                places.setdefault(beginning, len(places))
+            positions, members = packs[-1]
+            for prefix in prefixes:
+                positions.setdefault(prefix, len(positions))
             members.append(number)
         return cls._laid_out(packs, label_token_ids)
 
@@ -73,35 +72,35 @@ class LabelPacks:
         packs: Sequence[tuple[dict[tuple[int, ...], int], list[int]]],
         label_token_ids: Sequence[Sequence[int]],
     ) -> "LabelPacks":
-        count, places = len(packs), max(len(one) for one, _ in packs)
+        count, positions = len(packs), max(len(one) for one, _ in packs)
         most, longest = max(len(members) for _, members in packs), 1 + max(map(len, label_token_ids))
         made = cls(
-            input_ids=np.full((count, places), PAD_ID, np.int32),
-            depth=np.zeros((count, places), np.int32),
-            visible=np.broadcast_to(np.eye(places, dtype=bool), (count, places, places)).copy(),
-            places=np.zeros((count, most, longest), np.int32),
+            input_ids=np.full((count, positions), PAD_ID, np.int32),
+            depth=np.zeros((count, positions), np.int32),
+            visible=np.broadcast_to(np.eye(positions, dtype=bool), (count, positions, positions)).copy(),
+            positions=np.zeros((count, most, longest), np.int32),
             targets=np.zeros((count, most, longest), np.int32),
             lengths=np.zeros((count, most), np.int32),
             slots=np.zeros(len(label_token_ids), np.int32),
         )
-        for pack, (place_of, members) in enumerate(packs):
-            for beginning, place in place_of.items():
-                made.depth[pack, place] = len(beginning)
-                if beginning:
-                    made.input_ids[pack, place] = beginning[-1]
-                    made.visible[pack, place] |= made.visible[pack, place_of[beginning[:-1]]]
+        for pack, (position_of, members) in enumerate(packs):
+            for prefix, position in position_of.items():
+                made.depth[pack, position] = len(prefix)
+                if prefix:
+                    made.input_ids[pack, position] = prefix[-1]
+                    made.visible[pack, position] |= made.visible[pack, position_of[prefix[:-1]]]
             for slot, number in enumerate(members):
                 ids = tuple(label_token_ids[number])
                 size = len(ids) + 1
-                made.places[pack, slot, :size] = [place_of[ids[:end]] for end in range(size)]
+                made.positions[pack, slot, :size] = [position_of[ids[:end]] for end in range(size)]
                 made.targets[pack, slot, :size] = (*ids, END_ID)
                 made.lengths[pack, slot] = size
                 made.slots[number] = pack * most + slot
         return made
 
 
-def most_places(rows: int, input_width: int, *, vocab_size: int, num_heads: int) -> int:
-    """Places of one pack so that neither its logits nor its attention need more than 256 MiB, at most 128.
+def max_positions(rows: int, input_width: int, *, vocab_size: int, num_heads: int) -> int:
+    """Positions of one pack so that neither its logits nor its attention need more than 256 MiB, at most 128.
 
     Args:
         rows: of the batch on one device.
@@ -109,8 +108,8 @@ def most_places(rows: int, input_width: int, *, vocab_size: int, num_heads: int)
         vocab_size: V of the model.
         num_heads: H of the model.
     """
-    numbers_per_place = rows * max(vocab_size, num_heads * input_width)
-    return min(max(_MOST_NUMBERS // numbers_per_place, 1), _MOST_PLACES)
+    elements_per_position = rows * max(vocab_size, num_heads * input_width)
+    return min(max(_MAX_ELEMENTS // elements_per_position, 1), _MAX_POSITIONS)
 
 
 def label_log_probs(
@@ -126,7 +125,7 @@ def label_log_probs(
         vocab_limit: ids from here on (padding rows of the embedding) have no probability, as in `greedy_decode`.
 
     Returns:
-        float32 [B, K]. No label is the beginning of another one with its end token, so e to these sums to 1 at most.
+        float32 [B, K]. No label is the prefix of another one with its end token, so e to these sums to 1 at most.
     """
     model = model.for_decoding()
     cache = model.start_cache(encoded, input_mask, 1)
@@ -139,8 +138,8 @@ def label_log_probs(
         bias = AttentionBias(jnp.where(pack.visible[None, None], position, MASKED), None)
         logits = model.logits(_decoded(model, jnp.asarray(pack.input_ids), bias, cache, encoded.shape[0]))
         logits = jnp.where(in_vocabulary[None, None, :], logits, -jnp.inf)
-        of_tokens = logits[:, pack.places, pack.targets]
-        of_tokens -= jax.nn.logsumexp(logits, axis=-1)[:, pack.places]
+        of_tokens = logits[:, pack.positions, pack.targets]
+        of_tokens -= jax.nn.logsumexp(logits, axis=-1)[:, pack.positions]
         there = jnp.arange(pack.targets.shape[-1])[None, :] < pack.lengths[:, None]
         return jnp.sum(jnp.where(there[None], of_tokens, 0.0), axis=-1)
 
@@ -153,16 +152,16 @@ def label_log_probs(
 def _decoded(
     model: T5, input_ids: jax.Array, bias: AttentionBias, cache: DecodeCache, rows: int
 ) -> jax.Array:
-    """The decoder's output [B, P, D] at the places of one pack, the same for all rows."""
+    """The decoder's output [B, P, D] at the positions of one pack, the same for all rows."""
     x = model.embed(jnp.broadcast_to(input_ids[None, :], (rows, input_ids.shape[0])))
     off = RowDropout.of(None, 0.0)
     for block, layer in zip(model.decoder.blocks, cache.layers, strict=True):
-        own = block.self_attention.keys_values(block.self_norm(x))
-        x = block(x, own, bias, layer.crossed, cache.cross_bias, off)
+        self_kv = block.self_attention.keys_values(block.self_norm(x))
+        x = block(x, self_kv, bias, layer.cross_kv, cache.cross_bias, off)
     return model.decoder.final_norm(x)
 
 
 @functools.lru_cache(maxsize=16)
-def packs_of(label_token_ids: tuple[tuple[int, ...], ...], places: int) -> LabelPacks:
-    """The packs of a label set, made once for each number of places."""
-    return LabelPacks.of(label_token_ids, places)
+def packs_of(label_token_ids: tuple[tuple[int, ...], ...], positions: int) -> LabelPacks:
+    """The packs of a label set, built once for each number of positions."""
+    return LabelPacks.of(label_token_ids, positions)

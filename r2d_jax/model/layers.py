@@ -20,22 +20,22 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
 
 
 class Projection(nnx.Linear):
-    """x·kernel without bias; the kernel is [in, out], and [out, in] once it is turned round."""
+    """x·kernel without bias; the kernel is [in, out], and [out, in] once it is transposed."""
 
-    turned = False
+    transposed = False
 
-    def turn(self) -> None:
-        """Store the kernel the other way, for inputs of a few rows each on a CPU (`table_times_rows`)."""
+    def transpose(self) -> None:
+        """Store the kernel transposed, for inputs of a few rows each on a CPU (`table_times_rows`)."""
         # Behind the barrier it is written once, and not read across by every product.
         self.kernel = nnx.Param(jax.lax.optimization_barrier(self.kernel[...].T))
-        self.turned = True
+        self.transposed = True
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """[..., in] to [..., out]."""
-        if not self.turned and not (on_one_cpu() and self.dtype == jnp.float32):
+        if not self.transposed and not (on_one_cpu() and self.dtype == jnp.float32):
             return super().__call__(inputs, out_sharding)
         rows, kernel = inputs.reshape(-1, inputs.shape[-1]), self.kernel[...]
-        product = table_times_rows(kernel, rows) if self.turned else rows_times_matrix(rows, kernel)
+        product = table_times_rows(kernel, rows) if self.transposed else rows_times_matrix(rows, kernel)
         return product.reshape(*inputs.shape[:-1], -1)
 
 

@@ -35,7 +35,7 @@ def _biased(scores: jax.Array, bias: AttentionBias) -> jax.Array:
     return scores
 
 
-def mix(
+def attend(
     queries: jax.Array,
     keys: jax.Array,
     values: jax.Array,
@@ -54,7 +54,7 @@ def mix(
     return jnp.einsum("bhts,bhsk->bhtk", weights, values, precision=precision)
 
 
-class KeysValues(NamedTuple):
+class KVCache(NamedTuple):
     """One attention's keys and values while decoding.
 
     A decode step does little but read these two, and positions side by side are read fastest: on CPU as in the tiles
@@ -69,38 +69,38 @@ class KeysValues(NamedTuple):
     values: jax.Array
 
     @classmethod
-    def of(cls, keys: jax.Array, values: jax.Array) -> "KeysValues":
+    def of(cls, keys: jax.Array, values: jax.Array) -> "KVCache":
         """Of keys and values [B, H, S, K]."""
         return cls(keys.swapaxes(2, 3), values if on_one_cpu() else values.swapaxes(2, 3))
 
-    def sharded(self) -> "KeysValues":
+    def sharded(self) -> "KVCache":
         """The same, kept spread over the devices."""
-        return KeysValues(*map(cache_sharded, self))
+        return KVCache(*map(cache_sharded, self))
 
-    def empty(self, positions: int) -> "KeysValues":
+    def empty(self, positions: int) -> "KVCache":
         """Zeros for so many positions of the same rows."""
         rows, heads, size, _ = self.keys.shape
         zeros = jnp.zeros((rows, heads, positions, size), self.keys.dtype)
-        return KeysValues.of(zeros, zeros).sharded()
+        return KVCache.of(zeros, zeros).sharded()
 
-    def written(self, position: jax.Array, new: "KeysValues") -> "KeysValues":
+    def updated(self, position: jax.Array, new: "KVCache") -> "KVCache":
         """With those of one position, [B, H, K, 1] or as values are, at int32 `position`."""
         write = jax.lax.dynamic_update_slice_in_dim
         axis = 2 if on_one_cpu() else 3
-        return KeysValues(
+        return KVCache(
             write(self.keys, new.keys, position, axis=3), write(self.values, new.values, position, axis=axis)
         )
 
-    def mixed(
+    def attend(
         self,
         queries: jax.Array,
         bias: AttentionBias,
         dropout: RowDropout,
         precision: jax.lax.Precision | None,
     ) -> jax.Array:
-        """As `mix`: [B, H, T, K] of queries [B, H, T, K]."""
+        """As the function `attend`: [B, H, T, K] of queries [B, H, T, K]."""
         if on_one_cpu() and queries.shape[2] == 1:
-            return self._mixed_by_sums(queries, bias, dropout)
+            return self._attend_by_sums(queries, bias, dropout)
         scores = jnp.einsum(
             "bhtk,bhks->bhts", queries, self.keys, precision=precision, preferred_element_type=jnp.float32
         )
@@ -108,7 +108,7 @@ class KeysValues(NamedTuple):
         by_layout = "bhts,bhsk->bhtk" if on_one_cpu() else "bhts,bhks->bhtk"
         return jnp.einsum(by_layout, weights, self.values, precision=precision)
 
-    def _mixed_by_sums(self, queries: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
+    def _attend_by_sums(self, queries: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
         """The same for one position: products of a vector with a matrix take a single core of a CPU, sums all."""
         wide = jnp.float32
         scores = jnp.sum(queries.swapaxes(2, 3).astype(wide) * self.keys.astype(wide), axis=2, keepdims=True)

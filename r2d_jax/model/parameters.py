@@ -11,7 +11,7 @@ from flax import nnx, traverse_util
 
 from r2d_jax.config import ModelConfig, T5Config
 from r2d_jax.errors import UserError
-from r2d_jax.model.flat_state import Skeleton, weights_of
+from r2d_jax.model.flat_state import ModuleDef, flat_params
 from r2d_jax.model.t5 import T5, LayerLoop
 
 Params = dict[str, Any]
@@ -64,12 +64,12 @@ class T5Factory:
         return cls(shape, model.compute_dtype, LayerLoop(model.remat, model.scan_layers))
 
     @functools.cached_property
-    def _skeleton(self) -> Skeleton:
-        return Skeleton.of(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))
+    def _module_def(self) -> ModuleDef:
+        return ModuleDef.of(nnx.eval_shape(lambda: self._build(nnx.Rngs(0))))
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 weights from a typed key; a pure function, may be jitted with out_shardings."""
-        return unflatten(weights_of(self._build(nnx.Rngs(key))))
+        return unflatten(flat_params(self._build(nnx.Rngs(key))))
 
     @functools.cached_property
     def abstract_params(self) -> Params:
@@ -78,4 +78,4 @@ class T5Factory:
 
     def merge(self, params: Params) -> T5:
         """A T5 that computes with these weights."""
-        return self._skeleton.filled(flatten(params))
+        return self._module_def.merge(flatten(params))

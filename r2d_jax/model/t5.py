@@ -15,10 +15,10 @@ from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
 from r2d_jax.model.cpu_products import KEPT, table_times_rows
 from r2d_jax.model.dropout import RowDropout, scaled
-from r2d_jax.model.flat_state import Skeleton, weights_of
+from r2d_jax.model.flat_state import ModuleDef, flat_params
 from r2d_jax.model.half_precision import wide_product
 from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
-from r2d_jax.model.mixing import AttentionBias, KeysValues
+from r2d_jax.model.mixing import AttentionBias, KVCache
 from r2d_jax.runtime.mesh import (
     logits_sharded,
     on_one_cpu,
@@ -30,8 +30,8 @@ from r2d_jax.runtime.mesh import (
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
 MASKED = jnp.finfo(jnp.float32).min / 2
 
-# Turning a matrix round takes as long as a few steps gain.
-_TURNED_FROM = 8
+# Transposing a matrix costs about what a few decode steps save.
+_TRANSPOSE_FROM_STEPS = 8
 
 
 BlockFn = Callable[[Any, RowDropout, jax.Array], jax.Array]
@@ -52,9 +52,9 @@ def _traced_once(function: Callable[..., Any], blocks: nnx.List, x: jax.Array) -
     """
     if not isinstance(x, jax.core.Tracer):
         return function
-    skeleton = Skeleton.of(blocks[0])
-    of_weights = jax.jit(lambda weights, *arguments: function(skeleton.filled(weights), *arguments))
-    return lambda block, *arguments: of_weights(weights_of(block), *arguments)
+    module_def = ModuleDef.of(blocks[0])
+    of_weights = jax.jit(lambda weights, *arguments: function(module_def.merge(weights), *arguments))
+    return lambda block, *arguments: of_weights(flat_params(block), *arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,21 +84,21 @@ class LayerLoop:
             for index, block in enumerate(blocks):
                 x = once(block, dropout.at(index + 2), x)
             return x
-        skeleton = Skeleton.of(blocks[0])
-        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(weights_of, blocks))
+        module_def = ModuleDef.of(blocks[0])
+        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(flat_params, blocks))
 
-        def turn(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
+        def body(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
             weights, site = layer
-            return once(skeleton.filled(weights_sharded(weights)), dropout.at(site), x), None
+            return once(module_def.merge(weights_sharded(weights)), dropout.at(site), x), None
 
-        return jax.lax.scan(turn, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
+        return jax.lax.scan(body, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
 
 
 class LayerCache(NamedTuple):
     """One decoder layer's keys and values while decoding: of the T positions of the target, of the S of the input."""
 
-    own: KeysValues
-    crossed: KeysValues
+    self_kv: KVCache
+    cross_kv: KVCache
 
 
 class DecodeCache(NamedTuple):
@@ -108,7 +108,7 @@ class DecodeCache(NamedTuple):
     self_bias: jax.Array
     cross_bias: AttentionBias
 
-    def of_rows(self, rows: jax.Array) -> "DecodeCache":
+    def take_rows(self, rows: jax.Array) -> "DecodeCache":
         """That of int32 rows [N] alone; biases of positions are those of all rows."""
         layers, keys = jax.tree.map(lambda leaf: leaf[rows], (self.layers, self.cross_bias.keys))
         return self._replace(layers=layers, cross_bias=self.cross_bias._replace(keys=keys))
@@ -145,26 +145,26 @@ class DecoderBlock(nnx.Module):
         self.feed_forward_norm = RMSNorm(config, dtype=dtype)
         self.feed_forward = FeedForward(config, dtype=dtype, rngs=rngs)
 
-    def turn(self) -> None:
-        """Turn round the matrices that a decode step multiplies with."""
-        own, crossed = self.self_attention, self.cross_attention
-        of_attention = (own.q, own.k, own.v, own.o, crossed.q, crossed.o)
+    def transpose(self) -> None:
+        """Transpose the matrices that a decode step multiplies with."""
+        within, across = self.self_attention, self.cross_attention
+        of_attention = (within.q, within.k, within.v, within.o, across.q, across.o)
         for projection in (*of_attention, *self.feed_forward.projections()):
-            projection.turn()
+            projection.transpose()
 
     def __call__(
         self,
         x: jax.Array,
-        own: tuple[jax.Array, jax.Array] | KeysValues,
+        self_kv: tuple[jax.Array, jax.Array] | KVCache,
         self_bias: AttentionBias,
-        crossed: tuple[jax.Array, jax.Array] | KeysValues,
+        cross_kv: tuple[jax.Array, jax.Array] | KVCache,
         cross_bias: AttentionBias,
         dropout: RowDropout,
     ) -> jax.Array:
-        """[B, T, D] to [B, T, D]; keys and values of the target (`own`) and of the input (`crossed`) are given."""
-        attended = self.self_attention(self.self_norm(x), own, self_bias, dropout.at(1))
+        """[B, T, D] to [B, T, D], with keys and values of the target (`self_kv`) and of the input (`cross_kv`)."""
+        attended = self.self_attention(self.self_norm(x), self_kv, self_bias, dropout.at(1))
         x = x + dropout.at(0)(attended)
-        x = x + dropout.at(2)(self.cross_attention(self.cross_norm(x), crossed, cross_bias, dropout.at(3)))
+        x = x + dropout.at(2)(self.cross_attention(self.cross_norm(x), cross_kv, cross_bias, dropout.at(3)))
         return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
 
 
@@ -218,9 +218,9 @@ class Decoder(nnx.Module):
         cross_bias = AttentionBias(None, _key_bias(input_mask))
 
         def run(block: DecoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
-            own = block.self_attention.keys_values(block.self_norm(x))
-            crossed = block.cross_attention.keys_values(encoded)
-            return block(x, own, self_bias, crossed, cross_bias, inner)
+            self_kv = block.self_attention.keys_values(block.self_norm(x))
+            cross_kv = block.cross_attention.keys_values(encoded)
+            return block(x, self_kv, self_bias, cross_kv, cross_bias, inner)
 
         x = self.loop(self.blocks, run, dropout, dropout.at(0)(embedded))
         return dropout.at(1)(self.final_norm(x))
@@ -229,8 +229,8 @@ class Decoder(nnx.Module):
         """Empty self-attention cache for max_tokens, and the cross keys and values, computed once."""
         positions, layers = round_up(max_tokens), []
         for block in self.blocks:
-            crossed = KeysValues.of(*block.cross_attention.keys_values(encoded)).sharded()
-            layers.append(LayerCache(crossed.empty(positions), crossed))
+            cross_kv = KVCache.of(*block.cross_attention.keys_values(encoded)).sharded()
+            layers.append(LayerCache(cross_kv.empty(positions), cross_kv))
         cross_bias = AttentionBias(None, _key_bias(input_mask))
         return DecodeCache(tuple(layers), self.causal_bias(positions), cross_bias)
 
@@ -244,9 +244,10 @@ class Decoder(nnx.Module):
         def once(
             block: DecoderBlock, dropout: RowDropout, layer: LayerCache, x: jax.Array
         ) -> tuple[jax.Array, LayerCache]:
-            new = KeysValues.of(*block.self_attention.keys_values(block.self_norm(x)))
-            own = layer.own.written(position, new)
-            return block(x, own, self_bias, layer.crossed, cache.cross_bias, dropout), layer._replace(own=own)
+            new = KVCache.of(*block.self_attention.keys_values(block.self_norm(x)))
+            self_kv = layer.self_kv.updated(position, new)
+            x = block(x, self_kv, self_bias, layer.cross_kv, cache.cross_bias, dropout)
+            return x, layer._replace(self_kv=self_kv)
 
         x, layers = dropout.at(0)(embedded), []
         once = _traced_once(once, self.blocks, x)
@@ -281,17 +282,17 @@ class T5(nnx.Module):
     def for_decoding(self, steps: int = 1) -> "T5":
         """The same model, its matrices cast and gathered over the devices once, before a loop of decode steps.
 
-        On a single CPU those that each step multiplies with are turned round as well, where `steps` repay it.
+        On a single CPU those that each step multiplies with are transposed as well, where `steps` repay it.
         """
         matrices = ("kernel", "embedding", "head")
         weights = {
             name: weight.astype(self.dtype) if name.endswith(matrices) else weight
-            for name, weight in weights_of(self).items()
+            for name, weight in flat_params(self).items()
         }
-        model = Skeleton.of(self).filled(weights_gathered(weights))
-        if on_one_cpu() and self.dtype == jnp.float32 and steps >= _TURNED_FROM:
+        model = ModuleDef.of(self).merge(weights_gathered(weights))
+        if on_one_cpu() and self.dtype == jnp.float32 and steps >= _TRANSPOSE_FROM_STEPS:
             for block in model.decoder.blocks:
-                block.turn()
+                block.transpose()
         return model
 
     def embed(self, ids: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ class Threshold(NamedTuple):
     window_rows: jax.Array
 
 
-def first_threshold() -> Threshold:
+def init_threshold() -> Threshold:
     """Before the first step."""
     return Threshold(jnp.float32(0.0), jnp.float32(0.0), jnp.int32(0))
 
@@ -45,7 +45,7 @@ def use_probability(probability: jax.Array, confidence: jax.Array, tau: jax.Arra
     return probability * jax.nn.sigmoid(SHARPNESS * (confidence - tau))
 
 
-def renewed(
+def update_threshold(
     threshold: Threshold, confidence_sum: jax.Array, rows: jax.Array, step: jax.Array, config: Stage2Config
 ) -> Threshold:
     """The threshold after a step.

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 
-def draw_coins(row_keys: jax.Array, probability: jax.Array) -> jax.Array:
-    """Whether each row is to be given its predicted label.
+def sample_mask(row_keys: jax.Array, probability: jax.Array) -> jax.Array:
+    """Whether each row is given its predicted label: True with this probability.
 
     Args:
         row_keys: typed PRNG keys [B], one per row of the global batch.
@@ -18,16 +18,16 @@ def draw_coins(row_keys: jax.Array, probability: jax.Array) -> jax.Array:
 
 
 def mix_labels(
-    coins: jax.Array,
+    sampled: jax.Array,
     gold_ids: jax.Array,
     gold_length: jax.Array,
     predicted_ids: jax.Array,
     predicted_length: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Predicted label where the coin says so, gold elsewhere, per row.
+    """Predicted label where `sampled`, gold elsewhere, per row.
 
     Args:
-        coins: bool [B].
+        sampled: bool [B].
         gold_ids: int32 [B, L].
         gold_length: int32 [B], without the end token.
         predicted_ids: int32 [B, L].
@@ -37,6 +37,6 @@ def mix_labels(
         mixed ids int32 [B, L] and lengths int32 [B].
     """
     return (
-        jnp.where(coins[:, None], predicted_ids, gold_ids),
-        jnp.where(coins, predicted_length, gold_length),
+        jnp.where(sampled[:, None], predicted_ids, gold_ids),
+        jnp.where(sampled, predicted_length, gold_length),
     )

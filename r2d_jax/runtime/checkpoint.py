@@ -27,7 +27,8 @@ from r2d_jax.runtime.checkpoint_files import (
 from r2d_jax.runtime.distributed import agree
 
 _SYSTEM_FAULT = re.compile(r"([\w -]+) \[os_error_code='\d+'\]|\[Errno \d+\] ([\w -]+)|PERMISSION_DENIED")
-OPTIMIZER, CARRIED = "opt_state", "carried"
+# Names of items in checkpoints: another one would make those of all users unreadable.
+OPTIMIZER, OBJECTIVE_STATE = "opt_state", "carried"
 _HASH = "config_hash"
 
 
@@ -86,8 +87,7 @@ class StageCheckpoints:
     """Two stores of one stage: `latest` to go on from (weights, optimiser, progress), `best` (weights).
 
     Checkpoint N holds the state after N updates. Weights, optimiser and progress are separate items,
-    so weights are read without the optimiser; what an objective carries from step to step is one more, there only
-    where it carries something.
+    so weights are read without the optimiser; the state of an objective is one more, there only where it has one.
     """
 
     def __init__(self, folder: pathlib.Path, config_hash: str):
@@ -106,7 +106,7 @@ class StageCheckpoints:
         self._last_sums: tuple[int | None, dict[str, str]] = (None, {})
 
     def save_latest(
-        self, step: int, params: Any, opt_state: Any, progress: dict[str, Any], carried: Any = ()
+        self, step: int, params: Any, opt_state: Any, progress: dict[str, Any], objective_state: Any = ()
     ) -> None:
         """Start writing the state after `step` updates; returns before it is on disk."""
         if step == self._last_saved:
@@ -114,7 +114,7 @@ class StageCheckpoints:
         self._last_saved = step
         with _writing(self.folder):
             self._latest.wait()
-            items = {WEIGHTS: params, OPTIMIZER: opt_state} | _item(carried)
+            items = {WEIGHTS: params, OPTIMIZER: opt_state} | _item(objective_state)
             self._latest.save_checkpointables_async(
                 step, items, force=True, overwrite=True, custom_metadata=self._metadata(step, items, progress)
             )
@@ -160,21 +160,24 @@ class StageCheckpoints:
         report: Callable[[str], None],
         abstract_params: Any,
         abstract_opt_state: Any,
-        abstract_carried: Any = (),
+        abstract_objective_state: Any = (),
     ) -> tuple[int, Any, Any, dict[str, Any], Any]:
-        """The newest whole (step, params, opt_state, progress, carried), in the layout of the abstract trees.
+        """The newest whole checkpoint, in the layout of the abstract trees.
 
         Args:
             report: takes a line for each newer checkpoint that is passed over, and why.
             abstract_params: shapes, dtypes and shardings of the weights.
             abstract_opt_state: of the optimiser state.
-            abstract_carried: of what the objective carries.
+            abstract_objective_state: of the state of the objective.
+
+        Returns:
+            step, params, opt_state, progress and objective_state.
 
         Raises:
             UserError: it was written by a run of another config, its weights have other names or shapes, or none of
                 the checkpoints is whole.
         """
-        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_carried)
+        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_objective_state)
         home, whole = self.folder / LATEST, complete_steps(self.folder / LATEST)
         for step in reversed(whole):
             folder = home / str(step)
@@ -187,8 +190,8 @@ class StageCheckpoints:
             if not agree(restored is None) and restored is not None:
                 loaded, progress = restored
                 self._last_saved = step
-                carried = loaded.get(CARRIED, abstract_carried)
-                return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, carried
+                objective_state = loaded.get(OBJECTIVE_STATE, abstract_objective_state)
+                return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, objective_state
             report(f"warning: {folder} is passed over: {reason}")
         raise UserError(
             str(home),
@@ -229,5 +232,5 @@ class StageCheckpoints:
             self._best.close()
 
 
-def _item(carried: Any) -> dict[str, Any]:
-    return {CARRIED: carried} if jax.tree.leaves(carried) else {}
+def _item(objective_state: Any) -> dict[str, Any]:
+    return {OBJECTIVE_STATE: objective_state} if jax.tree.leaves(objective_state) else {}

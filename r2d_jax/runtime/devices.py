@@ -63,7 +63,7 @@ def _keep_programs(place: str) -> str:
     return place
 
 
-def ask_for_same_bits() -> str:
+def request_deterministic_gpu_ops() -> str:
     """Let XLA use only kernels of a GPU that give the same bits each time; call before the first array is made.
 
     Returns:

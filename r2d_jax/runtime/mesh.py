@@ -204,25 +204,25 @@ def with_shardings(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def put(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Put an array that every process holds whole on the devices; each takes only its devices' parts."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Put the host arrays [B, ...] of the global batch on the devices, rows sharded.
 
     Every process makes the same global batch and places the rows of its own devices: slices are disjoint
     and cover everything, whatever the layout.
     """
     sharding = batch_sharding(mesh)
-    return {name: place(array, sharding) for name, array in batch.items()}
+    return {name: put(array, sharding) for name, array in batch.items()}
 
 
-def place_flag(flag: bool, mesh: Mesh) -> jax.Array:
+def put_flag(flag: bool, mesh: Mesh) -> jax.Array:
     """What this process says, int32 [devices], on its own devices; those of other processes hold what these say.
 
     Rows of a batch would not do: devices along the tensor axis hold the same rows, so that processes which say
     different things of them would have two contents of one array, and never know what the other one says.
     """
-    return place(np.full(mesh.size, flag, np.int32), device_sharding(mesh))
+    return put(np.full(mesh.size, flag, np.int32), device_sharding(mesh))

@@ -14,7 +14,7 @@ from r2d_jax.config import StageConfig
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.distributed import agree
-from r2d_jax.runtime.mesh import place_batch, place_flag
+from r2d_jax.runtime.mesh import put_flag, shard_batch
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.state import TrainState
@@ -125,7 +125,7 @@ def train(
     def save() -> None:
         _require_finite(metrics, reporter.stage, step)
         saved = dataclasses.asdict(progress)
-        checkpoints.save_latest(step, state.params, state.opt_state, saved, state.carried)
+        checkpoints.save_latest(step, state.params, state.opt_state, saved, state.objective_state)
 
     def leave() -> None:
         save()
@@ -158,7 +158,7 @@ def train(
             save()
         if finished:
             break
-        batch = place_batch(next(iterator), mesh) | {STOP: place_flag(stop.requested, mesh)}
+        batch = shard_batch(next(iterator), mesh) | {STOP: put_flag(stop.requested, mesh)}
         state, metrics = step_fn(state, batch)
         step += 1
         asked = metrics.pop(STOP)

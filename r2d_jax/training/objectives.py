@@ -14,7 +14,7 @@ from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import T5, shift_right
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
-from r2d_jax.objective.scheduled_sampling import draw_coins, mix_labels
+from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability
 
 Batch = dict[str, jax.Array]
@@ -206,7 +206,7 @@ def sampled_labels(
 ) -> Batch:
     """As `given_labels`, by coins of probability pi(step); labels are decoded only where a coin of this batch asks."""
     probability = sampling_probability(step, config)
-    sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
+    sampled = sample_mask(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
 
     def decode() -> tuple[jax.Array, jax.Array]:
         decoded = decode_labels(context, model, batch, encode, sampled)
@@ -231,19 +231,19 @@ class Objective:
             it may be applied to a micro-batch's sums and added up.
         schedule: metrics that depend on the step only.
         draw: what the terms need beside a training batch, from all its rows at once and without gradients, as
-            further arrays of the batch; it is given what is carried. None: nothing.
-        start: what is carried from step to step, at the start of a stage; arrays that stand in the training state,
-            whole on every device. By default nothing.
-        carry: what was carried, the metrics of a global batch, its weights and the step to what is carried on and
-            further metrics; None: as it was.
+            further arrays of the batch; it is given the state of the objective. None: nothing.
+        init_state: the state of the objective at the start of a stage: arrays that are kept from step to step in the
+            training state, whole on every device. By default nothing.
+        update_state: that state, the metrics of a global batch, its weights and the step to the state after the step
+            and further metrics; None: it stays as it was.
     """
 
     terms: TermsFn
     combine: ObjectiveFn
     schedule: Callable[[jax.Array], Metrics]
     draw: Callable[[T5, Batch, jax.Array, Any], Batch] | None = None
-    start: Callable[[], Any] = tuple
-    carry: Callable[[Any, Metrics, Weights, jax.Array], tuple[Any, Metrics]] | None = None
+    init_state: Callable[[], Any] = tuple
+    update_state: Callable[[Any, Metrics, Weights, jax.Array], tuple[Any, Metrics]] | None = None
 
 
 def dropout_keys(
@@ -292,7 +292,7 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
     # The label decode then sees the same encodings as the label loss, so these are computed once.
     shared_encoding = config.label_decode_dropout or context.factory.config.dropout_rate == 0
 
-    def draw(model: T5, batch: Batch, step: jax.Array, carried: Any) -> Batch:
+    def draw(model: T5, batch: Batch, step: jax.Array, objective_state: Any) -> Batch:
         prompt = context.prompts.predict(*question_of(batch))
 
         def encode(wanted: jax.Array | None) -> tuple[jax.Array, None]:

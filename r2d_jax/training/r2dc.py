@@ -1,4 +1,4 @@
-"""What R2D-C minimises (Hasan et al., 2026); in: StepContext and config, out: an Objective that carries tau."""
+"""What R2D-C minimises (Hasan et al., 2026); in: StepContext and config, out: an Objective whose state is tau."""
 
 import dataclasses
 from typing import Any
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from r2d_jax.config import Stage2Config
 from r2d_jax.model.t5 import T5, shift_right
-from r2d_jax.objective.confidence import Threshold, first_threshold, renewed, use_probability
+from r2d_jax.objective.confidence import Threshold, init_threshold, update_threshold, use_probability
 from r2d_jax.objective.cycle import soft_predict, soft_tokens, word_count
 from r2d_jax.objective.losses import token_cross_entropy
-from r2d_jax.objective.scheduled_sampling import draw_coins
+from r2d_jax.objective.scheduled_sampling import sample_mask
 from r2d_jax.objective.schedules import cycle_weight, gumbel_temperature, sampling_probability
 from r2d_jax.training.objectives import (
     COIN,
@@ -54,7 +54,7 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
     if not (adaptive or cycle):
         return base
 
-    def draw(model: T5, batch: Batch, step: jax.Array, carried: Any) -> Batch:
+    def draw(model: T5, batch: Batch, step: jax.Array, objective_state: Any) -> Batch:
         def encode(wanted: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
             prompt = context.prompts.predict(*question_of(batch))
             if not config.label_decode_dropout:
@@ -69,8 +69,8 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         # In warm-up too: tau is made of what is seen there.
         decoded = decode_labels(context, model, batch, encode)
         confidence = jnp.exp(decoded.mean_log_prob)
-        probability = use_probability(sampling_probability(step, config), confidence, carried.tau)
-        sampled = draw_coins(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
+        probability = use_probability(sampling_probability(step, config), confidence, objective_state.tau)
+        sampled = sample_mask(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
         given = given_labels(batch, sampled, (decoded.token_ids, decoded.lengths))
         return given | {CONFIDENCE: confidence}
 
@@ -102,15 +102,18 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         further = {"cycle_weight": cycle_weight(step, config), "gumbel_temperature": temperature}
         return base.schedule(step) | further
 
-    def carry(
+    def update_state(
         threshold: Threshold, metrics: Metrics, weights: Weights, step: jax.Array
     ) -> tuple[Threshold, Metrics]:
         rows = weights["real_rows"]
-        threshold = renewed(threshold, metrics["confidence"] * rows, rows.astype(jnp.int32), step, config)
+        confidence_sum = metrics["confidence"] * rows
+        threshold = update_threshold(threshold, confidence_sum, rows.astype(jnp.int32), step, config)
         return threshold, {"tau": threshold.tau}
 
     objective = Objective(terms, combine, schedule, draw)
-    return dataclasses.replace(objective, start=first_threshold, carry=carry) if adaptive else objective
+    if not adaptive:
+        return objective
+    return dataclasses.replace(objective, init_state=init_threshold, update_state=update_state)
 
 
 def cycle_loss_sum(

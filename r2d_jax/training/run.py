@@ -23,7 +23,7 @@ from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples, write_json
 from r2d_jax.evaluation.scoring import require_libraries
-from r2d_jax.runtime.devices import ask_for_same_bits, check_platform, enable_compile_cache
+from r2d_jax.runtime.devices import check_platform, enable_compile_cache, request_deterministic_gpu_ops
 from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.mesh import make_mesh
@@ -45,7 +45,7 @@ def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
     require_libraries()
     cache = enable_compile_cache()
     if config.deterministic:
-        say(console, f"deterministic: {ask_for_same_bits()}")
+        say(console, f"deterministic: {request_deterministic_gpu_ops()}")
     say(console, f"devices: {check_platform(config.platform)}")
     prepared = prepare(config, workdir, make_mesh(config.mesh), lambda line: say(console, line))
     say(console, f"workdir: {workdir.path}")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
 from r2d_jax.config_check import stage_configs
-from r2d_jax.data.pipeline import made_ahead, train_batches
+from r2d_jax.data.pipeline import prefetched, train_batches
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.scoring import label_scores
@@ -137,7 +137,7 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
                 stage.config,
                 step_fn=step_fn,
                 batches=lambda step: stack.enter_context(
-                    made_ahead(
+                    prefetched(
                         train_batches(
                             data.train,
                             stage.config.batch_size,
@@ -169,7 +169,7 @@ def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Call
     mesh, features = prepared.mesh, prepared.stages[stage.number]
     return describe_step_memory(
         step_fn,
-        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh, stage.objective.start),
+        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh, stage.objective.init_state),
         abstract_batch(
             stage.config.batch_size,
             prepared.shapes,
@@ -191,18 +191,19 @@ def _starting_point(
     """The state to train from, its progress, and where it came from, in words."""
     for folder in checkpoints.half_written():
         report(f"{folder} was not written to its end and is passed over")
-    abstract_params, number, start = prepared.factory.abstract_params, stage.number, stage.objective.start
+    abstract_params, number = prepared.factory.abstract_params, stage.number
+    init_state = stage.objective.init_state
     if checkpoints.latest_step() is not None:
-        _, *wanted = abstract_train_state(abstract_params, optimizer, prepared.mesh, start)
-        step, params, opt_state, saved, carried = checkpoints.restore_latest(report, *wanted)
+        _, *wanted = abstract_train_state(abstract_params, optimizer, prepared.mesh, init_state)
+        step, params, opt_state, saved, objective_state = checkpoints.restore_latest(report, *wanted)
         count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
-        state = TrainState(count, params, opt_state, carried)
+        state = TrainState(count, params, opt_state, objective_state)
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
     if number == next(iter(stage_configs(prepared.config))):
         params = prepared.initial_params()
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"
-        return fresh_state(params, optimizer, prepared.mesh, start), Progress(), origin
+        return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin
     best = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
     if best is None:
         raise UserError(
@@ -213,4 +214,4 @@ def _starting_point(
     folder = workdir.stage(1) / "best" / str(best)
     params = restore_weights(folder, with_shardings(abstract_params, prepared.mesh))
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
-    return fresh_state(params, optimizer, prepared.mesh, start), Progress(), origin
+    return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin

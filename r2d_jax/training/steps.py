@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from r2d_jax.config import StageConfig
-from r2d_jax.model.cpu_parts import at_once, cpu_parts, cpu_step_parts, split_rows
+from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, scan_unroll, split_rows
 from r2d_jax.model.parameters import Params
 from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated
 from r2d_jax.training.objectives import (
@@ -32,14 +32,14 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The one training step of every stage: gradients of the objective, clip, AdamW; jitted and sharded.
 
-    A batch, as `place_batch` puts it, may hold STOP, from `place_flag`; the metrics then hold its maximum.
+    A batch, as `shard_batch` puts it, may hold STOP, from `put_flag`; the metrics then hold its maximum.
 
     The state is donated, unless the context says no. What the objective draws it draws from all rows at once;
     gradients are summed over micro-batches and divided once by the token counts of the global batch.
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     schedule = learning_rate(config.optimizer, config.max_steps)
-    abstract = abstract_state(context.factory.abstract_params, optimizer, objective.start)
+    abstract = abstract_state(context.factory.abstract_params, optimizer, objective.init_state)
     shardings = state_shardings(abstract, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -48,7 +48,9 @@ def make_train_step(
         stop = jnp.max(batch.pop(STOP)) if STOP in batch else jnp.int32(0)
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
         if objective.draw is not None:
-            batch |= objective.draw(context.factory.merge(state.params), batch, state.step, state.carried)
+            batch |= objective.draw(
+                context.factory.merge(state.params), batch, state.step, state.objective_state
+            )
         weights = divisors(target_counts(batch)) | {
             "rows": jnp.float32(batch["row"].shape[0]),
             "real_rows": jnp.sum((batch["row_weight"] > 0).astype(jnp.float32)),
@@ -70,9 +72,9 @@ def make_train_step(
         else:
             gradients, metrics = _accumulate(gradient_of, state.params, batch, parts)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        carried = state.carried
-        if objective.carry is not None:
-            carried, further = objective.carry(carried, metrics, weights, state.step)
+        objective_state = state.objective_state
+        if objective.update_state is not None:
+            objective_state, further = objective.update_state(objective_state, metrics, weights, state.step)
             metrics |= further
         metrics |= objective.schedule(state.step) | {
             "grad_norm": optax.tree.norm(gradients),
@@ -80,7 +82,7 @@ def make_train_step(
             STOP: stop,
         }
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, carried), metrics
+        return TrainState(state.step + 1, params, opt_state, objective_state), metrics
 
     return jax.jit(
         on_mesh(train_step, mesh),
@@ -106,7 +108,7 @@ def _accumulate(
 
     first = jax.tree.map(lambda x: x[0], split)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient_of, params, first))
-    return jax.lax.scan(add, zeros, split, unroll=at_once() if on_one_cpu() else 1)[0]
+    return jax.lax.scan(add, zeros, split, unroll=scan_unroll() if on_one_cpu() else 1)[0]
 
 
 def make_loss_sums(

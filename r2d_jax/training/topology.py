@@ -219,7 +219,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         full = Bucket(shapes.question, shapes.rationale)
         weighted = number == 2 and config.stage2.class_weights == "balanced"
         batch = abstract_batch(stage.batch_size, shapes, full, mesh, weighted_labels=weighted)
-        state = abstract_train_state(factory.abstract_params, optimizer, mesh, objective.start)
+        state = abstract_train_state(factory.abstract_params, optimizer, mesh, objective.init_state)
         say(f"compiling the step of stage {number} ...")
         step = make_train_step(context, objective, stage, mesh)
         yield _compiled(f"stage-{number} step", mesh, step, state, batch)

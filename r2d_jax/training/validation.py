@@ -8,7 +8,7 @@ import numpy as np
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
 from r2d_jax.evaluation.predict import HostBatch, all_of, in_row_order
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import place_batch
+from r2d_jax.runtime.mesh import shard_batch
 from r2d_jax.training.objectives import ENCODED, Objective, Terms
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.steps import make_loss_sums
@@ -52,7 +52,7 @@ def losses_alone(
     def found(params: Params, check_stop: CheckStop) -> dict[str, float]:
         means = _Means()
         for _, batch in batches():
-            means.add(sums_of(params, place_batch(batch, prepared.mesh)))
+            means.add(sums_of(params, shard_batch(batch, prepared.mesh)))
             check_stop()
         return means.by_name()
 
@@ -67,7 +67,7 @@ def losses_and_labels(
     predictor = prepared.predictor()
 
     def labels_of(params: Params, host: HostBatch, rows: int, means: _Means) -> list[str]:
-        batch = place_batch(host, prepared.mesh)
+        batch = shard_batch(host, prepared.mesh)
         # Without the rationales, whose widths would make further programs of it.
         question = {name: batch[name] for name in ("question_ids", "question_length")}
         encoded = predictor.encode_questions(params, question)

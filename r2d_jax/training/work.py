@@ -34,7 +34,7 @@ def count_products(jaxpr: Any) -> Products:
     """Count the matrix products of a traced program, padding included.
 
     Recomputation (rematerialisation) is in, and the layout of devices does not matter: divide by their number. A
-    branch counts as its dearest side, a loop as `turns_of` says: so of a decode that leaves ended rows behind, which
+    branch counts as its dearest side, a loop as `trip_count` says: so of a decode that leaves ended rows behind, which
     is up to three loops, each counts whole. Everything that is no matrix product (norms, softmax, the optimiser) is
     left out.
     """
@@ -47,13 +47,13 @@ def count_products(jaxpr: Any) -> Products:
         elif kind == "cond":
             found = max(inner, key=sum, default=Products(0.0, 0.0))
         else:
-            turns = turns_of(equation)
-            found = Products(*(turns * sum(part[index] for part in inner) for index in range(2)))
+            trips = trip_count(equation)
+            found = Products(*(trips * sum(part[index] for part in inner) for index in range(2)))
         total = Products(total.batched + found.batched, total.plain + found.plain)
     return total
 
 
-def turns_of(equation: Any) -> int:
+def trip_count(equation: Any) -> int:
     """How often the body of a traced equation runs: 1 where it is no loop.
 
     Of a `while` it is the constant below which its condition keeps an integer of the loop: a decode's limit of
@@ -66,7 +66,7 @@ def turns_of(equation: Any) -> int:
         return 1
     condition = equation.params["cond_jaxpr"].jaxpr
     compared = (equation.invars for equation in condition.eqns if equation.primitive.name == "lt")
-    # What is computed from the loop's values (how many rows still run) is no count of turns.
+    # What is computed from the loop's values (how many rows still run) is no count of iterations.
     limits = [
         int(limit.val)
         for count, limit in compared
