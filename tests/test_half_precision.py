@@ -61,7 +61,7 @@ def test_half_precision_products_have_half_precision_gradients() -> None:
 
     def loss(queries, keys, values, position):
         bias = AttentionBias(position, None)
-        return jnp.sum(attend(queries, keys, values, bias, RowDropout(words, 0.1), None).astype(jnp.float32))
+        return jnp.sum(attend(queries, keys, values, bias, RowDropout(words, 0.1)).astype(jnp.float32))
 
     def head(x, table):
         return jnp.sum(wide_product("btd,vd->btv", x, table) ** 2)
@@ -92,7 +92,7 @@ def test_half_precision_attention_is_near_float32(rate: float) -> None:
     dropout = RowDropout(jax.random.key_data(jax.random.split(jax.random.key(9), B)), rate)
 
     def loss(queries, keys, values, position):
-        attended = attend(queries, keys, values, AttentionBias(position, keys_bias), dropout, None)
+        attended = attend(queries, keys, values, AttentionBias(position, keys_bias), dropout)
         return jnp.sum(attended.astype(jnp.float32) * cotangent), attended
 
     def of(dtype):
@@ -141,11 +141,8 @@ def test_attention_has_float32_scores(length: int, cached: bool) -> None:
 
     def of(dtype: str) -> np.ndarray:
         one, two, three = (part.astype(dtype) for part in (queries, keys, values))
-        attended = (
-            KVCache.of(two, three).attend(one, bias, off, None)
-            if cached
-            else attend(one, two, three, bias, off, None)
-        )
+        cache = KVCache.of(two, three)
+        attended = cache.attend(one, bias, off) if cached else attend(one, two, three, bias, off)
         return np.asarray(attended, np.float64)
 
     half, full = of("bfloat16"), of("float32")

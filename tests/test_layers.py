@@ -1,6 +1,7 @@
 """Parts of the T5; in: distances, queries, keys, rows, out: torch's buckets, attention by hand, rows in parts."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
+from r2d_jax.training import work
 
 __all__ = ["strict"]
 
@@ -62,7 +64,7 @@ def test_attention_is_that_worked_out_row_by_row(parts: str) -> None:
         draw.normal(size=(BATCH, HEADS, length, SIZE)).astype(np.float32) for length in (QUERIES, KEYS, KEYS)
     )
     bias = made_bias(parts)
-    attended = attend(queries, keys, values, bias, OFF, jax.lax.Precision.HIGHEST)
+    attended = attend(queries, keys, values, bias, OFF)
     for row, head, query in np.ndindex(BATCH, HEADS, QUERIES):
         scores = keys[row, head].astype(np.float64) @ queries[row, head, query]
         scores += 0 if bias.position is None else np.asarray(bias.position)[0, head, query]
@@ -102,16 +104,14 @@ def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: i
     draw = np.random.default_rng(3)
     heads, size = 2, 4
 
-    def mixed(positions: int, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    def from_both(positions: int, queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
         whole = KVCache.of(keys, values)
         cache = whole.empty(positions)
         for position in range(positions):
             of_one = KVCache.of(*(x[:, :, position : position + 1] for x in (keys, values)))
             cache = cache.updated(jnp.int32(position), of_one)
         bias = AttentionBias(None, None)
-        return jnp.stack(
-            [kept.attend(queries, bias, OFF, jax.lax.Precision.HIGHEST) for kept in (whole, cache)]
-        )
+        return jnp.stack([kept.attend(queries, bias, OFF) for kept in (whole, cache)])
 
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     for positions in (1, 7, 8):
@@ -119,8 +119,8 @@ def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: i
         queries, keys, values = (
             jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2, heads, 1, size), shape, shape)
         )
-        found = jax.jit(on_mesh(functools.partial(mixed, positions), mesh))(queries, keys, values)
-        expected = attend(queries, keys, values, AttentionBias(None, None), OFF, jax.lax.Precision.HIGHEST)
+        found = jax.jit(on_mesh(functools.partial(from_both, positions), mesh))(queries, keys, values)
+        expected = attend(queries, keys, values, AttentionBias(None, None), OFF)
         np.testing.assert_allclose(found, np.stack([expected, expected]), atol=2e-6)
 
 
@@ -134,7 +134,7 @@ def test_scores_of_a_half_precision_cache_are_wide(devices: int) -> None:
     )
 
     def from_a_cache() -> jax.Array:
-        return KVCache.of(keys, values).attend(queries, AttentionBias(None, None), OFF, None)
+        return KVCache.of(keys, values).attend(queries, AttentionBias(None, None), OFF)
 
     found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     exact = [np.asarray(x, np.float64) for x in (queries, keys, values)]
@@ -174,6 +174,35 @@ def test_matrices_are_transposed_for_long_float32_decodes_on_one_cpu(
     config = T5Config(**SMALL)
     of_decoder = config.d_ff if transposed else config.d_model
     assert found == [of_decoder] * config.num_decoder_layers + [config.d_model] * config.num_layers
+
+
+def precisions(jaxpr: Any) -> set[Any]:
+    """Of all matrix products of a traced program."""
+    products = [equation for equation in jaxpr.eqns if equation.primitive.name == "dot_general"]
+    inner = (part for equation in jaxpr.eqns for part in work._inner(equation.params))
+    return {equation.params["precision"] for equation in products}.union(*map(precisions, inner))
+
+
+@pytest.mark.parametrize(
+    ("devices", "dtype", "precision"),
+    [(1, "float32", jax.lax.Precision.HIGHEST), (2, "float32", jax.lax.Precision.HIGHEST), (2, "bfloat16", None)],
+)
+def test_products_of_float32_are_not_rounded(
+    devices: int, dtype: str, precision: jax.lax.Precision | None
+) -> None:
+    """A TPU would round their operands to bfloat16, and a CPU does not tell."""
+    ids, keys = jnp.ones((2, 5), jnp.int32), jax.random.split(jax.random.key(0), 2)
+
+    def traced() -> list[jax.Array]:
+        model = T5(T5Config(**SMALL), rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))
+        encoded = model.encode(ids, ids, keys)
+        cache = model.start_cache(encoded, ids, 3)
+        step = model.decode_step(ids[:, 0], jnp.int32(0), cache)[0]
+        mixture = model.embed_mixture(jnp.ones((2, 3, 40), jnp.float32))
+        return [model.decode(ids, encoded, ids, keys), step, mixture]
+
+    program = on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices]))
+    assert precisions(jax.make_jaxpr(program)().jaxpr) == {precision and (precision, precision)}
 
 
 def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:

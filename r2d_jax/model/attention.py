@@ -6,7 +6,7 @@ from flax import nnx
 
 from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
-from r2d_jax.model.layers import linear, precision_of
+from r2d_jax.model.layers import linear
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 
 
@@ -20,7 +20,6 @@ class Attention(nnx.Module):
         self.v = linear(d_model, inner, d_model**-0.5, dtype=dtype, rngs=rngs)
         self.o = linear(inner, d_model, inner**-0.5, dtype=dtype, rngs=rngs)
         self.num_heads = config.num_heads
-        self.precision = precision_of(dtype)
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
@@ -49,8 +48,8 @@ class Attention(nnx.Module):
         """
         queries = self._heads(self.q(x))
         if isinstance(kv, KVCache):
-            attended = kv.attend(queries, bias, dropout, self.precision)
+            attended = kv.attend(queries, bias, dropout)
         else:
-            attended = attend(queries, *kv, bias, dropout, self.precision)
+            attended = attend(queries, *kv, bias, dropout)
         batch, _, length, _ = attended.shape
         return self.o(attended.swapaxes(1, 2).reshape(batch, length, -1))

@@ -19,6 +19,11 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
+def einsum(subscripts: str, *operands: jax.Array, **options: Any) -> jax.Array:
+    """jnp.einsum of operands of one dtype, at the precision of this dtype; `options` are those of jnp.einsum."""
+    return jnp.einsum(subscripts, *operands, precision=precision_of(operands[0].dtype), **options)
+
+
 class Projection(nnx.Linear):
     """x·kernel without bias; the kernel is [in, out], and [out, in] once it is transposed."""
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from r2d_jax.model.dropout import RowDropout, before_dropout
 from r2d_jax.model.half_precision import dropped_softmax, wide_product
+from r2d_jax.model.layers import einsum
 from r2d_jax.runtime.mesh import cache_sharded, on_one_cpu
 
 # A CPU sums over so many parts of the positions side by side: in one, a single core does it.
@@ -36,22 +37,17 @@ def _biased(scores: jax.Array, bias: AttentionBias) -> jax.Array:
 
 
 def attend(
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    bias: AttentionBias,
-    dropout: RowDropout,
-    precision: jax.lax.Precision | None,
+    queries: jax.Array, keys: jax.Array, values: jax.Array, bias: AttentionBias, dropout: RowDropout
 ) -> jax.Array:
     """softmax(queries·keys + bias)·values: [B, H, T, K] of queries [B, H, T, K], keys and values [B, H, S, K]."""
     if values.dtype != jnp.float32:
         scores = wide_product("bhtk,bhsk->bhts", queries, keys)
         weights = dropped_softmax(_biased(scores, bias), *dropout.kept(scores.shape[1:]), values.dtype)
-        return jnp.einsum("bhts,bhsk->bhtk", weights, values)
-    scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys, precision=precision)
+        return einsum("bhts,bhsk->bhtk", weights, values)
+    scores = einsum("bhtk,bhsk->bhts", queries, keys)
     weights = _weights(scores, bias)
     weights = weights if dropout.words is None else dropout(before_dropout(weights))
-    return jnp.einsum("bhts,bhsk->bhtk", weights, values, precision=precision)
+    return einsum("bhts,bhsk->bhtk", weights, values)
 
 
 class KVCache(NamedTuple):
@@ -91,22 +87,14 @@ class KVCache(NamedTuple):
             write(self.keys, new.keys, position, axis=3), write(self.values, new.values, position, axis=axis)
         )
 
-    def attend(
-        self,
-        queries: jax.Array,
-        bias: AttentionBias,
-        dropout: RowDropout,
-        precision: jax.lax.Precision | None,
-    ) -> jax.Array:
+    def attend(self, queries: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
         """As the function `attend`: [B, H, T, K] of queries [B, H, T, K]."""
         if on_one_cpu() and queries.shape[2] == 1:
             return self._attend_by_sums(queries, bias, dropout)
-        scores = jnp.einsum(
-            "bhtk,bhks->bhts", queries, self.keys, precision=precision, preferred_element_type=jnp.float32
-        )
+        scores = einsum("bhtk,bhks->bhts", queries, self.keys, preferred_element_type=jnp.float32)
         weights = dropout(_weights(scores, bias).astype(self.values.dtype))
         by_layout = "bhts,bhsk->bhtk" if on_one_cpu() else "bhts,bhks->bhtk"
-        return jnp.einsum(by_layout, weights, self.values, precision=precision)
+        return einsum(by_layout, weights, self.values)
 
     def _attend_by_sums(self, queries: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
         """The same for one position: products of a vector with a matrix take a single core of a CPU, sums all."""

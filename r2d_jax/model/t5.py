@@ -17,7 +17,7 @@ from r2d_jax.model.cpu_products import KEPT, table_times_rows
 from r2d_jax.model.dropout import RowDropout, scaled
 from r2d_jax.model.flat_state import ModuleDef, flat_params
 from r2d_jax.model.half_precision import wide_product
-from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, precision_of
+from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, einsum
 from r2d_jax.model.mixing import AttentionBias, KVCache
 from r2d_jax.runtime.mesh import (
     logits_sharded,
@@ -302,7 +302,8 @@ class T5(nnx.Module):
     def embed_mixture(self, shares: jax.Array) -> jax.Array:
         """Mean embeddings [B, T, D], in the compute dtype, of float32 shares [B, T, V] that sum to 1 over V."""
         table = self.embedding[...].astype(self.dtype)
-        return rows_sharded(self._product("btv,vd->btd", shares.astype(self.dtype), table).astype(self.dtype))
+        mean = einsum("btv,vd->btd", shares.astype(self.dtype), table, preferred_element_type=jnp.float32)
+        return rows_sharded(mean.astype(self.dtype))
 
     def _dropout(self, row_keys: jax.Array | None) -> RowDropout:
         return RowDropout.of(row_keys, self.config.dropout_rate)
@@ -367,7 +368,7 @@ class T5(nnx.Module):
     def logits(self, x: jax.Array) -> jax.Array:
         """Float32 logits [B, T, V] of x [B, T, D]; only a tied head is scaled by d_model**-0.5."""
         x, table = self._head(x)
-        product = self._product if self.dtype == jnp.float32 else wide_product
+        product = einsum if self.dtype == jnp.float32 else wide_product
         return logits_sharded(product("btd,vd->btv", x, table))
 
     def _logits_of_position(self, x: jax.Array) -> jax.Array:
@@ -380,11 +381,6 @@ class T5(nnx.Module):
         tied = self.config.tie_word_embeddings
         table = self.embedding[...] if tied else self.head[...]
         return scaled(x, self.config.d_model**-0.5) if tied else x, table.astype(self.dtype)
-
-    def _product(self, subscripts: str, *operands: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            subscripts, *operands, precision=precision_of(self.dtype), preferred_element_type=jnp.float32
-        )
 
 
 def shift_right(target_ids: jax.Array) -> jax.Array:
