@@ -11,7 +11,11 @@ from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 
 
 class Attention(nnx.Module):
-    """Multi-head attention without scaling by sqrt(K), as in T5."""
+    """Multi-head attention without scaling by sqrt(K), as in T5.
+
+    Not nnx.MultiHeadAttention, whose dropout takes one key for the whole batch and not one for each row, and not
+    jax.nn.dot_product_attention, which has no dropout.
+    """
 
     def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         d_model, inner = config.d_model, config.num_heads * config.d_kv

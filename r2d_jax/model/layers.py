@@ -60,7 +60,10 @@ def linear(in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: n
 
 
 class RMSNorm(nnx.Module):
-    """T5's layer norm: no mean, no bias, statistics in float32 (Zhang & Sennrich, 2019)."""
+    """T5's layer norm: no mean, no bias, statistics in float32 (Zhang & Sennrich, 2019).
+
+    Not nnx.RMSNorm: that promotes the scale to the compute dtype, so it would be rounded to bfloat16.
+    """
 
     def __init__(self, config: T5Config, *, dtype: jnp.dtype):
         self.scale = nnx.Param(jnp.ones((config.d_model,), jnp.float32))

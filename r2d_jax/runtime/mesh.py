@@ -49,7 +49,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
             f"Choose axes whose product is {count}; one of them may be -1.",
         )
     names = (DATA, FSDP, TENSOR)
-    # An axis may need a part of a torus dimension: 32 x 8 on 16x16 chips, 2 x 32 on 4x4x4.
+    # An axis may need a part of a torus dimension: 32 x 8 on 16x16 chips, 2 x 32 on 4x4x4. Not jax.make_mesh: it splits
+    # physical axes on v5e only.
     laid_out = mesh_utils.create_device_mesh(
         sizes, jax.devices() if devices is None else devices, allow_split_physical_axes=True
     )
@@ -92,7 +93,11 @@ def device_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function, traced so that whatever asks for the layout of its devices, `on_one_cpu` too, knows the mesh."""
+    """The function, traced so that whatever asks for the layout of its devices, `on_one_cpu` too, knows the mesh.
+
+    Not `with jax.set_mesh(mesh)` around a whole command: that holds for one thread, and `r2d serve` runs the model in
+    another one. So a function is traced for its own mesh wherever it is called.
+    """
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:

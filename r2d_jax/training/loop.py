@@ -158,6 +158,8 @@ def train(
             save()
         if finished:
             break
+        # Not multihost_utils.reached_preemption_sync_point: it takes no Ctrl-C, and without jax.distributed it always
+        # returns False.
         batch = shard_batch(next(iterator), mesh) | {STOP: put_flag(stop.requested, mesh)}
         state, metrics = step_fn(state, batch)
         step += 1

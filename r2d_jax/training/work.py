@@ -23,6 +23,8 @@ class Products(NamedTuple):
 def matmul_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """Floating-point operations of all matrix products in one call; see `count_products`.
 
+    Not cost_analysis() of the compiled program: it counts the body of a loop once.
+
     Args:
         function: jitted or not.
         arguments: arrays or their shapes.
