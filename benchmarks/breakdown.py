@@ -133,7 +133,7 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
     def head(x: jax.Array, table: jax.Array) -> jax.Array:
         logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
         ids = jnp.ones(x.shape[:2], jnp.int32)
-        return token_cross_entropy(logits, ids, ids > 0)[0]
+        return token_cross_entropy(logits, ids, ids > 0)
 
     table = normal(shape.vocab_size, shape.d_model)
     yield timed("head and cross-entropy", head, normal(rows, target, shape.d_model), table)

@@ -9,7 +9,7 @@ from r2d_jax.config import OptimizerConfig, Stage2Config
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
 from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability, transition_end_step
-from r2d_jax.training.objectives import divisors
+from r2d_jax.training.objectives import divisors, target_counts
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
 
 PUBLISHED = Stage2Config(max_steps=30000)
@@ -55,9 +55,8 @@ def test_no_warmup_means_full_label_weight_from_the_start():
 
 def test_cross_entropy_is_hand_worked():
     logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]], jnp.float32))
-    loss, weight = token_cross_entropy(logits, jnp.array([[0, 2]]), jnp.ones((1, 2), bool))
+    loss = token_cross_entropy(logits, jnp.array([[0, 2]]), jnp.ones((1, 2), bool))
     assert float(loss) == pytest.approx(-np.log(0.5) - np.log(0.8), rel=1e-6)
-    assert float(weight) == 2.0
 
 
 def test_weighted_rows_equal_torch():
@@ -70,9 +69,22 @@ def test_weighted_rows_equal_torch():
     ).reshape(3, 4)
     counted = torch.tensor((np.arange(4) < lengths[:, None]) * weights[:, None])
     mask = target_mask(jnp.asarray(lengths), 4)
-    loss, weight = token_cross_entropy(jnp.asarray(logits), jnp.asarray(targets), mask, jnp.asarray(weights))
+    loss = token_cross_entropy(jnp.asarray(logits), jnp.asarray(targets), mask, jnp.asarray(weights))
     assert float(loss) == pytest.approx(float((each * counted).sum()), rel=1e-6)
-    assert float(weight) == pytest.approx(float(counted.sum())) == 0.5 * 2 + 3 + 1.25 * 4
+
+
+def test_tokens_are_counted_as_much_as_their_row():
+    """The rationale of a row of weight 0 counts for nothing, and class weights are for labels alone."""
+    batch = {
+        "row_weight": jnp.array([1.0, 1.0, 1.0, 0.0]),
+        "label_weight": jnp.array([0.5, 3.0, 1.25, 7.0]),
+        "label_ids": jnp.zeros((4, 4), jnp.int32),
+        "label_length": jnp.array([2, 1, 4, 3]),
+        "rationale_ids": jnp.zeros((4, 6), jnp.int32),
+        "rationale_length": jnp.array([6, 0, 3, 5]),
+    }
+    counts = {name: float(count) for name, count in target_counts(batch).items()}
+    assert counts == {"label": 0.5 * 2 + 3 + 1.25 * 4, "rationale": 9.0}
 
 
 @pytest.mark.parametrize("padding", [-100, -1, 0, 7])
@@ -81,16 +93,14 @@ def test_padding_ids_of_any_value_do_not_matter(padding):
     logits = jax.random.normal(jax.random.key(0), (2, 3, 5))
     mask = target_mask(jnp.array([2, 0]), 3)
     targets = jnp.array([[1, 4, padding], [padding] * 3])
-    loss, weight = token_cross_entropy(logits, targets, mask)
+    loss = token_cross_entropy(logits, targets, mask)
     by_hand = -jax.nn.log_softmax(logits)[0, jnp.arange(2), jnp.array([1, 4])].sum()
     assert float(loss) == pytest.approx(float(by_hand), rel=1e-6)
-    assert float(weight) == 2.0
 
 
 def test_a_batch_without_targets_has_loss_zero_and_no_nan_gradient():
     def loss_of(logits):
-        loss, weight = token_cross_entropy(logits, jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), bool))
-        return loss / jnp.maximum(weight, 1.0)
+        return token_cross_entropy(logits, jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, 2), bool))
 
     assert float(loss_of(jnp.full((1, 2, 4), jnp.inf))) == 0.0
     value, gradient = jax.value_and_grad(loss_of)(jnp.zeros((1, 2, 4)))

@@ -1,4 +1,4 @@
-"""Token-weighted cross-entropy; in: logits and targets, out: a loss sum and the weight to divide it by."""
+"""Token-weighted cross-entropy; in: logits and targets, out: a loss sum, still to be divided by a token count."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ def target_mask(length: jax.Array, width: int) -> jax.Array:
 
 def token_cross_entropy(
     logits: jax.Array, target_ids: jax.Array, mask: jax.Array, row_weight: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     """Summed negative log-likelihood of the target tokens.
 
     Sums are returned, not means, so that devices and micro-batches can be added before the one
@@ -24,7 +24,7 @@ def token_cross_entropy(
         row_weight: float32 [B], how much the tokens of a row count; None: 1.
 
     Returns:
-        (loss_sum, weight), float32 scalars; weight is the number of target tokens, as weighted.
+        float32 scalar.
     """
     # Selecting before the gather and after the log keeps ids such as -100 out of the index and NaN out of the sum.
     safe_ids = jnp.where(mask, target_ids, 0)
@@ -33,4 +33,4 @@ def token_cross_entropy(
     weights = mask.astype(jnp.float32)
     if row_weight is not None:
         weights *= row_weight[:, None]
-    return jnp.sum(jnp.where(mask, loss * weights, 0.0)), jnp.sum(weights)
+    return jnp.sum(jnp.where(mask, loss * weights, 0.0))

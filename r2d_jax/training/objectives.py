@@ -146,7 +146,7 @@ def target_pass(
     targets = batch[f"{name}_ids"]
     logits = model.decode(shift_right(targets), encoded, prompt[1], fold_keys(keys, 1))
     mask, weight = real_mask(batch, name), row_weight(batch, name)
-    return Pass(token_cross_entropy(logits, targets, mask, weight)[0], encoded, logits)
+    return Pass(token_cross_entropy(logits, targets, mask, weight), encoded, logits)
 
 
 def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:

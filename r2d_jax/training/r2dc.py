@@ -147,4 +147,4 @@ def cycle_loss_sum(
     encoded = model.encode_embedded(soft, mask, fold_keys(keys, 0))
     given = batch[GIVEN_IDS]
     read = model.decode(shift_right(given), encoded, mask, fold_keys(keys, 1))
-    return token_cross_entropy(read, given, given_mask(batch))[0]
+    return token_cross_entropy(read, given, given_mask(batch))
