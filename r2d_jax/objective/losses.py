@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def target_mask(length: jax.Array, width: int) -> jax.Array:
@@ -28,8 +29,7 @@ def token_cross_entropy(
     """
     # Selecting before the gather and after the log keeps ids such as -100 out of the index and NaN out of the sum.
     safe_ids = jnp.where(mask, target_ids, 0)
-    gold = jnp.take_along_axis(logits, safe_ids[:, :, None], axis=-1)[:, :, 0]
-    loss = jax.nn.logsumexp(logits, axis=-1) - gold
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, safe_ids)
     weights = mask.astype(jnp.float32)
     if row_weight is not None:
         weights *= row_weight[:, None]
