@@ -20,7 +20,7 @@ from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.mesh import make_mesh, tree_shardings, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
-from r2d_jax.training.state import abstract_train_state, fresh_state
+from r2d_jax.training.state import abstract_state, fresh_state
 from r2d_jax.training.workdir import Workdir
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
@@ -42,7 +42,7 @@ def state():
 
 
 def targets(mesh):
-    wanted = abstract_train_state(FACTORY.abstract_params, OPTIMIZER, mesh)
+    wanted = abstract_state(FACTORY.abstract_params, OPTIMIZER, mesh)
     return wanted.params, wanted.opt_state
 
 

@@ -22,7 +22,7 @@ from r2d_jax.training.footprint import (
 )
 from r2d_jax.training.objectives import stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
-from r2d_jax.training.state import abstract_train_state
+from r2d_jax.training.state import abstract_state
 from r2d_jax.training.steps import make_train_step
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
@@ -66,7 +66,7 @@ def test_the_table_ends_with_the_sum():
 
 def lowered(context, mesh):
     optimizer = make_optimizer(SAMPLING.optimizer, SAMPLING.max_steps)
-    state = abstract_train_state(context.factory.abstract_params, optimizer, mesh)
+    state = abstract_state(context.factory.abstract_params, optimizer, mesh)
     batch = abstract_batch(ROWS, SHAPES, Bucket(32, 32), mesh)
     step = make_train_step(context, stage2_objective(context, SAMPLING), SAMPLING, mesh)
     return step.lower(state, batch)

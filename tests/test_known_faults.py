@@ -100,7 +100,8 @@ def test_the_state_holds_each_buffer_once_and_gives_it_away():
 
 def test_no_state_holds_a_random_key():
     """B063: keys in checkpoints break restores; here randomness follows from seed and step."""
-    abstract = abstract_state(T5Factory(SHAPE).abstract_params, make_optimizer(OptimizerConfig(), 10))
+    optimizer = make_optimizer(OptimizerConfig(), 10)
+    abstract = abstract_state(T5Factory(SHAPE).abstract_params, optimizer, make_mesh(MeshConfig()))
     kinds = {leaf.dtype for leaf in jax.tree.leaves(abstract)}
     assert kinds == {jnp.dtype("float32"), jnp.dtype("int32")}
 

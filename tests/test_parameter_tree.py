@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import pytest
 from t5_cases import SHAPES
 
-from r2d_jax.config import OptimizerConfig
+from r2d_jax.config import MeshConfig, OptimizerConfig
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.objective.confidence import init_threshold
+from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import abstract_state
 
@@ -40,7 +41,8 @@ def test_the_state_has_the_places_that_checkpoints_have() -> None:
     """Checksums are over these paths, so that another one is taken for damage."""
     weight = {"a": {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32)}}
     for config in (OptimizerConfig(), OptimizerConfig(warmup_steps=4, weight_decay=0.1)):
-        state = abstract_state(weight, make_optimizer(config, 10), init_threshold)
+        optimizer = make_optimizer(config, 10)
+        state = abstract_state(weight, optimizer, make_mesh(MeshConfig()), init_threshold)
         found = {
             jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
             for path, leaf in jax.tree_util.tree_leaves_with_path(state)

@@ -45,7 +45,7 @@ from r2d_jax.training.loop import Progress, Selection, train
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.stages import Stage
-from r2d_jax.training.state import abstract_train_state, fresh_state
+from r2d_jax.training.state import abstract_state, fresh_state
 
 __all__ = ["one_device", "small", "with_dropout"]
 
@@ -300,7 +300,7 @@ def test_what_is_switched_off_is_neither_computed_nor_logged(small, one_device, 
     config = dataclasses.replace(CONFIG, **changes)
     objective, step_fn = made(factory, config, one_device)
     optimizer = make_optimizer(config.optimizer, config.max_steps)
-    state = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.init_state)
+    state = abstract_state(factory.abstract_params, optimizer, one_device, objective.init_state)
     after, metrics = jax.eval_shape(step_fn, state, batch_of(random_rows(0)))
     known = {"tau", "confidence", "cycle_loss", "cycle_weight", "gumbel_temperature"}
     assert metrics.keys() & known == logged
@@ -312,7 +312,7 @@ def test_the_state_is_counted_and_keeps_its_shape(small, one_device):
     factory, _ = small
     objective, step_fn = made(factory, CONFIG, one_device)
     optimizer = make_optimizer(CONFIG.optimizer, CONFIG.max_steps)
-    abstract = abstract_train_state(factory.abstract_params, optimizer, one_device, objective.init_state)
+    abstract = abstract_state(factory.abstract_params, optimizer, one_device, objective.init_state)
     assert [leaf.dtype.name for leaf in abstract.objective_state] == ["float32", "float32", "int32"]
     after, _ = jax.eval_shape(step_fn, abstract, batch_of(random_rows(0)))
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) for state in (after, abstract)]

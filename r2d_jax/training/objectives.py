@@ -16,6 +16,7 @@ from r2d_jax.model.t5 import T5, shift_right
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
 from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability
+from r2d_jax.training.state import nothing
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -233,7 +234,7 @@ class Objective:
         draw: what the terms need beside a training batch, from all its rows at once and without gradients, as
             further arrays of the batch; it is given the state of the objective. None: nothing.
         init_state: the state of the objective at the start of a stage: arrays that are kept from step to step in the
-            training state, whole on every device. By default nothing.
+            training state, whole on every device, so that none may be named like a weight (`runtime.mesh.RULES`).
         update_state: that state, the metrics of a global batch, its weights and the step to the state after the step
             and further metrics; None: it stays as it was.
     """
@@ -242,7 +243,7 @@ class Objective:
     combine: ObjectiveFn
     schedule: Callable[[jax.Array], Metrics]
     draw: Callable[[T5, Batch, jax.Array, Any], Batch] | None = None
-    init_state: Callable[[], Any] = tuple
+    init_state: Callable[[], Any] = nothing
     update_state: Callable[[Any, Metrics, Weights, jax.Array], tuple[Any, Metrics]] | None = None
 
 

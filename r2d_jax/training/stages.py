@@ -31,7 +31,7 @@ from r2d_jax.training.objectives import Objective, StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.r2dc import r2dc_objective
-from r2d_jax.training.state import TrainState, abstract_train_state, fresh_state
+from r2d_jax.training.state import TrainState, abstract_state, fresh_state
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.validation import losses_alone, losses_and_labels
 from r2d_jax.training.workdir import Workdir
@@ -169,7 +169,7 @@ def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Call
     mesh, features = prepared.mesh, prepared.stages[stage.number]
     return describe_step_memory(
         step_fn,
-        abstract_train_state(prepared.factory.abstract_params, optimizer, mesh, stage.objective.init_state),
+        abstract_state(prepared.factory.abstract_params, optimizer, mesh, stage.objective.init_state),
         abstract_batch(
             stage.config.batch_size,
             prepared.shapes,
@@ -194,7 +194,7 @@ def _starting_point(
     abstract_params, number = prepared.factory.abstract_params, stage.number
     init_state = stage.objective.init_state
     if checkpoints.latest_step() is not None:
-        _, *wanted = abstract_train_state(abstract_params, optimizer, prepared.mesh, init_state)
+        _, *wanted = abstract_state(abstract_params, optimizer, prepared.mesh, init_state)
         step, params, opt_state, saved, objective_state = checkpoints.restore_latest(report, *wanted)
         count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
         state = TrainState(count, params, opt_state, objective_state)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
-from r2d_jax.runtime.mesh import replicated, tree_shardings
+from r2d_jax.runtime.mesh import tree_shardings, with_shardings
 
 
 class TrainState(NamedTuple):
@@ -23,52 +23,38 @@ class TrainState(NamedTuple):
     objective_state: Any = ()
 
 
+def nothing() -> tuple[()]:
+    """The state of an objective that remembers nothing."""
+    return ()
+
+
 def abstract_state(
-    abstract_params: Any, optimizer: optax.GradientTransformation, init_state: Callable[[], Any] = tuple
-) -> TrainState:
-    """Shapes of a state, without making an array; `init_state` is that of the objective."""
-    return TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32),
-        abstract_params,
-        jax.eval_shape(optimizer.init, abstract_params),
-        jax.eval_shape(init_state),
-    )
-
-
-def abstract_train_state(
     abstract_params: Any,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    init_state: Callable[[], Any] = tuple,
+    init_state: Callable[[], Any] = nothing,
 ) -> TrainState:
-    """Shapes of a state with their shardings, to restore or compile for; `init_state` is that of the objective."""
-    state = abstract_state(abstract_params, optimizer, init_state)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        state,
-        state_shardings(state, mesh),
-    )
+    """Shapes of a state with their shardings, to restore, place or compile for; no array is made.
 
-
-def state_shardings(abstract: TrainState, mesh: Mesh) -> TrainState:
-    """A NamedSharding for every leaf."""
-    step: NamedSharding = replicated(mesh)
-    return TrainState(
-        step,
-        tree_shardings(abstract.params, mesh),
-        tree_shardings(abstract.opt_state, mesh),
-        jax.tree.map(lambda _: replicated(mesh), abstract.objective_state),
-    )
+    Args:
+        abstract_params: weights or their shapes.
+        optimizer: of the stage.
+        mesh: devices.
+        init_state: of the objective.
+    """
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    opt_state = jax.eval_shape(optimizer.init, abstract_params)
+    return with_shardings(TrainState(step, abstract_params, opt_state, jax.eval_shape(init_state)), mesh)
 
 
 def fresh_state(
     params: Any,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    init_state: Callable[[], Any] = tuple,
+    init_state: Callable[[], Any] = nothing,
 ) -> TrainState:
     """Step 0 with these weights: optimiser, step count, schedules and objective begin again (stage hand-over)."""
-    shardings = state_shardings(abstract_state(params, optimizer, init_state), mesh)
+    shardings = tree_shardings(abstract_state(params, optimizer, mesh, init_state), mesh)
     # An array that lies elsewhere would cost a second compile at the second step.
     params = jax.device_put(params, shardings.params)
     opt_state = jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from r2d_jax.config import StageConfig
 from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, scan_unroll, split_rows
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated
+from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated, tree_shardings
 from r2d_jax.training.objectives import (
     Batch,
     Metrics,
@@ -22,7 +22,7 @@ from r2d_jax.training.objectives import (
     target_counts,
 )
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
-from r2d_jax.training.state import TrainState, abstract_state, state_shardings
+from r2d_jax.training.state import TrainState, abstract_state
 
 STOP = "stop_requested"
 
@@ -39,8 +39,8 @@ def make_train_step(
     """
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     schedule = learning_rate(config.optimizer, config.max_steps)
-    abstract = abstract_state(context.factory.abstract_params, optimizer, objective.init_state)
-    shardings = state_shardings(abstract, mesh)
+    abstract = abstract_state(context.factory.abstract_params, optimizer, mesh, objective.init_state)
+    shardings = tree_shardings(abstract, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = dict(batch)

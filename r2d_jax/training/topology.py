@@ -37,7 +37,7 @@ from r2d_jax.training.objectives import StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import vocabulary_rows
 from r2d_jax.training.stages import OBJECTIVES
-from r2d_jax.training.state import abstract_train_state
+from r2d_jax.training.state import abstract_state
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.traffic import Traffic, collective_traffic
 from r2d_jax.training.work import matmul_flops
@@ -219,7 +219,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         full = Bucket(shapes.question, shapes.rationale)
         weighted = number == 2 and config.stage2.class_weights == "balanced"
         batch = abstract_batch(stage.batch_size, shapes, full, mesh, weighted_labels=weighted)
-        state = abstract_train_state(factory.abstract_params, optimizer, mesh, objective.init_state)
+        state = abstract_state(factory.abstract_params, optimizer, mesh, objective.init_state)
         say(f"compiling the step of stage {number} ...")
         step = make_train_step(context, objective, stage, mesh)
         yield _compiled(f"stage-{number} step", mesh, step, state, batch)
