@@ -23,7 +23,7 @@ from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
 from r2d_jax.serve.limits import Limits, Refused
 from r2d_jax.serve.logs import write_logs
@@ -228,7 +228,7 @@ def make_model(folder, *, labels=LABELS, rationale_prompt="given_label", seed=0)
         rationale_prompt=rationale_prompt,
     )
     folder.mkdir(parents=True)
-    save_weights(folder / WEIGHTS_FOLDER, random_weights(shape, seed))
+    save_params(folder / WEIGHTS_FOLDER, random_weights(shape, seed))
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
     return folder

@@ -25,7 +25,7 @@ from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told
 from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.convert import export_folder, import_model
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
-from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
 
 LABELS = ("rash", "cough", "pain", "fever")
@@ -161,7 +161,7 @@ def make_model(folder, decode="constrained"):
         label_decode=decode,
     )
     folder.mkdir()
-    save_weights(folder / WEIGHTS_FOLDER, params)
+    save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     (folder / CARD_FILE).write_text(card.to_json())
     return folder

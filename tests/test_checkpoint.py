@@ -16,7 +16,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.runtime import checksums
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_weights, save_weights
+from r2d_jax.runtime.checkpoint_files import best_step, complete_steps, restore_params, save_params
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.mesh import make_mesh, tree_shardings, with_shardings
 from r2d_jax.training.optimizer import make_optimizer
@@ -156,7 +156,7 @@ def test_the_weights_of_a_step_that_is_saved_twice_are_summed_once(tmp_path, sta
     checkpoints.close()
     assert summed.count(count) == 3
     for folder, wanted in (("latest/4", state.params), ("latest/8", other), ("best/4", state.params)):
-        assert_equal_trees(restore_weights(tmp_path / folder, targets(one_device())[0]), wanted)
+        assert_equal_trees(restore_params(tmp_path / folder, targets(one_device())[0]), wanted)
 
 
 def test_weights_are_read_without_the_optimiser(tmp_path, state):
@@ -166,27 +166,27 @@ def test_weights_are_read_without_the_optimiser(tmp_path, state):
     for file in (folder / "opt_state").rglob("*"):
         if file.is_file():
             file.unlink()
-    params = restore_weights(folder, targets(one_device())[0])
+    params = restore_params(folder, targets(one_device())[0])
     assert_equal_trees(params, state.params)
     assert checksum(params) == checksum(state.params)
 
 
 def test_another_shape_is_refused_by_name(tmp_path, state):
     """B060: 2 decoder layers into 3, and a wrong size."""
-    save_weights(tmp_path / "weights", state.params)
+    save_params(tmp_path / "weights", state.params)
     deeper = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 3, "d_ff": 32}))
     with pytest.raises(UserError) as error:
-        restore_weights(tmp_path / "weights", with_shardings(deeper.abstract_params, one_device()))
+        restore_params(tmp_path / "weights", with_shardings(deeper.abstract_params, one_device()))
     assert "missing decoder/blocks/2/cross_attention/k/kernel (16, 16)" in str(error.value)
     assert "encoder/blocks/0/feed_forward/wi/kernel is (16, 24), not (16, 32)" in str(error.value)
 
 
 def test_weights_that_the_model_has_not_are_refused_by_name(tmp_path, state):
     """B060: a block or a head too many would be left out without a word."""
-    save_weights(tmp_path / "weights", state.params)
+    save_params(tmp_path / "weights", state.params)
     shallower = T5Factory(T5Config(**{**vars_of(SHAPE), "num_decoder_layers": 1}))
     with pytest.raises(UserError) as error:
-        restore_weights(tmp_path / "weights", with_shardings(shallower.abstract_params, one_device()))
+        restore_params(tmp_path / "weights", with_shardings(shallower.abstract_params, one_device()))
     told = re.findall(r"unexpected (\S+) \(", str(error.value))
     assert told == [name for name in flatten(state.params) if name.startswith("decoder/blocks/1/")]
     assert not re.search(r"missing|, not", str(error.value))
@@ -198,12 +198,12 @@ def test_a_relative_folder_stays_where_it_was(tmp_path, state, monkeypatch):
     folder = pathlib.Path("runs/one")
     workdir = Workdir(folder)
     save(folder, state, 3)
-    save_weights(pathlib.Path("weights"), state.params)
+    save_params(pathlib.Path("weights"), state.params)
     wanted = targets(one_device())
     step, *_ = StageCheckpoints(folder, HASH).restore_latest(print, *wanted)
     assert step == 3
     for relative in (pathlib.Path("weights"), folder / "latest" / "3"):
-        assert checksum(restore_weights(relative, wanted[0])) == checksum(state.params)
+        assert checksum(restore_params(relative, wanted[0])) == checksum(state.params)
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert workdir.path == tmp_path / "runs" / "one"
@@ -281,19 +281,19 @@ def test_where_no_checkpoint_is_whole_nothing_is_trained(tmp_path, state):
 
 def test_damaged_weights_are_refused_and_a_lack_of_memory_is_no_damage(tmp_path, state, monkeypatch):
     state = on_one_device(state)
-    save_weights(tmp_path / "weights", state.params)
+    save_params(tmp_path / "weights", state.params)
     wanted = targets(one_device())[0]
     spoil(tmp_path / "weights", "a flipped bit")
     with pytest.raises(UserError, match="its params are not what was written"):
-        restore_weights(tmp_path / "weights", wanted)
-    save_weights(tmp_path / "weights", state.params)
+        restore_params(tmp_path / "weights", wanted)
+    save_params(tmp_path / "weights", state.params)
 
     def short(*_):
         raise ValueError("load failed") from jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr("r2d_jax.runtime.checkpoint_files.ocp.load_checkpointables", short)
     with pytest.raises(ValueError, match="load failed"):
-        restore_weights(tmp_path / "weights", wanted)
+        restore_params(tmp_path / "weights", wanted)
 
 
 def test_the_checksum_is_that_of_any_layout_and_sees_what_changed_places(state):

@@ -19,7 +19,7 @@ from r2d_jax.evaluation.metrics import outside_name
 from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
-from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
 
 LABELS = ("rash", "cough")
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
         rationale_source="nurse",
     )
     folder = tmp_path_factory.mktemp("model")
-    save_weights(folder / WEIGHTS_FOLDER, params)
+    save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
     (folder / CARD_FILE).write_text(card.to_json())
     return folder

@@ -11,7 +11,7 @@ import pytest
 
 from r2d_jax.config import MeshConfig, Stage1Config
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.checkpoint_files import restore_weights
+from r2d_jax.runtime.checkpoint_files import restore_params
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.loop import Progress, Selection, train
 from r2d_jax.training.state import TrainState
@@ -144,7 +144,7 @@ def train_on(folder, scores, kill_at=None, kill_after_writing=False, save_every=
     finally:
         checkpoints.close()
     best = checkpoints.best_step()
-    return progress, best, float(restore_weights(folder / "best" / str(best), like)["w"][0])
+    return progress, best, float(restore_params(folder / "best" / str(best), like)["w"][0])
 
 
 @pytest.mark.parametrize(("kill_at", "after"), [(10, False), (10, True), (20, False), (20, True)])

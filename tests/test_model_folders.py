@@ -24,7 +24,7 @@ from r2d_jax.evaluation.model_folder import (
     place_params,
 )
 from r2d_jax.model.parameters import T5Factory
-from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
 from r2d_jax.runtime.mesh import make_mesh
 
@@ -88,7 +88,7 @@ def reworded(folder, file=CARD_FILE, **values):
 def imported(model, folder, params):
     """A folder as `r2d import` lays it out."""
     folder.mkdir()
-    save_weights(folder / WEIGHTS_FOLDER, params)
+    save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, model.tokenizer.files())
     (folder / CARD_FILE).write_text(model.card.to_json(), encoding="utf-8")
     return folder

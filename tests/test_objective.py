@@ -9,7 +9,7 @@ from r2d_jax.config import OptimizerConfig, Stage2Config
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
 from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability, transition_end_step
-from r2d_jax.training.objectives import divisors, target_counts
+from r2d_jax.training.objectives import as_denominators, target_counts
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
 
 PUBLISHED = Stage2Config(max_steps=30000)
@@ -111,7 +111,7 @@ def test_a_batch_without_targets_has_loss_zero_and_no_nan_gradient():
 def test_a_count_below_one_divides_as_it_is():
     """With class weights a batch of common labels can count less than one token."""
     counts = {"label": jnp.float32(0.25), "rationale": jnp.float32(0.0), "given": jnp.float32(3.0)}
-    assert {name: float(value) for name, value in divisors(counts).items()} == {
+    assert {name: float(value) for name, value in as_denominators(counts).items()} == {
         "label": 0.25,
         "rationale": 1.0,
         "given": 3.0,

@@ -141,8 +141,8 @@ def test_the_label_decode_takes_the_encoding_of_the_label_loss_where_it_is_the_s
 def test_the_figures_of_a_step_by_hand():
     objective = objectives.stage2_objective(context_of(), SAMPLING)
     sums = {"label_loss_sum": 6.0, "rationale_loss_sum": 40.0, "sampled_rows": 3.0}
-    weights = {"label": 12.0, "rationale": 50.0, "rows": 8.0, "real_rows": 6.0}
-    loss, metrics = objective.combine(sums, weights, STEP)
+    denominators = {"label": 12.0, "rationale": 50.0, "rows": 8.0, "real_rows": 6.0}
+    loss, metrics = objective.combine(sums, denominators, STEP)
     # 0.7 of 6/12 and 0.3 of 40/50; of all rows of the batch 3 got the label that was predicted.
     assert float(loss) == float(metrics["loss"]) == pytest.approx(0.7 * 0.5 + 0.3 * 0.8)
     assert (metrics["label_loss"], metrics["rationale_loss"]) == (0.5, 0.8)

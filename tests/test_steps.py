@@ -117,12 +117,12 @@ def small(tmp_path_factory):
 def gradient(context, params, config, batch, step):
     objective = objectives.stage2_objective(context, config)
     batch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
-    weights = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
+    denominators = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
     def loss_of(params):
         return objective.combine(
             objective.terms(context.factory.merge(params), batch, jnp.int32(step), True),
-            weights,
+            denominators,
             jnp.int32(step),
         )[0]
 

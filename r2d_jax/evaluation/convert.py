@@ -22,7 +22,7 @@ from r2d_jax.evaluation.model_folder import (
 )
 from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder, require_hf_target
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
-from r2d_jax.runtime.checkpoint_files import save_weights
+from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text, write_texts
 from r2d_jax.runtime.mesh import make_mesh
@@ -107,7 +107,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
     tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
     card = _imported_card(path, shape, tokenizer, tokenizer_source or source)
     with whole_folder(target, kind="model", markers=[CARD_FILE], overwrite=False) as partial:
-        save_weights(partial / WEIGHTS_FOLDER, params)
+        save_params(partial / WEIGHTS_FOLDER, params)
         write_texts(partial / TOKENIZER_FOLDER, tokenizer.files())
         write_text(partial / CARD_FILE, card.to_json())
         if card.labels and (calibration := load_calibration(path, str(path))) is not None:

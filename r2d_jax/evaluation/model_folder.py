@@ -18,7 +18,7 @@ from r2d_jax.errors import UserError, first_fault
 from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_weights
+from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_params
 from r2d_jax.runtime.distributed import require_same
 from r2d_jax.runtime.mesh import put, tree_shardings, with_shardings
 from r2d_jax.runtime.outputs import MODEL_MARK
@@ -177,7 +177,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
             card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE)
         )
     source = _weights_source(folder, path)
-    params = restore_weights(source, with_shardings(factory.abstract_params, mesh))
+    params = restore_params(source, with_shardings(factory.abstract_params, mesh))
     return LoadedModel(card, factory, params, tokenizer, str(source))
 
 

@@ -25,9 +25,9 @@ class ModuleDef(NamedTuple):
         """The definition of a module, whose weights may be shapes only."""
         return cls(*nnx.split(module, nnx.Param))
 
-    def merge(self, weights: dict[str, Any]) -> Any:
+    def merge(self, params: dict[str, Any]) -> Any:
         """The module with these weights, by the paths of `flat_params`."""
         # Not nnx.merge of this dict itself: it pairs values with the module by the order of sorted paths, and among
         # strings "10" comes before "2", so that layers would be swapped silently.
-        flat = [(path, leaf.replace(weights[_name(path)])) for path, leaf in nnx.to_flat_state(self.state)]
+        flat = [(path, leaf.replace(params[_name(path)])) for path, leaf in nnx.to_flat_state(self.state)]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))

@@ -22,9 +22,9 @@ from r2d_jax.model.mixing import AttentionBias, KVCache
 from r2d_jax.runtime.mesh import (
     logits_sharded,
     on_one_cpu,
+    params_gathered,
+    params_sharded,
     rows_sharded,
-    weights_gathered,
-    weights_sharded,
 )
 
 # Added to a score to forbid it; finite, so that a row whose every key is masked gives no NaN.
@@ -53,8 +53,8 @@ def _traced_once(function: Callable[..., Any], blocks: nnx.List, x: jax.Array) -
     if not isinstance(x, jax.core.Tracer):
         return function
     module_def = ModuleDef.of(blocks[0])
-    of_weights = jax.jit(lambda weights, *arguments: function(module_def.merge(weights), *arguments))
-    return lambda block, *arguments: of_weights(flat_params(block), *arguments)
+    with_params = jax.jit(lambda params, *arguments: function(module_def.merge(params), *arguments))
+    return lambda block, *arguments: with_params(flat_params(block), *arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +88,8 @@ class LayerLoop:
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(flat_params, blocks))
 
         def body(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
-            weights, site = layer
-            return once(module_def.merge(weights_sharded(weights)), dropout.at(site), x), None
+            params, site = layer
+            return once(module_def.merge(params_sharded(params)), dropout.at(site), x), None
 
         return jax.lax.scan(body, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
 
@@ -285,11 +285,11 @@ class T5(nnx.Module):
         On a single CPU those that each step multiplies with are transposed as well, where `steps` repay it.
         """
         matrices = ("kernel", "embedding", "head")
-        weights = {
+        params = {
             name: weight.astype(self.dtype) if name.endswith(matrices) else weight
             for name, weight in flat_params(self).items()
         }
-        model = ModuleDef.of(self).merge(weights_gathered(weights))
+        model = ModuleDef.of(self).merge(params_gathered(params))
         if on_one_cpu() and self.dtype == jnp.float32 and steps >= _TRANSPOSE_FROM_STEPS:
             for block in model.decoder.blocks:
                 block.transpose()

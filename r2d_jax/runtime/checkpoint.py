@@ -14,8 +14,8 @@ from r2d_jax.errors import UserError
 from r2d_jax.runtime.checkpoint_files import (
     BEST,
     LATEST,
+    PARAMS,
     SUMS,
-    WEIGHTS,
     Damaged,
     best_step,
     complete_steps,
@@ -114,7 +114,7 @@ class StageCheckpoints:
         self._last_saved = step
         with _writing(self.folder):
             self._latest.wait()
-            items = {WEIGHTS: params, OPTIMIZER: opt_state} | _item(objective_state)
+            items = {PARAMS: params, OPTIMIZER: opt_state} | _item(objective_state)
             self._latest.save_checkpointables_async(
                 step, items, force=True, overwrite=True, custom_metadata=self._metadata(step, items, progress)
             )
@@ -128,7 +128,7 @@ class StageCheckpoints:
         # Orbax names its barriers by what is done, not by store: two saves at once fail between processes.
         with _writing(self.folder):
             self._latest.wait()
-            items = {WEIGHTS: params}
+            items = {PARAMS: params}
             self._best.save_checkpointables(
                 step, items, force=True, overwrite=True, custom_metadata=self._metadata(step, items, progress)
             )
@@ -177,7 +177,7 @@ class StageCheckpoints:
             UserError: it was written by a run of another config, its weights have other names or shapes, or none of
                 the checkpoints is whole.
         """
-        wanted = {WEIGHTS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_objective_state)
+        wanted = {PARAMS: abstract_params, OPTIMIZER: abstract_opt_state} | _item(abstract_objective_state)
         home, whole = self.folder / LATEST, complete_steps(self.folder / LATEST)
         for step in reversed(whole):
             folder = home / str(step)
@@ -191,7 +191,7 @@ class StageCheckpoints:
                 loaded, progress = restored
                 self._last_saved = step
                 objective_state = loaded.get(OBJECTIVE_STATE, abstract_objective_state)
-                return step, loaded[WEIGHTS], loaded[OPTIMIZER], progress, objective_state
+                return step, loaded[PARAMS], loaded[OPTIMIZER], progress, objective_state
             report(f"warning: {folder} is passed over: {reason}")
         raise UserError(
             str(home),

@@ -14,7 +14,7 @@ from r2d_jax.runtime.checksums import checksum, not_finite
 from r2d_jax.runtime.distributed import require_same
 
 LATEST, BEST = "latest", "best"
-WEIGHTS = "params"
+PARAMS = "params"
 SUMS = "checksums"
 
 
@@ -37,7 +37,7 @@ def numbered_steps(folder: pathlib.Path) -> list[int]:
 def _is_complete(folder: pathlib.Path) -> bool:
     # Orbax takes any folder named by a number for a checkpoint, an empty one too. These two files are
     # part of its format; the first is written last.
-    return (folder / "_CHECKPOINT_METADATA").is_file() and (folder / WEIGHTS / "_METADATA").is_file()
+    return (folder / "_CHECKPOINT_METADATA").is_file() and (folder / PARAMS / "_METADATA").is_file()
 
 
 def best_step(folder: pathlib.Path) -> int | None:
@@ -46,7 +46,7 @@ def best_step(folder: pathlib.Path) -> int | None:
     return steps[-1] if steps else None
 
 
-def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
+def restore_params(folder: pathlib.Path, abstract_params: Any) -> Any:
     """Weights only, from one step folder, in the layout of `abstract_params`; reads no optimiser state.
 
     Raises:
@@ -57,7 +57,7 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
         metadata = metadata_of(folder)
         # A path may be another folder on each machine.
         require_same("weights", [json.dumps(_stored_sums(metadata), sort_keys=True).encode()])
-        params = load_items(folder, metadata, {WEIGHTS: abstract_params})[WEIGHTS]
+        params = load_items(folder, metadata, {PARAMS: abstract_params})[PARAMS]
     except Damaged as error:
         raise UserError(str(folder), str(error), "Restore it from a copy, or train anew.") from error
     if unsound := not_finite(params):
@@ -70,9 +70,9 @@ def restore_weights(folder: pathlib.Path, abstract_params: Any) -> Any:
     return params
 
 
-def save_weights(folder: pathlib.Path, params: Any) -> None:
-    """Write weights alone into `folder`, as `restore_weights` reads them."""
-    items = {WEIGHTS: params}
+def save_params(folder: pathlib.Path, params: Any) -> None:
+    """Write weights alone into `folder`, as `restore_params` reads them."""
+    items = {PARAMS: params}
     ocp.save_checkpointables(folder.absolute(), items, overwrite=True, custom_metadata={SUMS: sums_of(items)})
 
 
@@ -106,7 +106,7 @@ def metadata_of(folder: pathlib.Path) -> Any:
     with _reading():
         metadata = ocp.checkpointables_metadata(folder.absolute())
     # Orbax says nothing where it cannot read a part.
-    if not _shapes(metadata.metadata.get(WEIGHTS) or {}):
+    if not _shapes(metadata.metadata.get(PARAMS) or {}):
         raise Damaged("its list of weights is damaged")
     return metadata
 
@@ -123,7 +123,7 @@ def load_items(folder: pathlib.Path, metadata: Any, wanted: dict[str, Any]) -> d
         UserError: the weights have other names or shapes; each is named.
         Damaged: it cannot be read, or holds other values than were written.
     """
-    _compare(folder, _shapes(metadata.metadata[WEIGHTS]), _shapes(wanted[WEIGHTS]))
+    _compare(folder, _shapes(metadata.metadata[PARAMS]), _shapes(wanted[PARAMS]))
     with _reading():
         loaded = ocp.load_checkpointables(folder.absolute(), wanted)
     sums = _stored_sums(metadata)

@@ -154,19 +154,19 @@ def cache_sharded(x: jax.Array) -> jax.Array:
     return _constrained(x, PartitionSpec((DATA, FSDP), heads))
 
 
-def weights_sharded(tree: Any) -> Any:
+def params_sharded(tree: Any) -> Any:
     """Keep weights, or those of one block inside a loop, as the rules lay them out, and so their gradients."""
-    return _constrain_weights(tree, lambda spec: spec)
+    return _constrain_params(tree, lambda spec: spec)
 
 
-def weights_gathered(tree: Any) -> Any:
+def params_gathered(tree: Any) -> Any:
     """Weights whole on every device but for the tensor axis: fetched once, for a loop that uses them each turn."""
-    return _constrain_weights(
+    return _constrain_params(
         tree, lambda spec: PartitionSpec(*[axis if axis == TENSOR else None for axis in spec])
     )
 
 
-def _constrain_weights(tree: Any, change: Callable[[PartitionSpec], PartitionSpec]) -> Any:
+def _constrain_params(tree: Any, change: Callable[[PartitionSpec], PartitionSpec]) -> Any:
     mesh = jax.sharding.get_abstract_mesh()
 
     def one(path: Any, leaf: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from r2d_jax.training.objectives import (
     EXPLAIN_DROPOUT,
     PREDICT_DROPOUT,
     Batch,
+    Denominators,
     Metrics,
     Objective,
     StepContext,
@@ -34,8 +35,8 @@ def sft_objective(context: StepContext, config: Stage2Config) -> Objective:
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
         return {"label_loss_sum": _label_loss_sum(context, model, batch, step, training)}
 
-    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss = sums["label_loss_sum"] / weights["label"]
+    def combine(sums: Terms, denominators: Denominators, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss = sums["label_loss_sum"] / denominators["label"]
         return loss, {"loss": loss, "label_loss": loss}
 
     return Objective(terms, combine, lambda step: {})
@@ -56,7 +57,7 @@ def dss_objective(context: StepContext, config: Stage2Config) -> Objective:
             "rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum,
         }
 
-    def combine(sums: Terms, weights: dict[str, jax.Array], step: jax.Array) -> tuple[jax.Array, Metrics]:
-        return weighted_loss(sums, weights, config.label_weight)
+    def combine(sums: Terms, denominators: Denominators, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        return weighted_loss(sums, denominators, config.label_weight)
 
     return Objective(terms, combine, lambda step: {"label_weight": jnp.float32(config.label_weight)})

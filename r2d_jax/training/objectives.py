@@ -21,6 +21,7 @@ from r2d_jax.training.state import nothing
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Terms = dict[str, jax.Array]
+Denominators = dict[str, jax.Array]
 
 LABEL_WEIGHT = "label_weight"
 """Of a batch, float32 [B]: how much the label of each row counts."""
@@ -106,7 +107,7 @@ def target_counts(batch: Batch) -> dict[str, jax.Array]:
     return counts
 
 
-def divisors(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def as_denominators(counts: dict[str, jax.Array]) -> Denominators:
     """Counts to divide sums by: where nothing counts the sum is 0, and so is the mean."""
     return {name: jnp.where(count > 0, count, 1.0) for name, count in counts.items()}
 
@@ -218,8 +219,7 @@ def sampled_labels(
 
 
 TermsFn = Callable[[T5, Batch, jax.Array, bool], Terms]
-Weights = dict[str, jax.Array]
-ObjectiveFn = Callable[[Terms, Weights, jax.Array], tuple[jax.Array, Metrics]]
+ObjectiveFn = Callable[[Terms, Denominators, jax.Array], tuple[jax.Array, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,15 +228,15 @@ class Objective:
 
     Attributes:
         terms: sums over the rows it is given.
-        combine: those sums, the global weights and the step to (loss, metrics); linear in the sums, so
+        combine: those sums, their global denominators and the step to (loss, metrics); linear in the sums, so
             it may be applied to a micro-batch's sums and added up.
         schedule: metrics that depend on the step only.
         draw: what the terms need beside a training batch, from all its rows at once and without gradients, as
             further arrays of the batch; it is given the state of the objective. None: nothing.
         init_state: the state of the objective at the start of a stage: arrays that are kept from step to step in the
             training state, whole on every device, so that none may be named like a weight (`runtime.mesh.RULES`).
-        update_state: that state, the metrics of a global batch, its weights and the step to the state after the step
-            and further metrics; None: it stays as it was.
+        update_state: that state, the metrics of a global batch, its denominators and the step to the state after the
+            step and further metrics; None: it stays as it was.
     """
 
     terms: TermsFn
@@ -244,7 +244,7 @@ class Objective:
     schedule: Callable[[jax.Array], Metrics]
     draw: Callable[[T5, Batch, jax.Array, Any], Batch] | None = None
     init_state: Callable[[], Any] = nothing
-    update_state: Callable[[Any, Metrics, Weights, jax.Array], tuple[Any, Metrics]] | None = None
+    update_state: Callable[[Any, Metrics, Denominators, jax.Array], tuple[Any, Metrics]] | None = None
 
 
 def dropout_keys(
@@ -262,8 +262,8 @@ def stage1_objective(context: StepContext) -> Objective:
         prompt = context.prompts.explain(*question_of(batch))
         return {"rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum}
 
-    def combine(sums: Terms, weights: Weights, step: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss = sums["rationale_loss_sum"] / weights["rationale"]
+    def combine(sums: Terms, denominators: Denominators, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss = sums["rationale_loss_sum"] / denominators["rationale"]
         return loss, {"loss": loss, "rationale_loss": loss}
 
     return Objective(terms, combine, lambda step: {})
@@ -311,9 +311,9 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         sums, _ = explain_given(context, model, batch, step, training)
         return {"label_loss_sum": label.loss_sum} | sums
 
-    def combine(sums: Terms, weights: Weights, step: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss, metrics = weighted_loss(sums, weights, label_weight(step, config))
-        return loss, metrics | {"sampled_fraction": sums["sampled_rows"] / weights["rows"]}
+    def combine(sums: Terms, denominators: Denominators, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss, metrics = weighted_loss(sums, denominators, label_weight(step, config))
+        return loss, metrics | {"sampled_fraction": sums["sampled_rows"] / denominators["rows"]}
 
     def schedule(step: jax.Array) -> Metrics:
         return {
@@ -324,9 +324,11 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
     return Objective(terms, combine, schedule, draw if sampling and not shared_encoding else None)
 
 
-def weighted_loss(sums: Terms, weights: Weights, label_share: jax.Array | float) -> tuple[jax.Array, Metrics]:
+def weighted_loss(
+    sums: Terms, denominators: Denominators, label_share: jax.Array | float
+) -> tuple[jax.Array, Metrics]:
     """label_share·L_label + (1 - label_share)·L_rationale, each a mean over the tokens of the global batch."""
-    label = sums["label_loss_sum"] / weights["label"]
-    rationale = sums["rationale_loss_sum"] / weights["rationale"]
+    label = sums["label_loss_sum"] / denominators["label"]
+    rationale = sums["rationale_loss_sum"] / denominators["rationale"]
     loss = label_share * label + (1.0 - label_share) * rationale
     return loss, {"loss": loss, "label_loss": label, "rationale_loss": rationale}

@@ -43,7 +43,7 @@ from r2d_jax.methods import METHODS
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.checkpoint_files import restore_weights
+from r2d_jax.runtime.checkpoint_files import restore_params
 from r2d_jax.runtime.distributed import is_writer, require_same, wait_for_all
 from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
@@ -171,7 +171,7 @@ def load_initial(init: str, factory: T5Factory, mesh: Mesh) -> Params:
     """Weights of a Hugging Face folder, hub name or `r2d import` folder, on the devices."""
     folder = locate(init)
     if (folder / WEIGHTS_FOLDER).is_dir():
-        return restore_weights(folder / WEIGHTS_FOLDER, with_shardings(factory.abstract_params, mesh))
+        return restore_params(folder / WEIGHTS_FOLDER, with_shardings(factory.abstract_params, mesh))
     return place_params(read_hf_folder(folder)[1], mesh)
 
 

@@ -20,11 +20,11 @@ from r2d_jax.training.objectives import (
     GUMBEL,
     PREDICT_DROPOUT,
     Batch,
+    Denominators,
     Metrics,
     Objective,
     StepContext,
     Terms,
-    Weights,
     decode_labels,
     dropout_keys,
     explain_given,
@@ -86,12 +86,12 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
             sums["cycle_loss_sum"] = cycle_loss_sum(context, config, model, batch, step, logits)
         return sums
 
-    def combine(sums: Terms, weights: Weights, step: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss, metrics = base.combine(sums, weights, step)
+    def combine(sums: Terms, denominators: Denominators, step: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss, metrics = base.combine(sums, denominators, step)
         if adaptive:
-            metrics["confidence"] = sums["confidence_sum"] / jnp.maximum(weights["real_rows"], 1.0)
+            metrics["confidence"] = sums["confidence_sum"] / jnp.maximum(denominators["real_rows"], 1.0)
         if cycle:
-            metrics["cycle_loss"] = sums["cycle_loss_sum"] / weights["given"]
+            metrics["cycle_loss"] = sums["cycle_loss_sum"] / denominators["given"]
             loss += cycle_weight(step, config) * metrics["cycle_loss"]
         return loss, metrics | {"loss": loss}
 
@@ -103,9 +103,9 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         return base.schedule(step) | further
 
     def update_state(
-        threshold: Threshold, metrics: Metrics, weights: Weights, step: jax.Array
+        threshold: Threshold, metrics: Metrics, denominators: Denominators, step: jax.Array
     ) -> tuple[Threshold, Metrics]:
-        rows = weights["real_rows"]
+        rows = denominators["real_rows"]
         confidence_sum = metrics["confidence"] * rows
         threshold = update_threshold(threshold, confidence_sum, rows.astype(jnp.int32), step, config)
         return threshold, {"tau": threshold.tau}

@@ -18,7 +18,7 @@ from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.methods import METHODS
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.checkpoint_files import best_step, restore_weights
+from r2d_jax.runtime.checkpoint_files import best_step, restore_params
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import replicated, with_shardings
@@ -212,6 +212,6 @@ def _starting_point(
             "Run `r2d train --stage 1` with this --workdir first.",
         )
     folder = workdir.stage(1) / "best" / str(best)
-    params = restore_weights(folder, with_shardings(abstract_params, prepared.mesh))
+    params = restore_params(folder, with_shardings(abstract_params, prepared.mesh))
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
     return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin

@@ -18,7 +18,7 @@ from r2d_jax.training.objectives import (
     Objective,
     StepContext,
     Terms,
-    divisors,
+    as_denominators,
     target_counts,
 )
 from r2d_jax.training.optimizer import learning_rate, make_optimizer
@@ -51,14 +51,14 @@ def make_train_step(
             batch |= objective.draw(
                 context.factory.merge(state.params), batch, state.step, state.objective_state
             )
-        weights = divisors(target_counts(batch)) | {
+        denominators = as_denominators(target_counts(batch)) | {
             "rows": jnp.float32(batch["row"].shape[0]),
             "real_rows": jnp.sum((batch["row_weight"] > 0).astype(jnp.float32)),
         }
 
         def loss_of(params: Params, rows: Batch) -> tuple[jax.Array, Metrics]:
             sums = objective.terms(context.factory.merge(params), rows, state.step, True)
-            return objective.combine(sums, weights, state.step)
+            return objective.combine(sums, denominators, state.step)
 
         def gradient_of(params: Params, rows: Batch) -> tuple[Params, Metrics]:
             gradients, metrics = jax.grad(loss_of, has_aux=True)(params, rows)
@@ -74,7 +74,9 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         objective_state = state.objective_state
         if objective.update_state is not None:
-            objective_state, further = objective.update_state(objective_state, metrics, weights, state.step)
+            objective_state, further = objective.update_state(
+                objective_state, metrics, denominators, state.step
+            )
             metrics |= further
         metrics |= objective.schedule(state.step) | {
             "grad_norm": optax.tree.norm(gradients),
