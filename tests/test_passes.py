@@ -11,10 +11,11 @@ from test_steps import LABEL, ROWS, SAMPLING, TOKENS, batch_of, random_rows
 
 from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import PromptBuilder
+from r2d_jax.model.dropout import DecoderSite, EncoderSite, StackSite
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.objective.scheduled_sampling import sample_mask
 from r2d_jax.training import objectives
-from r2d_jax.training.objectives import COIN, EXPLAIN_DROPOUT, PREDICT_DROPOUT, Pass, StepContext, row_keys
+from r2d_jax.training.objectives import STAGE1, STAGE2, KeyPart, Pass, StepContext, Stream, row_keys
 
 STEP = jnp.int32(2)
 HALF = dataclasses.replace(SAMPLING, max_sampling_probability=0.5)
@@ -75,20 +76,30 @@ def test_the_passes_of_both_stages_have_keys_of_their_own(passes, batch):
     """Stage 2 begins with the step, rows and seed of stage 1, and shall not repeat its masks."""
     never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
     objectives.stage1_objective(context_of()).terms(None, batch, STEP, True)
-    assert passes == {"rationale": words(wanted_keys(1, batch, EXPLAIN_DROPOUT))}
+    assert passes == {"rationale": words(wanted_keys(1, batch, Stream.EXPLAIN_DROPOUT))}
     terms = objectives.stage2_objective(context_of(), never).terms
     terms(None, batch, STEP, True)
     assert passes == {
-        "label": words(wanted_keys(2, batch, PREDICT_DROPOUT)),
-        "rationale": words(wanted_keys(2, batch, EXPLAIN_DROPOUT)),
+        "label": words(wanted_keys(2, batch, Stream.PREDICT_DROPOUT)),
+        "rationale": words(wanted_keys(2, batch, Stream.EXPLAIN_DROPOUT)),
     }
     terms(None, batch, STEP, False)
     assert passes == {"label": None, "rationale": None}
 
 
+def test_streams_and_places_of_dropout_keep_their_numbers():
+    """Another number changes masks and coins, and a run that was stopped before would go on in another way."""
+    assert (STAGE1, STAGE2) == (1, 2)
+    numbers = {kind: {one.name: int(one) for one in kind} for kind in (Stream, KeyPart)}
+    names = "PREDICT_DROPOUT", "EXPLAIN_DROPOUT", "COIN", "CYCLE_DROPOUT", "GUMBEL"
+    assert numbers[Stream] == {name: number for number, name in enumerate(names)}
+    assert numbers[KeyPart] == {"ENCODER": 0, "DECODER": 1, "LABEL_DECODE": 2}
+    assert [list(kind) for kind in (StackSite, EncoderSite, DecoderSite)] == [[*range(3)], [*range(4)], [*range(6)]]
+
+
 def test_labels_are_decoded_for_the_rows_of_the_coins(decodes, batch):
     """Neither for the others nor with the keys of another purpose; a few of the rows are enough to decode."""
-    coins = np.asarray(sample_mask(wanted_keys(2, batch, COIN), jnp.float32(0.5)))
+    coins = np.asarray(sample_mask(wanted_keys(2, batch, Stream.COIN), jnp.float32(0.5)))
     assert 0 < coins.sum() < ROWS
     trie, asked = object(), []
 
@@ -133,7 +144,7 @@ def test_the_label_decode_takes_the_encoding_of_the_label_loss_where_it_is_the_s
     assert found == []
     objective.terms(None, batch, STEP, True)
     assert (objective.draw is None) == shared
-    keys = wanted_keys(2, batch, PREDICT_DROPOUT)
+    keys = wanted_keys(2, batch, Stream.PREDICT_DROPOUT)
     own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2) if config is PUBLISHED else None
     assert found == ([("encoded", words(own))] if shared else [])
 

@@ -94,8 +94,8 @@ def test_eight_steps_equal_plain_torch(tmp_path, one_device):
     for index in range(8):
         rows = random_rows(index)
         rows[1] = (*rows[1][:2], list(range(30, 30 + RATIONALE)))
-        uniform = jax.vmap(jax.random.uniform)(keys_of(objectives.COIN, index))
-        noise = gumbel_noise(keys_of(objectives.GUMBEL, index), (RATIONALE, 96))
+        uniform = jax.vmap(jax.random.uniform)(keys_of(objectives.Stream.COIN, index))
+        noise = gumbel_noise(keys_of(objectives.Stream.GUMBEL, index), (RATIONALE, 96))
         state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
         told = trainer.r2dc(rows, np.asarray(uniform), np.asarray(noise))
         loss, norm, cycle, confidence, sampled = told

@@ -81,13 +81,13 @@ def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
 
 
 def test_noise_is_gumbel_and_belongs_to_its_row_and_place():
-    keys = keys_of(objectives.GUMBEL)
+    keys = keys_of(objectives.Stream.GUMBEL)
     noise = np.asarray(gumbel_noise(keys, (50, 96)))
     assert np.isfinite(noise).all()
     assert scipy.stats.kstest(noise.ravel(), "gumbel_r").pvalue > 1e-3
     np.testing.assert_array_equal(gumbel_noise(keys, (70, 96))[:, :50], noise)
     np.testing.assert_array_equal(gumbel_noise(keys[3:5], (50, 96)), noise[3:5])
-    for other in (keys_of(objectives.GUMBEL, step=1), keys_of(objectives.COIN)):
+    for other in (keys_of(objectives.Stream.GUMBEL, step=1), keys_of(objectives.Stream.COIN)):
         elsewhere = np.asarray(gumbel_noise(other, (50, 96))).ravel()
         assert abs(np.corrcoef(noise.ravel(), elsewhere)[0, 1]) < 5 / math.sqrt(noise.size)
     # The largest of logit + noise is a token drawn by its probability.
@@ -102,13 +102,13 @@ def test_the_rarest_noise_is_no_infinity(monkeypatch):
     ends = jnp.array([[0, 2**32 - 1]], jnp.uint32)
     monkeypatch.setattr(RowDropout, "bits", lambda *_: ends)
     np.testing.assert_allclose(
-        gumbel_noise(keys_of(objectives.GUMBEL)[:1], (2,)), [[-2.81, 16.64]], atol=0.01
+        gumbel_noise(keys_of(objectives.Stream.GUMBEL)[:1], (2,)), [[-2.81, 16.64]], atol=0.01
     )
 
 
 def test_soft_tokens_leave_out_what_stands_in_no_text():
     logits = jax.random.normal(jax.random.key(0), (ROWS, RATIONALE, 96)) * 3
-    keys = keys_of(objectives.GUMBEL)
+    keys = keys_of(objectives.Stream.GUMBEL)
     shares = np.asarray(soft_tokens(logits, keys, jnp.float32(0.7), 90))
     np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
     assert not shares[..., [0, 1]].any()

@@ -1,6 +1,7 @@
 """Dropout by row; in: activations [B, ...] and a key for each row, out: the same with a share of elements set to 0."""
 
 import dataclasses
+import enum
 import math
 
 import jax
@@ -42,6 +43,37 @@ def scaled(x: jax.Array, factor: float) -> jax.Array:
     return (x.astype(jnp.float32) * np.float32(factor)).astype(x.dtype)
 
 
+class StackSite(enum.IntEnum):
+    """Places of dropout in a stack; block i has FIRST_BLOCK + i.
+
+    Here and below, another value changes every mask, so that a resumed run would differ from one without a stop.
+    """
+
+    EMBEDDED = 0
+    OUTPUT = 1
+    FIRST_BLOCK = 2
+
+
+class EncoderSite(enum.IntEnum):
+    """Places of dropout in an encoder block."""
+
+    ATTENTION = 0
+    ATTENTION_WEIGHTS = 1
+    FEED_FORWARD = 2
+    HIDDEN = 3
+
+
+class DecoderSite(enum.IntEnum):
+    """Places of dropout in a decoder block."""
+
+    SELF_ATTENTION = 0
+    SELF_WEIGHTS = 1
+    CROSS_ATTENTION = 2
+    CROSS_WEIGHTS = 3
+    FEED_FORWARD = 4
+    HIDDEN = 5
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RowDropout:
@@ -65,7 +97,7 @@ class RowDropout:
         return cls(None if row_keys is None else jax.random.key_data(row_keys), rate)
 
     def at(self, site: int | jax.Array) -> "RowDropout":
-        """The dropout of a place inside this one; `site` is a number unique among its siblings."""
+        """The dropout of a place inside this one; `site` is unique among its siblings."""
         if self.words is None:
             return self
         first, second = self.words[:, 0], self.words[:, 1]

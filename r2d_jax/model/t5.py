@@ -14,7 +14,7 @@ from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows
 from r2d_jax.model.cpu_products import KEPT, table_times_rows
-from r2d_jax.model.dropout import RowDropout, scaled
+from r2d_jax.model.dropout import DecoderSite, EncoderSite, RowDropout, StackSite, scaled
 from r2d_jax.model.flat_state import ModuleDef, flat_params
 from r2d_jax.model.half_precision import wide_product
 from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, einsum
@@ -82,7 +82,7 @@ class LayerLoop:
         if not self.scan:
             once = _traced_once(once, blocks, x)
             for index, block in enumerate(blocks):
-                x = once(block, dropout.at(index + 2), x)
+                x = once(block, dropout.at(StackSite.FIRST_BLOCK + index), x)
             return x
         module_def = ModuleDef.of(blocks[0])
         stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(flat_params, blocks))
@@ -91,7 +91,7 @@ class LayerLoop:
             params, site = layer
             return once(module_def.merge(params_sharded(params)), dropout.at(site), x), None
 
-        return jax.lax.scan(body, x, (stacked, jnp.arange(len(blocks)) + 2))[0]
+        return jax.lax.scan(body, x, (stacked, jnp.arange(len(blocks)) + int(StackSite.FIRST_BLOCK)))[0]
 
 
 class LayerCache(NamedTuple):
@@ -130,8 +130,11 @@ class EncoderBlock(nnx.Module):
     def __call__(self, x: jax.Array, bias: AttentionBias, dropout: RowDropout) -> jax.Array:
         """[B, S, D] to [B, S, D]."""
         normed = self.attention_norm(x)
-        x = x + dropout.at(0)(self.attention(normed, self.attention.keys_values(normed), bias, dropout.at(1)))
-        return x + dropout.at(2)(self.feed_forward(self.feed_forward_norm(x), dropout.at(3)))
+        kv = self.attention.keys_values(normed)
+        attended = self.attention(normed, kv, bias, dropout.at(EncoderSite.ATTENTION_WEIGHTS))
+        x = x + dropout.at(EncoderSite.ATTENTION)(attended)
+        forwarded = self.feed_forward(self.feed_forward_norm(x), dropout.at(EncoderSite.HIDDEN))
+        return x + dropout.at(EncoderSite.FEED_FORWARD)(forwarded)
 
 
 class DecoderBlock(nnx.Module):
@@ -162,10 +165,14 @@ class DecoderBlock(nnx.Module):
         dropout: RowDropout,
     ) -> jax.Array:
         """[B, T, D] to [B, T, D], with keys and values of the target (`self_kv`) and of the input (`cross_kv`)."""
-        attended = self.self_attention(self.self_norm(x), self_kv, self_bias, dropout.at(1))
-        x = x + dropout.at(0)(attended)
-        x = x + dropout.at(2)(self.cross_attention(self.cross_norm(x), cross_kv, cross_bias, dropout.at(3)))
-        return x + dropout.at(4)(self.feed_forward(self.feed_forward_norm(x), dropout.at(5)))
+        normed = self.self_norm(x)
+        attended = self.self_attention(normed, self_kv, self_bias, dropout.at(DecoderSite.SELF_WEIGHTS))
+        x = x + dropout.at(DecoderSite.SELF_ATTENTION)(attended)
+        normed = self.cross_norm(x)
+        attended = self.cross_attention(normed, cross_kv, cross_bias, dropout.at(DecoderSite.CROSS_WEIGHTS))
+        x = x + dropout.at(DecoderSite.CROSS_ATTENTION)(attended)
+        forwarded = self.feed_forward(self.feed_forward_norm(x), dropout.at(DecoderSite.HIDDEN))
+        return x + dropout.at(DecoderSite.FEED_FORWARD)(forwarded)
 
 
 class Encoder(nnx.Module):
@@ -187,8 +194,8 @@ class Encoder(nnx.Module):
         def run(block: EncoderBlock, inner: RowDropout, x: jax.Array) -> jax.Array:
             return block(x, bias, inner)
 
-        x = self.loop(self.blocks, run, dropout, dropout.at(0)(embedded))
-        return dropout.at(1)(self.final_norm(x))
+        x = self.loop(self.blocks, run, dropout, dropout.at(StackSite.EMBEDDED)(embedded))
+        return dropout.at(StackSite.OUTPUT)(self.final_norm(x))
 
 
 class Decoder(nnx.Module):
@@ -222,8 +229,8 @@ class Decoder(nnx.Module):
             cross_kv = block.cross_attention.keys_values(encoded)
             return block(x, self_kv, self_bias, cross_kv, cross_bias, inner)
 
-        x = self.loop(self.blocks, run, dropout, dropout.at(0)(embedded))
-        return dropout.at(1)(self.final_norm(x))
+        x = self.loop(self.blocks, run, dropout, dropout.at(StackSite.EMBEDDED)(embedded))
+        return dropout.at(StackSite.OUTPUT)(self.final_norm(x))
 
     def start_cache(self, encoded: jax.Array, input_mask: jax.Array, max_tokens: int) -> DecodeCache:
         """Empty self-attention cache for max_tokens, and the cross keys and values, computed once."""
@@ -249,12 +256,12 @@ class Decoder(nnx.Module):
             x = block(x, self_kv, self_bias, layer.cross_kv, cache.cross_bias, dropout)
             return x, layer._replace(self_kv=self_kv)
 
-        x, layers = dropout.at(0)(embedded), []
+        x, layers = dropout.at(StackSite.EMBEDDED)(embedded), []
         once = _traced_once(once, self.blocks, x)
         for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
-            x, layer = once(block, dropout.at(index + 2), layer, x)
+            x, layer = once(block, dropout.at(StackSite.FIRST_BLOCK + index), layer, x)
             layers.append(layer)
-        return dropout.at(1)(self.final_norm(x)), cache._replace(layers=tuple(layers))
+        return dropout.at(StackSite.OUTPUT)(self.final_norm(x)), cache._replace(layers=tuple(layers))
 
 
 class T5(nnx.Module):

@@ -1,6 +1,7 @@
 """What each method minimises; in: a model and the rows of a batch, out: loss sums, and a loss combined from them."""
 
 import dataclasses
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +33,29 @@ GIVEN_IDS, GIVEN_LENGTH, SAMPLED = "given_ids", "given_length", "sampled"
 ENCODED = "encoded"
 """Of a validation batch that was encoded before, [B, S, D]: its predict prompts as the encoder gives them."""
 
-# Purposes of a row's random keys; each has its own stream.
-PREDICT_DROPOUT, EXPLAIN_DROPOUT, COIN, CYCLE_DROPOUT, GUMBEL = range(5)
+STAGE1, STAGE2 = 1, 2
+
+
+class Stream(enum.IntEnum):
+    """What a row needs random keys for, each a stream of its own.
+
+    Another value here, in KeyPart or of a stage changes every mask and coin, so that a resumed run would differ from
+    one without a stop.
+    """
+
+    PREDICT_DROPOUT = 0
+    EXPLAIN_DROPOUT = 1
+    COIN = 2
+    CYCLE_DROPOUT = 3
+    GUMBEL = 4
+
+
+class KeyPart(enum.IntEnum):
+    """The parts of one pass that dropout keys are folded for."""
+
+    ENCODER = 0
+    DECODER = 1
+    LABEL_DECODE = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +84,10 @@ def seed_key(seed: int) -> jax.Array:
     return jax.random.key(seed, impl="threefry2x32")
 
 
-def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: int) -> jax.Array:
+def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: Stream) -> jax.Array:
     """Typed keys [B], a function of (seed, stage, step, row of the global batch, purpose) alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(seed_key(seed), stage), step), purpose)
+    key = jax.random.fold_in(jax.random.fold_in(seed_key(seed), stage), step)
+    key = jax.random.fold_in(key, int(purpose))
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
 
 
@@ -112,9 +135,9 @@ def as_denominators(counts: dict[str, jax.Array]) -> Denominators:
     return {name: jnp.where(count > 0, count, 1.0) for name, count in counts.items()}
 
 
-def fold_keys(keys: jax.Array | None, part: int) -> jax.Array | None:
-    """Typed keys [B] of the encoder (0), decoder (1) or label decode (2) of one pass, so that none share masks."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, part)
+def fold_keys(keys: jax.Array | None, part: KeyPart) -> jax.Array | None:
+    """Typed keys [B] of one part of a pass, so that no two parts share masks."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, int(part))
 
 
 class Pass(NamedTuple):
@@ -144,9 +167,9 @@ def target_pass(
         encoded: the prompt as the encoder gives it, [B, S, D]; None: it is encoded here.
     """
     if encoded is None:
-        encoded = model.encode(*prompt, fold_keys(keys, 0))
+        encoded = model.encode(*prompt, fold_keys(keys, KeyPart.ENCODER))
     targets = batch[f"{name}_ids"]
-    logits = model.decode(shift_right(targets), encoded, prompt[1], fold_keys(keys, 1))
+    logits = model.decode(shift_right(targets), encoded, prompt[1], fold_keys(keys, KeyPart.DECODER))
     mask, weight = real_mask(batch, name), row_weight(batch, name)
     return Pass(token_cross_entropy(logits, targets, mask, weight), encoded, logits)
 
@@ -208,7 +231,7 @@ def sampled_labels(
 ) -> Batch:
     """As `given_labels`, by coins of probability pi(step); labels are decoded only where a coin of this batch asks."""
     probability = sampling_probability(step, config)
-    sampled = sample_mask(row_keys(context.seed, 2, step, batch["row"], COIN), probability)
+    sampled = sample_mask(row_keys(context.seed, STAGE2, step, batch["row"], Stream.COIN), probability)
 
     def decode() -> tuple[jax.Array, jax.Array]:
         decoded = decode_labels(context, model, batch, encode, sampled)
@@ -248,7 +271,7 @@ class Objective:
 
 
 def dropout_keys(
-    context: StepContext, stage: int, step: jax.Array, batch: Batch, purpose: int, training: bool
+    context: StepContext, stage: int, step: jax.Array, batch: Batch, purpose: Stream, training: bool
 ) -> jax.Array | None:
     """Typed keys [B] of one pass's dropout; None outside training."""
     return row_keys(context.seed, stage, step, batch["row"], purpose) if training else None
@@ -258,7 +281,7 @@ def stage1_objective(context: StepContext) -> Objective:
     """-log P(r | explain: x), a mean over the target tokens of the global batch."""
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, 1, step, batch, EXPLAIN_DROPOUT, training)
+        keys = dropout_keys(context, STAGE1, step, batch, Stream.EXPLAIN_DROPOUT, training)
         prompt = context.prompts.explain(*question_of(batch))
         return {"rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum}
 
@@ -281,7 +304,7 @@ def explain_given(
     given = batch.get(GIVEN_IDS, gold_ids), batch.get(GIVEN_LENGTH, gold_length)
     sampled = batch.get(SAMPLED, jnp.zeros(batch["row"].shape, bool))
     prompt = context.prompts.explain_given_label(*question_of(batch), *given)
-    keys = dropout_keys(context, 2, step, batch, EXPLAIN_DROPOUT, training)
+    keys = dropout_keys(context, STAGE2, step, batch, Stream.EXPLAIN_DROPOUT, training)
     done = target_pass(model, batch, "rationale", prompt, keys)
     sums = {"rationale_loss_sum": done.loss_sum, "sampled_rows": jnp.sum(sampled.astype(jnp.float32))}
     return sums, done.logits
@@ -302,10 +325,10 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         return sampled_labels(context, config, model, batch, step, encode)
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, 2, step, batch, PREDICT_DROPOUT, training)
+        keys = dropout_keys(context, STAGE2, step, batch, Stream.PREDICT_DROPOUT, training)
         label = label_pass(context, model, batch, keys)
         if training and sampling and shared_encoding:
-            dropped = fold_keys(keys, 2) if config.label_decode_dropout else None
+            dropped = fold_keys(keys, KeyPart.LABEL_DECODE) if config.label_decode_dropout else None
             encoded = label.encoded, dropped
             batch = batch | sampled_labels(context, config, model, batch, step, lambda _: encoded)
         sums, _ = explain_given(context, model, batch, step, training)
