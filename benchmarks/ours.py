@@ -24,7 +24,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.devices import enable_compile_cache
-from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, put_flag, replicated, shard_batch
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, make_mesh, put_flag, replicated, shard_batch
 from r2d_jax.training.objectives import StepContext, stage1_objective, stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.state import TrainState, fresh_state
@@ -242,8 +242,9 @@ class Ours:
             return predictor.decoded(params, encoded, self.settings.rationale_tokens, ends)
 
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
-        return jax.jit(
-            on_mesh(ended_rationales, self.mesh),
+        return jit_on_mesh(
+            ended_rationales,
+            self.mesh,
             in_shardings=(None, rows, whole, whole, whole),
             out_shardings=whole,
         )

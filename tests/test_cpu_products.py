@@ -8,7 +8,7 @@ import pytest
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.cpu_products import rows_times_matrix, table_times_rows
 from r2d_jax.model.parameters import T5Factory, flatten
-from r2d_jax.runtime.mesh import make_mesh, on_mesh
+from r2d_jax.runtime.mesh import _on_mesh, make_mesh
 
 draw = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def test_a_model_has_the_gradients_of_other_devices() -> None:
         return jnp.mean(jnp.square(model.decode(ids, model.encode(ids, mask), mask)))
 
     def gradients(devices: int):
-        traced = on_mesh(jax.grad(loss), make_mesh(MeshConfig(), jax.devices()[:devices]))
+        traced = _on_mesh(jax.grad(loss), make_mesh(MeshConfig(), jax.devices()[:devices]))
         text = str(jax.make_jaxpr(traced)(params))
         return flatten(jax.jit(traced)(params)), text.count("optimization_barrier")
 

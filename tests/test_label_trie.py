@@ -29,7 +29,7 @@ from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.model.t5 import shift_right
-from r2d_jax.runtime.mesh import batch_sharding, make_mesh, on_mesh, shard_batch
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, make_mesh, shard_batch
 from r2d_jax.training.objectives import GIVEN_IDS, GIVEN_LENGTH, SAMPLED, StepContext, stage2_objective
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.r2dc import r2dc_objective
@@ -323,7 +323,7 @@ def test_labels_sampled_in_training_are_of_the_set(made, predicted, make_objecti
     def draw(params, batch):
         return objective.draw(model.factory.merge(params), batch, jnp.int32(10), objective_state)
 
-    drawn = jax.jit(on_mesh(draw, mesh), in_shardings=(None, batch_sharding(mesh)))(
+    drawn = jit_on_mesh(draw, mesh, in_shardings=(None, batch_sharding(mesh)))(
         model.params, shard_batch(batch, mesh)
     )
     drawn = jax.device_get({name: drawn[name] for name in (GIVEN_IDS, GIVEN_LENGTH, SAMPLED)})

@@ -17,7 +17,7 @@ from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
-from r2d_jax.runtime.mesh import make_mesh, on_mesh, on_one_cpu
+from r2d_jax.runtime.mesh import _on_mesh, jit_on_mesh, make_mesh, on_one_cpu
 from r2d_jax.training import work
 
 __all__ = ["strict"]
@@ -89,7 +89,7 @@ def test_attention_from_a_cache_is_that_of_all_positions(dropped: bool, devices:
     def from_a_cache() -> jax.Array:
         return attention(x, KVCache.of(*attention.keys_values(source)), bias, dropout)
 
-    found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
+    found = _on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     expected = attention(x, attention.keys_values(source), bias, dropout)
     # A mask of the dropout that differed would show at once, for it doubles or drops whole weights.
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -119,7 +119,7 @@ def test_a_cache_that_is_written_by_position_is_that_of_all_positions(devices: i
         queries, keys, values = (
             jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((2, heads, 1, size), shape, shape)
         )
-        found = jax.jit(on_mesh(functools.partial(from_both, positions), mesh))(queries, keys, values)
+        found = jit_on_mesh(functools.partial(from_both, positions), mesh)(queries, keys, values)
         expected = attend(queries, keys, values, AttentionBias(None, None), OFF)
         np.testing.assert_allclose(found, np.stack([expected, expected]), atol=2e-6)
 
@@ -136,7 +136,7 @@ def test_scores_of_a_half_precision_cache_are_wide(devices: int) -> None:
     def from_a_cache() -> jax.Array:
         return KVCache.of(keys, values).attend(queries, AttentionBias(None, None), OFF)
 
-    found = on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
+    found = _on_mesh(from_a_cache, make_mesh(MeshConfig(), jax.devices()[:devices]))()
     exact = [np.asarray(x, np.float64) for x in (queries, keys, values)]
     scores = exact[0] @ exact[1].swapaxes(2, 3)
     assert np.abs(scores).max() > 15
@@ -170,7 +170,7 @@ def test_matrices_are_transposed_for_long_float32_decodes_on_one_cpu(
         found.extend(block.feed_forward.wi.kernel.shape[0] for block in model.decoder.blocks)
         found.extend(block.feed_forward.wi.kernel.shape[0] for block in model.encoder.blocks)
 
-    jax.eval_shape(on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices])))
+    jax.eval_shape(_on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices])))
     config = T5Config(**SMALL)
     of_decoder = config.d_ff if transposed else config.d_model
     assert found == [of_decoder] * config.num_decoder_layers + [config.d_model] * config.num_layers
@@ -201,7 +201,7 @@ def test_products_of_float32_are_not_rounded(
         mixture = model.embed_mixture(jnp.ones((2, 3, 40), jnp.float32))
         return [model.decode(ids, encoded, ids, keys), step, mixture]
 
-    program = on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices]))
+    program = _on_mesh(traced, make_mesh(MeshConfig(), jax.devices()[:devices]))
     assert precisions(jax.make_jaxpr(program)().jaxpr) == {precision and (precision, precision)}
 
 
@@ -209,7 +209,7 @@ def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
     def seen(devices: int) -> tuple[bool, int]:
         found: list[tuple[bool, int]] = []
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-        jax.jit(on_mesh(lambda: found.append((on_one_cpu(), cpu_parts(16, 508))), mesh)).lower()
+        jit_on_mesh(lambda: found.append((on_one_cpu(), cpu_parts(16, 508))), mesh).lower()
         return found[0]
 
     assert (seen(1), seen(8)) == ((True, 16), (False, 1))

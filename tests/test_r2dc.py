@@ -38,7 +38,7 @@ from r2d_jax.model import cpu_parts
 from r2d_jax.model.parameters import flatten
 from r2d_jax.objective.cycle import gumbel_noise
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.mesh import make_mesh, on_mesh, replicated, shard_batch
+from r2d_jax.runtime.mesh import jit_on_mesh, make_mesh, replicated, shard_batch
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import objectives, stages, steps
 from r2d_jax.training.loop import Progress, Selection, train
@@ -359,8 +359,8 @@ def test_labels_are_the_same_where_only_the_rows_that_ask_are_encoded(
     def drawn(tokens_at_once):
         monkeypatch.setattr(cpu_parts, "_TOKENS", tokens_at_once)
         draw = objective_of(context_of(factory), config).draw
-        labels = on_mesh(lambda params: draw(factory.merge(params), batch, jnp.int32(5), ()), one_device)
-        return jax.jit(labels)(params)
+        labels = jit_on_mesh(lambda params: draw(factory.merge(params), batch, jnp.int32(5), ()), one_device)
+        return labels(params)
 
     all_rows, chosen_rows = drawn(10**6), drawn(1)
     assert 0 < all_rows[objectives.SAMPLED].sum() < ROWS

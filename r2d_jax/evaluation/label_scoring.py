@@ -12,7 +12,7 @@ from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Encoded, HostBatch, Prediction, Predictor, Score, in_row_order
 from r2d_jax.model.label_packs import label_log_probs, max_positions, packs_of
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, replicated, shard_batch
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, replicated, shard_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,9 @@ class LabelScorer:
     def score_labels(self) -> Score:
         """Jitted: params and encoded prompts to log P(label | "predict: x"), float32 [B, K]."""
         rows, whole = batch_sharding(self.predictor.mesh), replicated(self.predictor.mesh)
-        program = on_mesh(self._scores, self.predictor.mesh)
-        return jax.jit(program, in_shardings=(None, rows), out_shardings=whole)
+        return jit_on_mesh(
+            self._scores, self.predictor.mesh, in_shardings=(None, rows), out_shardings=whole
+        )
 
     def log_probabilities(
         self, params: Params, features: Features, batch_size: int

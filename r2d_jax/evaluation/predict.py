@@ -17,7 +17,7 @@ from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, put, replicated, shard_batch
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, put, replicated, shard_batch
 
 Batch = dict[str, jax.Array]
 HostBatch = dict[str, np.ndarray]
@@ -149,21 +149,21 @@ class Predictor:
     def encode_questions(self) -> Callable[[Params, Batch], Encoded]:
         """Jitted: params and a batch to its encoded prompts; a program of its own, so that rows are encoded once."""
         rows = batch_sharding(self.mesh)
-        return jax.jit(on_mesh(self._questions, self.mesh), in_shardings=(None, rows), out_shardings=rows)
+        return jit_on_mesh(self._questions, self.mesh, in_shardings=(None, rows), out_shardings=rows)
 
     @functools.cached_property
     def decode_labels(self) -> Callable[[Params, Encoded], Decoded]:
         """Jitted: params and encoded prompts to the decoded labels [B, L]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
-        return jax.jit(on_mesh(self._labels, self.mesh), in_shardings=(None, rows), out_shardings=whole)
+        return jit_on_mesh(self._labels, self.mesh, in_shardings=(None, rows), out_shardings=whole)
 
     @functools.cached_property
     def decode_rationales(self) -> Callable[[Params, Batch, jax.Array, jax.Array], Decoded]:
         """Jitted: params, a batch, label ids [B, L] and lengths [B] to the decoded rationales [B, T]."""
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         # The labels come from decode_labels, so every device holds all of them.
-        return jax.jit(
-            on_mesh(self._rationales, self.mesh), in_shardings=(None, rows, whole, whole), out_shardings=whole
+        return jit_on_mesh(
+            self._rationales, self.mesh, in_shardings=(None, rows, whole, whole), out_shardings=whole
         )
 
     def _texts(self, decoded: Decoded, rows: int) -> list[str]:

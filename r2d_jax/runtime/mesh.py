@@ -92,13 +92,17 @@ def device_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
 
 
-def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function, traced so that whatever asks for the layout of its devices, `on_one_cpu` too, knows the mesh.
+def jit_on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> jax.stages.Wrapped:
+    """jax.jit(function, **options), traced so that whatever asks for its devices, such as `on_one_cpu`, knows the mesh.
 
     Not `with jax.set_mesh(mesh)` around a whole command: that holds for one thread, and `r2d serve` runs the model in
     another one. So a function is traced for its own mesh wherever it is called.
     """
+    return jax.jit(_on_mesh(function, mesh), **options)
 
+
+def _on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    # The name stays, for compiled programs are counted by it.
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from r2d_jax.config import StageConfig
 from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, scan_unroll, split_rows
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, on_mesh, on_one_cpu, replicated, tree_shardings
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, on_one_cpu, replicated, tree_shardings
 from r2d_jax.training.objectives import (
     Batch,
     Metrics,
@@ -86,8 +86,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, objective_state), metrics
 
-    return jax.jit(
-        on_mesh(train_step, mesh),
+    return jit_on_mesh(
+        train_step,
+        mesh,
         donate_argnums=(0,) if context.donate_state else (),
         # Of a batch as it lies: STOP lies otherwise than the rows.
         in_shardings=(shardings, None),
@@ -127,6 +128,6 @@ def make_loss_sums(
         )
         return jax.tree.map(lambda sums: sums.sum(0), terms), target_counts(batch)
 
-    return jax.jit(
-        on_mesh(loss_sums, mesh), in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)
+    return jit_on_mesh(
+        loss_sums, mesh, in_shardings=(None, batch_sharding(mesh)), out_shardings=replicated(mesh)
     )

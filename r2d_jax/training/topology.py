@@ -27,8 +27,8 @@ from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import (
     batch_sharding,
     check_batch_sizes,
+    jit_on_mesh,
     make_mesh,
-    on_mesh,
     replicated,
     with_shardings,
 )
@@ -259,7 +259,7 @@ def _decode(
         "question_ids": jax.ShapeDtypeStruct(questions, np.int32, sharding=sharding),
         "question_length": jax.ShapeDtypeStruct(questions[:1], np.int32, sharding=sharding),
     }
-    jitted = jax.jit(on_mesh(decode, mesh), in_shardings=(None, sharding), out_shardings=replicated(mesh))
+    jitted = jit_on_mesh(decode, mesh, in_shardings=(None, sharding), out_shardings=replicated(mesh))
     return jitted, with_shardings(factory.abstract_params, mesh), batch
 
 
