@@ -58,3 +58,9 @@ def test_the_state_has_the_places_that_checkpoints_have() -> None:
             ".objective_state.window_sum": "float32[]",
             ".objective_state.window_rows": "int32[]",
         }
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_abstract_weights_are_those_that_init_makes(name: str) -> None:
+    factory = T5Factory(SHAPES[name])
+    assert factory.abstract_params == jax.eval_shape(factory.init, jax.random.key(0))

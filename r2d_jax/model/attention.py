@@ -6,7 +6,7 @@ from flax import nnx
 
 from r2d_jax.config import T5Config
 from r2d_jax.model.dropout import RowDropout
-from r2d_jax.model.layers import linear
+from r2d_jax.model.layers import Projection
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
 
 
@@ -19,10 +19,10 @@ class Attention(nnx.Module):
 
     def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         d_model, inner = config.d_model, config.num_heads * config.d_kv
-        self.q = linear(d_model, inner, (d_model * config.d_kv) ** -0.5, dtype=dtype, rngs=rngs)
-        self.k = linear(d_model, inner, d_model**-0.5, dtype=dtype, rngs=rngs)
-        self.v = linear(d_model, inner, d_model**-0.5, dtype=dtype, rngs=rngs)
-        self.o = linear(inner, d_model, inner**-0.5, dtype=dtype, rngs=rngs)
+        self.q = Projection(d_model, inner, (d_model * config.d_kv) ** -0.5, dtype=dtype, rngs=rngs)
+        self.k = Projection(d_model, inner, d_model**-0.5, dtype=dtype, rngs=rngs)
+        self.v = Projection(d_model, inner, d_model**-0.5, dtype=dtype, rngs=rngs)
+        self.o = Projection(inner, d_model, inner**-0.5, dtype=dtype, rngs=rngs)
         self.num_heads = config.num_heads
 
     def _heads(self, x: jax.Array) -> jax.Array:

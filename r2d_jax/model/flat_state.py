@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
 
@@ -24,6 +25,11 @@ class ModuleDef(NamedTuple):
     def of(cls, module: Any) -> "ModuleDef":
         """The definition of a module, whose weights may be shapes only."""
         return cls(*nnx.split(module, nnx.Param))
+
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of the weights, by the paths of `flat_params`."""
+        values = ((path, leaf.get_value()) for path, leaf in nnx.to_flat_state(self.state))
+        return {_name(path): jax.ShapeDtypeStruct(value.shape, value.dtype) for path, value in values}
 
     def merge(self, params: dict[str, Any]) -> Any:
         """The module with these weights, by the paths of `flat_params`."""

@@ -29,6 +29,19 @@ class Projection(nnx.Linear):
 
     transposed = False
 
+    def __init__(self, in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        """Float32 weights [in_size, out_size] ~ N(0, std²), computing in `dtype`."""
+        super().__init__(
+            in_size,
+            out_size,
+            use_bias=False,
+            dtype=dtype,
+            param_dtype=jnp.float32,
+            precision=precision_of(dtype),
+            kernel_init=nnx.initializers.normal(std),
+            rngs=rngs,
+        )
+
     def transpose(self) -> None:
         """Store the kernel transposed, for inputs of a few rows each on a CPU (`table_times_rows`)."""
         # Behind the barrier it is written once, and not read across by every product.
@@ -42,21 +55,6 @@ class Projection(nnx.Linear):
         rows, kernel = inputs.reshape(-1, inputs.shape[-1]), self.kernel[...]
         product = table_times_rows(kernel, rows) if self.transposed else rows_times_matrix(rows, kernel)
         return product.reshape(*inputs.shape[:-1], -1)
-
-
-def linear(in_size: int, out_size: int, std: float, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> Projection:
-    """A bias-free projection with float32 weights [in_size, out_size] ~ N(0, std²)."""
-    init = nnx.initializers.normal(std)
-    return Projection(
-        in_size,
-        out_size,
-        use_bias=False,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        precision=precision_of(dtype),
-        kernel_init=init,
-        rngs=rngs,
-    )
 
 
 class RMSNorm(nnx.Module):
@@ -83,10 +81,10 @@ class FeedForward(nnx.Module):
     def __init__(self, config: T5Config, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         d_model, d_ff = config.d_model, config.d_ff
         self.gated = config.feed_forward_proj == "gated-gelu"
-        self.wi = linear(d_model, d_ff, d_model**-0.5, dtype=dtype, rngs=rngs)
+        self.wi = Projection(d_model, d_ff, d_model**-0.5, dtype=dtype, rngs=rngs)
         if self.gated:
-            self.wi_gate = linear(d_model, d_ff, d_model**-0.5, dtype=dtype, rngs=rngs)
-        self.wo = linear(d_ff, d_model, d_ff**-0.5, dtype=dtype, rngs=rngs)
+            self.wi_gate = Projection(d_model, d_ff, d_model**-0.5, dtype=dtype, rngs=rngs)
+        self.wo = Projection(d_ff, d_model, d_ff**-0.5, dtype=dtype, rngs=rngs)
 
     def projections(self) -> list[Projection]:
         """All of them."""
