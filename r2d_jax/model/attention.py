@@ -1,4 +1,4 @@
-"""Multi-head attention of T5; in: queries' source, keys and values, a bias, out: what is attended to [B, T, D]."""
+"""Multi-head attention of T5; in: queries' source, keys and values, a bias, out: attention output [B, T, D]."""
 
 import jax
 import jax.numpy as jnp

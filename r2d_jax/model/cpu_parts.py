@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from r2d_jax.runtime.mesh import on_one_cpu
 
-# Activations of so many tokens stay in a CPU's cache from one layer to the next, and its matrix products are
-# large enough still. Measured, as the two below: docs/performance.md.
+# About this many tokens per part keep activations in cache and matmuls efficient. Measured, as the two below:
+# docs/performance.md.
 _TOKENS, _LEAST_PARTS = 320, 4
 # Every part of a step also adds its gradients to those of all weights, and multiplies its few rationale tokens by the
 # whole head: from this width on, that costs more than what the cache saves with half of the tokens.

@@ -1,4 +1,4 @@
-"""Greedy decode compiled as one loop; in: encodings and a token limit, out: ids with their end and confidence."""
+"""Greedy decode compiled as one loop; in: encodings, a token limit, a label trie, out: ids, their end, confidence."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.t5 import T5, DecodeCache
 from r2d_jax.runtime.mesh import on_one_cpu
 
-# At most one of so many rows of a batch still runs when the others are left behind. Each is one more loop to compile:
-# with rows as long as PubMedQA's rationales these two save most of what any number of them would.
+# Once at most 1/2, then 1/8, of the rows are unfinished, decode only those. Each entry adds one compiled loop: with
+# rows as long as PubMedQA's rationales these two save most of what any number of them would.
 _PARTS = (2, 8)
 # Copying the keys and values of the rows that go on takes as long as a few steps.
 _FROM_TOKENS = 32

@@ -1,4 +1,4 @@
-"""Labels side by side in one decoder input; in: token ids of labels, encodings, out: the probability of each label."""
+"""Labels as a prefix tree in a decoder input; in: token ids of labels, encodings, out: probability of each label."""
 
 import dataclasses
 import functools

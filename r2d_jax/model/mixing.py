@@ -1,4 +1,4 @@
-"""Attention without its projections; in: queries, keys, values and a bias, out: the values mixed, by head."""
+"""Dot-product attention without projections; in: queries, keys, values and a bias, out: weighted values per head."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from r2d_jax.model.half_precision import dropped_softmax, wide_product
 from r2d_jax.model.layers import einsum
 from r2d_jax.runtime.mesh import cache_sharded, on_one_cpu
 
-# A CPU sums over so many parts of the positions side by side: in one, a single core does it.
+# XLA:CPU runs one reduction on one core; this many partial sums use several.
 _PARTS = 4
 
 

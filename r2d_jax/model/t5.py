@@ -1,4 +1,4 @@
-"""T5 encoder-decoder in Flax NNX; in: token ids and masks, out: encodings, logits, or one cached decode step."""
+"""T5 encoder-decoder in Flax NNX; in: token ids or mixtures and masks, out: encodings, logits, or one decode step."""
 
 import dataclasses
 import functools
@@ -45,10 +45,9 @@ _POLICIES = {
 
 
 def _traced_once(function: Callable[..., Any], blocks: nnx.List, x: jax.Array) -> Callable[..., Any]:
-    """function(block, ...) for each of these like blocks, with one trace and one gradient of it for all.
+    """Jit function(block, ...) once, so that identical blocks share one trace and one gradient.
 
-    So it is where x belongs to a program being traced; elsewhere the function is left alone, for jit would compile it
-    at every call.
+    Outside a trace, as x tells, return it unchanged, or jit would compile at every call.
     """
     if not isinstance(x, jax.core.Tracer):
         return function

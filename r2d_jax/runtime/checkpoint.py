@@ -64,7 +64,7 @@ def _open(folder: pathlib.Path, keep: int) -> ocp.training.Checkpointer:
 
 @contextlib.contextmanager
 def _writing(folder: pathlib.Path) -> Iterator[None]:
-    """A place that takes no more data is the user's to mend, and one line; anything else is a fault of ours."""
+    """Turn a full or unwritable disk into a one-line UserError; re-raise anything else."""
     try:
         yield
     except Exception as error:

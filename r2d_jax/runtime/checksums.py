@@ -1,4 +1,4 @@
-"""Arrays looked over where they lie; in: a tree of them in any layout, out: a checksum, the names of unsound ones."""
+"""Checksums and finiteness checks computed on the devices; in: a tree of arrays, out: a checksum, names not finite."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""What compiling costs; in: JAX's own monitoring events, out: counts and seconds, and memory given back."""
+"""Compile counts from jax.monitoring, and freed memory returned to the OS; in: JAX's events, out: counts, seconds."""
 
 import ctypes
 import dataclasses

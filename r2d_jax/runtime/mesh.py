@@ -1,4 +1,4 @@
-"""The device mesh and who holds what; in: MeshConfig and shapes, out: shardings. The only file naming axes."""
+"""The mesh; in: MeshConfig, batch sizes, shapes, out: a Mesh, checked sizes, shardings. The only file naming axes."""
 
 import functools
 import re

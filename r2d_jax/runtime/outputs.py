@@ -1,4 +1,4 @@
-"""Places that a command is told to write to; in: a path, out: nothing, or one line before any work."""
+"""Checks of the places that a command is to write to; in: a path, out: a UserError before any work, where it cannot."""
 
 import json
 import pathlib
