@@ -113,7 +113,7 @@ def _way(path: pathlib.Path, tokenizer: Tokenizer, batches: int) -> dict[str, fl
             train.rationale_length,
             full=Bucket(shapes.question, shapes.rationale),
             count=4,
-            prompt_tokens=encoder.tokens.overhead(shapes.label),
+            prompt_tokens=encoder.prompts.overhead,
         )
         done("buckets")
         stream = train_batches(train, BATCH_SIZE, seed=0, buckets=buckets)

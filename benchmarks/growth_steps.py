@@ -12,7 +12,7 @@ from benchmarks.growth_plan import LABEL_DECODE
 from benchmarks.ours import Ours, host_batch
 from benchmarks.prepare import SHAPES
 from benchmarks.workload import END_ID, Row, Settings, Workload
-from r2d_jax.data.prompts import WIDTH_MULTIPLE, PromptTokens
+from r2d_jax.data.prompts import WIDTH_MULTIPLE, PromptBuilder, PromptTokens
 from r2d_jax.runtime.mesh import shard_batch
 from r2d_jax.training.footprint import program_memory
 from r2d_jax.training.work import count_products
@@ -33,7 +33,7 @@ def made_rows(workload: Workload, point: dict[str, Any]) -> list[Row]:
     """
     input_tokens = point["input_tokens"]
     tokens = PromptTokens(**{name: tuple(ids) for name, ids in workload.prompts.items()})
-    room = input_tokens - tokens.overhead(workload.label_tokens)
+    room = input_tokens - PromptBuilder(tokens, workload.label_tokens).overhead
     # The batch is as wide as the next multiple of 8, and the prompt fills it up to S.
     question = room // WIDTH_MULTIPLE * WIDTH_MULTIPLE
     if question < 1:

@@ -136,7 +136,7 @@ class Ours:
             self.features.rationale_length,
             full=self.full,
             count=self.settings.length_buckets,
-            prompt_tokens=self.prompts.tokens.overhead(self.workload.label_tokens),
+            prompt_tokens=self.prompts.overhead,
         )
         stream = list(itertools.islice(self._stream(), STREAM_BATCHES))
         picked = at_quantiles(map(_padded_tokens, stream), self.settings.repeats)
@@ -146,7 +146,7 @@ class Ours:
         self.generation_buckets = evaluation_buckets(
             self.features,
             self.settings.generation_batch_size,
-            prompt_tokens=self.prompts.tokens.overhead(self.workload.label_tokens),
+            prompt_tokens=self.prompts.overhead,
             rationales=False,
         )
         self.stream_padding = 1 - sum(map(_real_tokens, stream)) / sum(map(_padded_tokens, stream))
@@ -217,7 +217,9 @@ class Ours:
             vocabulary = types.SimpleNamespace(size=self.factory.config.vocab_size)
             # What the compiled decode reads of a FeatureEncoder.
             encoder = types.SimpleNamespace(
-                tokens=self.prompts.tokens, label_tokens=label_tokens, tokenizer=vocabulary
+                prompts=PromptBuilder(self.prompts.tokens, label_tokens),
+                label_tokens=label_tokens,
+                tokenizer=vocabulary,
             )
             self._decoders[label_tokens] = Predictor(
                 self.factory, cast(Any, encoder), self.settings.rationale_tokens, "given_label", self.mesh

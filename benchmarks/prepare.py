@@ -17,7 +17,7 @@ from benchmarks.workload import (
     TOKENIZER_FOLDER,
 )
 from r2d_jax.config import T5Config, TriageConfig
-from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, WIDTH_MULTIPLE, PromptTokens
+from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, WIDTH_MULTIPLE, PromptBuilder, PromptTokens
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.data.triage import generate_row
 from r2d_jax.errors import UserError
@@ -175,7 +175,7 @@ def make(
     tokens = PromptTokens.from_tokenizer(tokenizer)
     labels = {row.label: [*tokenizer.encode(row.label), END_ID] for row in texts}
     label_tokens = max(map(len, labels.values()))
-    room = input_limit // WIDTH_MULTIPLE * WIDTH_MULTIPLE - tokens.overhead(label_tokens)
+    room = input_limit // WIDTH_MULTIPLE * WIDTH_MULTIPLE - PromptBuilder(tokens, label_tokens).overhead
     encoded = [
         (
             tokenizer.encode(row.question)[:room],

@@ -198,9 +198,8 @@ def prepared_with(made, predictor):
     encoder, examples, features, _ = made
     return types.SimpleNamespace(
         config=load_config(None, ["data.source=triage", "evaluation.batch_size=8"]),
-        context=StepContext(predictor.factory, predictor._prompts, encoder.tokenizer.size, 0),
+        context=StepContext(predictor.factory, encoder.prompts, encoder.tokenizer.size, 0),
         encoder=encoder,
-        shapes=types.SimpleNamespace(label=encoder.label_tokens),
         mesh=predictor.mesh,
         labels=LABELS,
         splits=types.SimpleNamespace(validation=examples),

@@ -142,7 +142,7 @@ def prompts_of(encoder, examples, source):
     rows = encoder.encode(examples, source)
     shapes = encoder.shapes(rows)
     features = encoder.features(rows, shapes)
-    builder = shapes.prompt_builder(encoder.tokens)
+    builder = encoder.prompts
     question = (jnp.asarray(features.question_ids), jnp.asarray(features.question_length))
     label = (jnp.asarray(features.label_ids), jnp.asarray(features.label_length) - 1)
     built = {
@@ -201,7 +201,7 @@ def test_b008_a_cut_takes_only_the_end_of_question_and_context(real, pubmed, lim
         label = real.encode(row.label)
         start = real.encode(f"given label: {row.label}, explain:")
         assert prompts["given"][index] == [*start, *kept, 1]
-        first = len(encoder.tokens.given)
+        first = len(encoder.prompts.tokens.given)
         assert start[first : first + len(label)] == label
         assert prompts["predict"][index] == [*real.encode("predict:"), *kept, 1]
         assert prompts["explain"][index] == [*real.encode("explain:"), *kept, 1]
@@ -210,7 +210,7 @@ def test_b008_a_cut_takes_only_the_end_of_question_and_context(real, pubmed, lim
     if limit <= 256:
         # No room is given away: the widest prompt of the longest label reaches the limit less rounding.
         assert builder.width(shapes.question) == limit // 8 * 8
-        assert shapes.question == limit // 8 * 8 - encoder.tokens.overhead(encoder.label_tokens)
+        assert shapes.question == limit // 8 * 8 - encoder.prompts.overhead
 
 
 def test_b008_the_question_stands_before_the_context_and_outlives_it(real):

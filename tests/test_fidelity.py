@@ -259,7 +259,7 @@ def test_a_row_on_its_whole_way(tmp_path_factory, tokenizer, prompts, row, suffi
     assert tokenizer.decode(rationale) == through(tokenizer, read.rationales["default"])
     asked = f"{read.question} {read.context}" if read.context else read.question
     assert question == tokenizer.encode(asked)
-    check_prompts(tokenizer, prompts, encoder.tokens, read, question, label[:-1], told)
+    check_prompts(tokenizer, prompts, encoder.prompts.tokens, read, question, label[:-1], told)
     written = {
         "id": read.question,
         "label": tokenizer.decode(label),

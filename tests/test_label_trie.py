@@ -313,7 +313,7 @@ def test_labels_sampled_in_training_are_of_the_set(made, predicted, make_objecti
     model, encoder, examples = made
     shapes = encoder.shapes(rows := encoder.encode(examples, None))
     config = Stage2Config(max_steps=20, transition_fraction=0.05, max_sampling_probability=1.0)
-    prompts, trie = shapes.prompt_builder(encoder.tokens), label_trie(LABELS, model.tokenizer)
+    prompts, trie = encoder.prompts, label_trie(LABELS, model.tokenizer)
     context = StepContext(model.factory, prompts, model.tokenizer.size, 0, label_trie=trie)
     objective, mesh = make_objective(context, config), make_mesh(MeshConfig())
     # Far above tau a label is used whatever its confidence.

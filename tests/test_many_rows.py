@@ -57,7 +57,7 @@ shapes = encoder.shapes(*encoded.values())
 train, test = (encoder.features(encoded[name], shapes) for name in ("train", "test"))
 buckets = choose_buckets(
     train.question_length, train.rationale_length, full=Bucket(shapes.question, shapes.rationale), count=4,
-    prompt_tokens=encoder.tokens.overhead(shapes.label),
+    prompt_tokens=encoder.prompts.overhead,
 )
 digest = hashlib.sha256()
 with prefetched(train_batches(train, 32, seed=1, start_step=700, buckets=buckets)) as batches:

@@ -33,10 +33,6 @@ class Shapes:
     label: int
     rationale: int
 
-    def prompt_builder(self, tokens: PromptTokens) -> PromptBuilder:
-        """A builder of prompts with labels of this size."""
-        return PromptBuilder(tokens, self.label)
-
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -125,18 +121,18 @@ def question_text(example: Example) -> str:
     return f"{example.question} {example.context}" if example.context else example.question
 
 
-def question_limit_tokens(config: DataConfig, tokens: PromptTokens, label_tokens: int) -> int:
+def question_limit_tokens(config: DataConfig, prompts: PromptBuilder) -> int:
     """Most question tokens that leave the label and every instruction whole.
 
     Raises:
         UserError: input_limit_tokens leaves no room for a question.
     """
-    room = config.input_limit_tokens // WIDTH_MULTIPLE * WIDTH_MULTIPLE - tokens.overhead(label_tokens)
+    room = config.input_limit_tokens // WIDTH_MULTIPLE * WIDTH_MULTIPLE - prompts.overhead
     if room < 1:
         raise UserError(
             "data.input_limit_tokens",
             f"{config.input_limit_tokens} tokens leave no room for the question beside the prompt and the label",
-            f"Set at least {round_up(tokens.overhead(label_tokens) + WIDTH_MULTIPLE)}.",
+            f"Set at least {round_up(prompts.overhead + WIDTH_MULTIPLE)}.",
         )
     return room
 
@@ -172,7 +168,14 @@ class EncodedRows(Sequence[EncodedRow]):
 
 
 class FeatureEncoder:
-    """Tokenises rows once and lays them out in arrays."""
+    """Tokenises rows once and lays them out in arrays.
+
+    Attributes:
+        tokenizer: the only route from text to ids.
+        prompts: the builder of all prompts around these rows, in training and in prediction.
+        question_limit: most tokens of a question that fit into an input beside prompt and label.
+        rationale_limit: T at the most, end token included.
+    """
 
     def __init__(self, config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str]):
         """Check the labels and derive the limits.
@@ -181,10 +184,15 @@ class FeatureEncoder:
             UserError: from `label_limit_tokens` and `question_limit_tokens`.
         """
         self.tokenizer = tokenizer
-        self.tokens = PromptTokens.from_tokenizer(tokenizer)
-        self.label_tokens = label_limit_tokens(config, tokenizer, labels)
-        self.question_limit = question_limit_tokens(config, self.tokens, self.label_tokens)
+        label_tokens = label_limit_tokens(config, tokenizer, labels)
+        self.prompts = PromptBuilder(PromptTokens.from_tokenizer(tokenizer), label_tokens)
+        self.question_limit = question_limit_tokens(config, self.prompts)
         self.rationale_limit = config.rationale_limit_tokens
+
+    @property
+    def label_tokens(self) -> int:
+        """L, the label limit, end token included."""
+        return self.prompts.label_tokens
 
     def encode(self, examples: Sequence[Example], rationale_source: str | None) -> EncodedRows:
         """Token ids of each row, uncut; a row's rationale is the one of rationale_source."""

@@ -65,12 +65,6 @@ class PromptTokens:
         then_explain = tuple(behind[len(tokenizer.encode(word)) :])
         return cls(predict, explain, given, then_explain)
 
-    def overhead(self, label_tokens: int) -> int:
-        """Most tokens that a prompt adds to the question, end token included."""
-        return max(
-            len(self.predict), len(self.explain), len(self.given) + label_tokens + len(self.then_explain)
-        ) + len((END_ID,))
-
 
 def _constant(ids: Sequence[int], batch: int) -> tuple[jax.Array, jax.Array]:
     return (
@@ -114,9 +108,16 @@ class PromptBuilder:
     tokens: PromptTokens
     label_tokens: int
 
+    @property
+    def overhead(self) -> int:
+        """Most tokens that a prompt adds to the question, end token included."""
+        fixed = self.tokens
+        given = len(fixed.given) + self.label_tokens + len(fixed.then_explain)
+        return max(len(fixed.predict), len(fixed.explain), given) + len((END_ID,))
+
     def width(self, question_tokens: int) -> int:
         """S, the width of every prompt around questions of this width; holds the longest of them whole."""
-        return round_up(question_tokens + self.tokens.overhead(self.label_tokens))
+        return round_up(question_tokens + self.overhead)
 
     def _with_end(
         self, segments: list[tuple[jax.Array, jax.Array]], question_ids: jax.Array

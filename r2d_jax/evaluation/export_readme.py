@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.features import question_limit_tokens
-from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, PromptTokens
+from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, PromptBuilder, PromptTokens
 from r2d_jax.data.text_map import BRACKET_MARKER, LINE_BREAK
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import ModelCard
@@ -257,7 +257,7 @@ def usage_text(
         "before_given": before_given.strip(),
         "after_given": after_given.strip(),
         "then_explain": list(tokens.then_explain),
-        "question_tokens": question_limit_tokens(limits, tokens, card.label_tokens),
+        "question_tokens": question_limit_tokens(limits, PromptBuilder(tokens, card.label_tokens)),
         "label_tokens": card.label_tokens,
         "rationale_tokens": card.rationale_tokens,
         "labels": _labels(card, counted),

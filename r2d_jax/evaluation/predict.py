@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
-from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.greedy import Decoded, greedy_decode
@@ -112,10 +111,6 @@ class Predictor:
         """Whether the model gives rationales."""
         return self.rationale_prompt != "none"
 
-    @property
-    def _prompts(self) -> PromptBuilder:
-        return PromptBuilder(self.encoder.tokens, self.encoder.label_tokens)
-
     def encoded(self, params: Params, prompt: tuple[jax.Array, jax.Array]) -> Encoded:
         """Prompts, int32 ids and mask [B, S], as the encoder sees them; to be jitted."""
         return Encoded(self.factory.merge(params).encode(*prompt), prompt[1])
@@ -129,7 +124,8 @@ class Predictor:
         return greedy_decode(model, *encoded, max_tokens=max_tokens, vocab_limit=vocab_limit, trie=trie)
 
     def _questions(self, params: Params, batch: Batch) -> Encoded:
-        return self.encoded(params, self._prompts.predict(batch["question_ids"], batch["question_length"]))
+        question = (batch["question_ids"], batch["question_length"])
+        return self.encoded(params, self.encoder.prompts.predict(*question))
 
     def _labels(self, params: Params, encoded: Encoded) -> Decoded:
         return self.decoded(params, encoded, self.encoder.label_tokens, self.label_trie)
@@ -139,9 +135,9 @@ class Predictor:
     ) -> Decoded:
         question = (batch["question_ids"], batch["question_length"])
         prompt = (
-            self._prompts.explain(*question)
+            self.encoder.prompts.explain(*question)
             if self.rationale_prompt == "explain"
-            else self._prompts.explain_given_label(*question, label_ids, label_length)
+            else self.encoder.prompts.explain_given_label(*question, label_ids, label_length)
         )
         return self.decoded(params, self.encoded(params, prompt), self.rationale_tokens)
 
@@ -180,7 +176,7 @@ class Predictor:
 
     def batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Batches of all rows by length, each with the numbers of its rows, for `in_row_order`."""
-        overhead = self.encoder.tokens.overhead(self.encoder.label_tokens)
+        overhead = self.encoder.prompts.overhead
         buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=False)
         return evaluation_batches(features, batch_size, buckets)
 

@@ -113,14 +113,13 @@ class ServedModel:
         model = load_model(path, mesh)
         predictor = predictor_of(model, mesh, model.card.label_decode)
         encoder, labels = predictor.encoder, model.card.labels
-        overhead = encoder.tokens.overhead(encoder.label_tokens)
         return cls(
             folder.name,
             model,
             predictor,
             LabelScorer(predictor, labels) if labels else None,
             _calibration(folder, model) if labels else None,
-            question_widths(encoder.question_limit, overhead, widths),
+            question_widths(encoder.question_limit, encoder.prompts.overhead, widths),
             batch_sizes(batch_size),
         )
 

@@ -103,11 +103,10 @@ class Prepared:
     @property
     def context(self) -> StepContext:
         """What the training steps are compiled around."""
-        prompts = self.shapes.prompt_builder(self.encoder.tokens)
         config = self.config
         return StepContext(
             self.factory,
-            prompts,
+            self.encoder.prompts,
             self.tokenizer.size,
             config.seed,
             config.donate_buffers,
@@ -243,7 +242,7 @@ def _stage_features(
         features.rationale_length,
         full=full,
         count=config.data.length_buckets,
-        prompt_tokens=encoder.tokens.overhead(shapes.label),
+        prompt_tokens=encoder.prompts.overhead,
         steps=stage_configs(config)[stage].max_steps,
     )
     if buckets[-1] != full:

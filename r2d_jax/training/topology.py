@@ -185,7 +185,7 @@ def model_shape(config: Config) -> T5Config:
 def run_shapes(config: DataConfig) -> Shapes:
     """The widest arrays that the limits of a config allow."""
     label = config.label_limit_tokens or _LABEL_TOKENS
-    question = question_limit_tokens(config, _PROMPT_TOKENS, label)
+    question = question_limit_tokens(config, PromptBuilder(_PROMPT_TOKENS, label))
     return Shapes(question, label, config.rationale_limit_tokens)
 
 

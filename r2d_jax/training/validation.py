@@ -38,7 +38,7 @@ class _Means:
 
 def _batches(prepared: Prepared, number: int) -> Callable[[], Iterator[tuple[np.ndarray, HostBatch]]]:
     features, batch_size = prepared.stages[number].validation, prepared.config.evaluation.batch_size
-    overhead = prepared.encoder.tokens.overhead(prepared.shapes.label)
+    overhead = prepared.encoder.prompts.overhead
     buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=True)
     return lambda: evaluation_batches(features, batch_size, buckets)
 

@@ -11,7 +11,7 @@ from r2d_jax.data.check.labels import LabelTable
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.check.text import LINE_BREAK, OWN_RULES, SPECIAL_TOKEN
 from r2d_jax.data.features import question_limit_tokens
-from r2d_jax.data.prompts import PromptTokens
+from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.data.tokenizer import Tokenizer
 
 INPUT = "input"
@@ -103,9 +103,9 @@ class Vocabulary:
         longest = max((length for length, _ in self._labels.values()), default=1)
         self._label_limit = config.label_limit_tokens or longest
         # A label column of free text would leave no room and hide what else there is to say.
-        tokens = PromptTokens.from_tokenizer(tokenizer)
         fitting = min(self._label_limit, config.input_limit_tokens // 2)
-        self._question_limit = question_limit_tokens(config, tokens, fitting)
+        prompts = PromptBuilder(PromptTokens.from_tokenizer(tokenizer), fitting)
+        self._question_limit = question_limit_tokens(config, prompts)
         self._lengths: dict[tuple[str, str], _Lengths] = defaultdict(_Lengths)
         self._kinds: dict[str, str] = {}
         self._seen: dict[tuple[str, str], list[int]] = {}
