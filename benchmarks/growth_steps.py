@@ -74,10 +74,10 @@ def step_point(workload: Workload, point: dict[str, Any], meter: Meter) -> dict[
         batch = shard_batch(
             host_batch(rows, ours.full.question, workload.label_tokens, ours.full.rationale), ours.mesh
         )
-        predictor = ours.predictor(workload.label_tokens)
+        programs = ours.decode_programs(workload.label_tokens)
 
         def label_decode(params: Any, batch: Any) -> Any:
-            return predictor.decode_labels(params, predictor.encode_questions(params, batch))
+            return programs.decode_labels(params, programs.encode_questions(params, batch))
 
         program, arguments = jax.jit(label_decode), (ours.unending_params(), batch)
         call = functools.partial(ours.generate, "label", 0)

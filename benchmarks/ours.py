@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import time
-import types
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -18,7 +17,7 @@ from r2d_jax.data.features import Features
 from r2d_jax.data.pipeline import evaluation_buckets, train_batches
 from r2d_jax.data.prompts import PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import DecodePrograms
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import LayerLoop
@@ -74,19 +73,19 @@ def host_batch(rows: list[Row], question: int, label: int, rationale: int) -> Ho
 
 
 class EndsAfter(NamedTuple):
-    """In the place of a label tree: any token, and the end token after int32 `tokens` [B]."""
+    """A `TokenRule`: any token, and the end token after int32 `tokens` [B]; a node is how many are to come."""
 
     tokens: jax.Array
     depth: int = 0
 
-    def start(self, rows: int) -> jax.Array:
+    def start(self, batch: int) -> jax.Array:
         """Tokens to come, int32 [B]."""
         return self.tokens
 
-    def best(self, logits: jax.Array, left: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def best(self, logits: jax.Array, nodes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The next token of each row, its logit, and tokens to come after it."""
-        chosen = jnp.where(left <= 0, END_ID, jnp.argmax(logits, axis=-1).astype(jnp.int32))
-        return chosen, jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0], left - 1
+        chosen = jnp.where(nodes <= 0, END_ID, jnp.argmax(logits, axis=-1).astype(jnp.int32))
+        return chosen, jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0], nodes - 1
 
 
 class Ours:
@@ -120,7 +119,7 @@ class Ours:
             "stage2_shared": make_train_step(context, stage2_objective(context, shared), shared, self.mesh),
         }
         self._choose_batches()
-        self._decoders: dict[int, Predictor] = {}
+        self._decoders: dict[int, DecodePrograms] = {}
 
     def _choose_batches(self) -> None:
         rows = self.workload.rows
@@ -211,18 +210,16 @@ class Ours:
                 counted[batch_widths(batch)] = matmul_flops(step, self.state, self.device_batch(index))
         return {"flops": [counted[batch_widths(batch)] for batch in self.batches]}
 
-    def predictor(self, label_tokens: int) -> Predictor:
+    def decode_programs(self, label_tokens: int) -> DecodePrograms:
         """Compiled decodes with a label limit."""
         if label_tokens not in self._decoders:
-            vocabulary = types.SimpleNamespace(size=self.factory.config.vocab_size)
-            # What the compiled decode reads of a FeatureEncoder.
-            encoder = types.SimpleNamespace(
-                prompts=PromptBuilder(self.prompts.tokens, label_tokens),
-                label_tokens=label_tokens,
-                tokenizer=vocabulary,
-            )
-            self._decoders[label_tokens] = Predictor(
-                self.factory, cast(Any, encoder), self.settings.rationale_tokens, "given_label", self.mesh
+            self._decoders[label_tokens] = DecodePrograms(
+                self.factory,
+                PromptBuilder(self.prompts.tokens, label_tokens),
+                self.factory.config.vocab_size,
+                self.settings.rationale_tokens,
+                "given_label",
+                self.mesh,
             )
         return self._decoders[label_tokens]
 
@@ -234,14 +231,13 @@ class Ours:
 
     @functools.cached_property
     def _decode_ended(self) -> Any:
-        predictor = self.predictor(self.workload.label_tokens)
+        programs = self.decode_programs(self.workload.label_tokens)
 
         def ended_rationales(params: Any, batch: Any, ids: Any, length: Any, tokens: Any) -> Any:
             question = (batch["question_ids"], batch["question_length"])
             prompt = self.prompts.explain_given_label(*question, ids, length)
-            ends = cast(Any, EndsAfter(tokens))
-            encoded = predictor.encoded(params, prompt)
-            return predictor.decoded(params, encoded, self.settings.rationale_tokens, ends)
+            encoded = programs.encoded(params, prompt)
+            return programs.decoded(params, encoded, self.settings.rationale_tokens, EndsAfter(tokens))
 
         rows, whole = batch_sharding(self.mesh), replicated(self.mesh)
         return jit_on_mesh(
@@ -263,7 +259,7 @@ class Ours:
         if same:
             rows = self.workload.rows[: settings.generation_batch_size]
         limit = settings.long_label_tokens if kind == "long_label" else self.workload.label_tokens
-        predictor = self.predictor(limit)
+        programs = self.decode_programs(limit)
         params = self.unending_params()
         host = host_batch(rows, self._width_of(rows), self.workload.label_tokens, self.full.rationale)
         clock = Clock()
@@ -272,12 +268,12 @@ class Ours:
             given = (host["label_ids"], host["label_length"] - 1)
             labels = (jax.device_put(array, replicated(self.mesh)) for array in given)
             if kind == "rationale":
-                decoded = predictor.decode_rationales(params, batch, *labels)
+                decoded = programs.decode_rationales(params, batch, *labels)
             else:
                 tokens = np.array([len(row.rationale) - 1 for row in rows], np.int32)
                 decoded = self._decode_ended(params, batch, *labels, tokens)
         else:
-            decoded = predictor.decode_labels(params, predictor.encode_questions(params, batch))
+            decoded = programs.decode_labels(params, programs.encode_questions(params, batch))
         ids = np.asarray(decoded.token_ids)
         taken = clock.read()
         lengths = np.asarray(decoded.lengths)

@@ -134,7 +134,7 @@ def made():
 def predictor_on(made, devices):
     encoder, _, _, shape = made
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-    return Predictor(T5Factory(shape), encoder, 12, "given_label", mesh)
+    return Predictor.of(T5Factory(shape), encoder, 12, "given_label", mesh)
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +178,9 @@ def test_predictions_go_out_in_order_window_by_window(made):
         ids, lengths = np.asarray(batch["question_ids"]), np.asarray(batch["question_length"])
         return Decoded(ids, lengths, lengths > 0, np.zeros(len(ids)))
 
-    predictor.__dict__["encode_questions"] = lambda params, batch: batch
+    predictor.programs.__dict__["encode_questions"] = lambda params, batch: batch
 
-    predictor.__dict__["decode_labels"] = decoded
+    predictor.programs.__dict__["decode_labels"] = decoded
     texts = words(300, 3, 60)
     lists = list(predictor.predict(None, predictor.features_of(texts), 4, rationales=False))
     features = predictor.features_of(texts)
@@ -198,9 +198,9 @@ def prepared_with(made, predictor):
     encoder, examples, features, _ = made
     return types.SimpleNamespace(
         config=load_config(None, ["data.source=triage", "evaluation.batch_size=8"]),
-        context=StepContext(predictor.factory, encoder.prompts, encoder.tokenizer.size, 0),
+        context=StepContext(predictor.programs.factory, encoder.prompts, encoder.tokenizer.size, 0),
         encoder=encoder,
-        mesh=predictor.mesh,
+        mesh=predictor.programs.mesh,
         labels=LABELS,
         splits=types.SimpleNamespace(validation=examples),
         stages={2: types.SimpleNamespace(validation=features)},
@@ -232,7 +232,7 @@ def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
     prepared = prepared_with(made, predictor)
     # Made once, so that the width that both have is compiled once.
     objective = stage2_objective(prepared.context, prepared.config.stage2)
-    sums = make_loss_sums(prepared.context, objective, predictor.mesh)
+    sums = make_loss_sums(prepared.context, objective, predictor.programs.mesh)
     monkeypatch.setattr("r2d_jax.training.validation.make_loss_sums", lambda *_: sums)
     stops = []
     with CompileCounter() as compiled:

@@ -324,11 +324,11 @@ def evaluated(encoder, tokenizer, tmp_path_factory):
         for row in range(16)
     ]
     shape = T5Config(**SMALL | {"vocab_size": tokenizer.size, "num_layers": 1}, num_decoder_layers=1)
-    predictor = Citing(
+    predictor = Citing.of(
         T5Factory(shape), encoder, 12, "given_label", make_mesh(MeshConfig(), jax.devices()[:1])
     )
     weights = random_weights(shape, seed=3)
-    model = LoadedModel(types.SimpleNamespace(labels=LABELS), predictor.factory, weights, tokenizer, "x")
+    model = LoadedModel(types.SimpleNamespace(labels=LABELS), predictor.programs.factory, weights, tokenizer, "x")
     encoded = encoder.encode(examples, "a")
     features = encoder.features(encoded, encoder.shapes(encoded))
     folder = tmp_path_factory.mktemp("evaluation")
@@ -436,7 +436,7 @@ def test_a_model_that_writes_one_text_for_each_label_is_found(evaluated, tmp_pat
         for copy, word in enumerate(["pain", "cough", "rash", "bleed"])
         for example in evaluated.examples
     ]
-    predictor = Collapsed(model.factory, encoder, 12, "given_label", evaluated.predictor.mesh)
+    predictor = Collapsed.of(model.factory, encoder, 12, "given_label", evaluated.predictor.programs.mesh)
     encoded = encoder.encode(examples, "a")
     features = encoder.features(encoded, encoder.shapes(encoded))
     settings = EvaluationConfig(batch_size=16, rationale_checks=False, resamples=0)

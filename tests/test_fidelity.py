@@ -308,7 +308,7 @@ def test_a_label_is_predicted_as_it_was_written(made):
     label = "urgent\n"
     encoder = FeatureEncoder(DataConfig(), made, [label])
     mesh = make_mesh(MeshConfig())
-    predictor = Predictor(T5Factory(T5Config(), "float32"), encoder, 8, "none", mesh)
+    predictor = Predictor.of(T5Factory(T5Config(), "float32"), encoder, 8, "none", mesh)
     ids = [*made.encode(label), END]
 
     def decoded(params, batch):
@@ -317,9 +317,9 @@ def test_a_label_is_predicted_as_it_was_written(made):
             np.array([ids] * rows), np.array([len(ids) - 1] * rows), np.ones(rows, bool), np.zeros(rows)
         )
 
-    predictor.__dict__["encode_questions"] = lambda params, batch: batch
+    predictor.programs.__dict__["encode_questions"] = lambda params, batch: batch
 
-    predictor.__dict__["decode_labels"] = decoded
+    predictor.programs.__dict__["decode_labels"] = decoded
     features = predictor.features_of(["why?"])
     ((prediction,),) = predictor.predict(None, features, batch_size=8)
     assert prediction.label == label

@@ -131,17 +131,17 @@ def test_a_rationale_never_changes_the_label():
     """B087: the label is what the label decode gives, whatever the rationale concludes."""
     tokenizer = Tokenizer.train(["predict: explain: given label: yes no", "so the answer is no"], 300)
     encoder = FeatureEncoder(load_config(None, ["data.source=triage"]).data, tokenizer, ["yes", "no"])
-    predictor = Predictor(T5Factory(SHAPE), encoder, 16, "given_label", make_mesh(MeshConfig()))
+    predictor = Predictor.of(T5Factory(SHAPE), encoder, 16, "given_label", make_mesh(MeshConfig()))
 
     def decoded(text):
         ids = [*tokenizer.encode(text), 1]
         ones = np.ones(ROWS)
         return Decoded(np.array([ids] * ROWS), np.full(ROWS, len(ids) - 1), ones > 0, -ones)
 
-    predictor.__dict__["encode_questions"] = lambda params, batch: batch
+    predictor.programs.__dict__["encode_questions"] = lambda params, batch: batch
 
-    predictor.__dict__["decode_labels"] = lambda params, batch: decoded("yes")
-    predictor.__dict__["decode_rationales"] = lambda *_: decoded("no, so the answer is no")
+    predictor.programs.__dict__["decode_labels"] = lambda params, batch: decoded("yes")
+    predictor.programs.__dict__["decode_rationales"] = lambda *_: decoded("no, so the answer is no")
     ((prediction,),) = predictor.predict(None, predictor.features_of(["why?"]), batch_size=ROWS)
     assert (prediction.label, prediction.rationale) == ("yes", "no, so the answer is no")
 

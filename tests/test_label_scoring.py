@@ -36,12 +36,13 @@ def made():
 
 def scorer_on(made, mesh, devices):
     encoder, _, shape, _ = made
-    predictor = Predictor(T5Factory(shape), encoder, 4, "none", make_mesh(mesh, jax.devices()[:devices]))
+    predictor = Predictor.of(T5Factory(shape), encoder, 4, "none", make_mesh(mesh, jax.devices()[:devices]))
     return LabelScorer(predictor, LABELS)
 
 
 def predictor_on(made, scorer, trie=None):
-    return dataclasses.replace(scorer.predictor, label_trie=trie)
+    programs, encoder = scorer.predictor.programs, scorer.predictor.encoder
+    return Predictor(dataclasses.replace(programs, label_trie=trie), encoder)
 
 
 def all_scores(made, scorer, batch_size):
@@ -64,13 +65,13 @@ def test_predictions_have_the_scores_beside_them(made, spread):
     """The encoder, most of the work of both, runs once a batch for labels and scores."""
     scorer = scorer_on(made, MeshConfig(data=2, fsdp=2, tensor=2), 8)
     predictor, encoded = scorer.predictor, []
-    encode = predictor.encode_questions
+    encode = predictor.programs.encode_questions
 
     def counted(params, batch):
         encoded.append(len(batch["question_ids"]))
         return encode(params, batch)
 
-    predictor.__dict__["encode_questions"] = counted
+    predictor.programs.__dict__["encode_questions"] = counted
     features = predictor.features_of(made[1])
     lists = list(predictor.predict(made[3], features, 8, rationales=False, score=scorer.score_labels))
     predictions = list(itertools.chain.from_iterable(lists))

@@ -290,7 +290,7 @@ def predicted(made):
 def labels_on(made, mesh):
     model, encoder, examples = made
     trie = label_trie(LABELS, model.tokenizer)
-    predictor = Predictor(model.factory, encoder, 8, "none", mesh, trie)
+    predictor = Predictor.of(model.factory, encoder, 8, "none", mesh, trie)
     features = predictor.features_of([example.question for example in examples])
     (batch,) = predictor.predict(model.params, features, len(examples))
     return batch
@@ -415,10 +415,10 @@ def test_a_run_hands_its_label_decode_on(tmp_path):
         prepared[decode] = prepare(config, Workdir(tmp_path / decode), make_mesh(config.mesh))
         assert read_card(tmp_path / decode).label_decode == decode
     run = prepared["constrained"]
-    assert run.context.label_trie is run.predictor().label_trie is run.label_trie
+    assert run.context.label_trie is run.predictor().programs.label_trie is run.label_trie
     assert run.label_trie.depth == run.shapes.label
     assert prepared["free"].context.label_trie is None
-    assert prepared["free"].predictor().label_trie is None
+    assert prepared["free"].predictor().programs.label_trie is None
 
 
 def test_a_card_of_an_older_folder_is_free(made, tmp_path):

@@ -30,7 +30,7 @@ from r2d_jax.config_file import load_config
 from r2d_jax.data.pipeline import evaluation_batches, train_batches
 from r2d_jax.errors import Preempted
 from r2d_jax.evaluation.model_folder import ModelCard
-from r2d_jax.evaluation.predict import Predictor
+from r2d_jax.evaluation.predict import DecodePrograms, Predictor
 from r2d_jax.llm.refusals import is_refusal
 from r2d_jax.rationales import generate as generating
 from r2d_jax.rationales import polish as polishing
@@ -540,8 +540,8 @@ def test_each_stage_reads_its_own_source_in_the_order_of_the_seed(tmp_path, rows
     monkeypatch.setattr(stages, "_step_memory", lambda *_: None)
     monkeypatch.setattr(stages, "label_scores", lambda *_: {})
     no_states = types.SimpleNamespace(states=None)
-    monkeypatch.setattr(Predictor, "encode_questions", lambda *_: no_states)
-    monkeypatch.setattr(Predictor, "decode_labels", lambda *_: None)
+    monkeypatch.setattr(DecodePrograms, "encode_questions", lambda *_: no_states)
+    monkeypatch.setattr(DecodePrograms, "decode_labels", lambda *_: None)
     monkeypatch.setattr(Predictor, "label_texts", lambda self, _, rows: [""] * rows)
     monkeypatch.setattr(stages, "train", first_batch)
     monkeypatch.setattr(validation, "evaluation_batches", watched)

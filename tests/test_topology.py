@@ -186,12 +186,21 @@ def programs_of(monkeypatch, *overrides):
 
 
 def test_a_method_without_rationales_has_no_decode_of_them(monkeypatch):
-    assert list(programs_of(monkeypatch, "method=sft")) == ["stage-2 step", "label decode"]
-    assert list(programs_of(monkeypatch, "method=dss")) == [
-        "stage-2 step",
-        "label decode",
-        "rationale decode",
-    ]
+    labels = ["stage-2 step", "label encode", "label decode"]
+    assert list(programs_of(monkeypatch, "method=sft")) == labels
+    assert list(programs_of(monkeypatch, "method=dss")) == [*labels, "rationale decode"]
+
+
+def test_decodes_are_the_programs_that_a_prediction_runs(monkeypatch):
+    """A label decode with its own encoder pass, which nothing runs, was compiled in their place."""
+    programs = programs_of(monkeypatch)
+    names = {name: program[0].__name__ for name, program in programs.items() if name.endswith("code")}
+    assert names == {"label encode": "_questions", "label decode": "_labels", "rationale decode": "_rationales"}
+    encoded, (ids, lengths) = programs["label decode"][2], programs["rationale decode"][3:]
+    width = encoded.mask.shape[1]
+    assert (encoded.states.shape, encoded.mask.shape) == ((16, width, 32), (16, width))
+    assert width > programs["label encode"][2]["question_ids"].shape[1]
+    assert (ids.shape[0], lengths.shape) == (16, (16,))
 
 
 def test_weights_of_labels_are_part_of_the_batch_of_stage_2_alone(monkeypatch):
@@ -210,7 +219,7 @@ def test_a_constrained_label_decode_has_a_tree_of_labels_in_step_and_decode(monk
         found.append((trie, max_tokens))
         return jnp.zeros(())
 
-    monkeypatch.setattr(topology_module, "greedy_decode", decoded)
+    monkeypatch.setattr("r2d_jax.evaluation.predict.greedy_decode", decoded)
     for kind in ("free", "constrained"):
         programs = programs_of(monkeypatch, f"label_decode={kind}", "data.label_limit_tokens=6")
         trie = programs["stage-2 step"][0].label_trie
@@ -271,6 +280,7 @@ def test_the_real_steps_compile_for_eight_chips_without_gathering_the_batch(libt
     assert [program["name"] for program in found["programs"]] == [
         "stage-1 step",
         "stage-2 step",
+        "label encode",
         "label decode",
         "rationale decode",
     ]

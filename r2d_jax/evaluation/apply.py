@@ -97,7 +97,7 @@ def predictor_of(model: LoadedModel, mesh: Mesh, decode: str) -> Predictor:
     )
     encoder = FeatureEncoder(limits, model.tokenizer, card.labels)
     trie = label_trie(card.labels, model.tokenizer) if decode == "constrained" else None
-    return Predictor(
+    return Predictor.of(
         model.factory, encoder, card.rationale_tokens, card.rationale_prompt, mesh, label_trie=trie
     )
 

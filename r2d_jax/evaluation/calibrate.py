@@ -99,7 +99,7 @@ def calibrate(
         rows=int((numbers >= 0).sum()),
         labels_sha256=labels_digest(labels),
         risk_confidence=None if settings.target_risk is None else settings.risk_confidence,
-        label_decode="free" if predictor.label_trie is None else "constrained",
+        label_decode="free" if predictor.programs.label_trie is None else "constrained",
     )
 
 

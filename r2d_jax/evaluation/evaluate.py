@@ -155,7 +155,7 @@ def evaluate_rows(
         scores = reasons.added_to(scores, settings.resamples)
     metrics = scores.metrics | {
         "model": model.source,
-        "label_decode": "free" if predictor.label_trie is None else "constrained",
+        "label_decode": "free" if predictor.programs.label_trie is None else "constrained",
     }
     if is_writer():
         if source is not None and readings is not None:

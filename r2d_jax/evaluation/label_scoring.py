@@ -32,21 +32,23 @@ class LabelScorer:
         return tuple(tuple(self.predictor.encoder.tokenizer.encode(label)) for label in self.labels)
 
     def _scores(self, params: Params, encoded: Encoded) -> jax.Array:
-        model = self.predictor.factory.merge(params)
+        programs = self.predictor.programs
+        model = programs.factory.merge(params)
         positions = max_positions(
-            *batch_sharding(self.predictor.mesh).shard_shape(encoded.mask.shape),
+            *batch_sharding(programs.mesh).shard_shape(encoded.mask.shape),
             vocab_size=model.config.vocab_size,
             num_heads=model.config.num_heads,
         )
         packs = packs_of(self._label_ids, positions)
-        return label_log_probs(model, *encoded, packs, vocab_limit=self.predictor.encoder.tokenizer.size)
+        return label_log_probs(model, *encoded, packs, vocab_limit=programs.vocab_limit)
 
     @functools.cached_property
     def score_labels(self) -> Score:
         """Jitted: params and encoded prompts to log P(label | "predict: x"), float32 [B, K]."""
-        rows, whole = batch_sharding(self.predictor.mesh), replicated(self.predictor.mesh)
+        mesh = self.predictor.programs.mesh
+        rows, whole = batch_sharding(mesh), replicated(mesh)
         return jit_on_mesh(
-            self._scores, self.predictor.mesh, in_shardings=(None, rows), out_shardings=whole
+            self._scores, mesh, in_shardings=(None, rows), out_shardings=whole
         )
 
     def log_probabilities(
@@ -64,9 +66,10 @@ class LabelScorer:
             float32 [K], log P(label | "predict: x") summed over the label's tokens, end token included, among the
             ids of the vocabulary.
         """
+        programs = self.predictor.programs
 
         def scored(batch: HostBatch) -> np.ndarray:
-            encoded = self.predictor.encode_questions(params, shard_batch(batch, self.predictor.mesh))
+            encoded = programs.encode_questions(params, shard_batch(batch, programs.mesh))
             return np.asarray(self.score_labels(params, encoded))
 
         return in_row_order(

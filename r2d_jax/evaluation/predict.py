@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import jax
 import numpy as np
@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 
 from r2d_jax.data.features import FeatureEncoder, Features
 from r2d_jax.data.pipeline import evaluation_batches, evaluation_buckets
+from r2d_jax.data.prompts import PromptBuilder
 from r2d_jax.data.schema import Example
 from r2d_jax.methods import RationalePrompt
-from r2d_jax.model.greedy import Decoded, greedy_decode
+from r2d_jax.model.greedy import Decoded, TokenRule, greedy_decode
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, put, replicated, shard_batch
@@ -87,12 +88,13 @@ def all_of(lists: Iterable[list[T]], check_stop: Callable[[], None] = lambda: No
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictor:
-    """Compiled decoding; the same prompt splice as in training.
+class DecodePrograms:
+    """The compiled programs of prediction; they know token ids alone, and the prompts as training has them.
 
     Attributes:
         factory: shape and compute dtype of the model.
-        encoder: turns text into ids, and back with its tokenizer; knows the label limit.
+        prompts: what is asked, and L, the limit of a label.
+        vocab_limit: ids from here on (padding rows of the embedding) are never decoded.
         rationale_tokens: rationale limit, end token included.
         rationale_prompt: what asks this model for a rationale, "none" where it gives none.
         mesh: devices; rows are spread over it.
@@ -100,44 +102,38 @@ class Predictor:
     """
 
     factory: T5Factory
-    encoder: FeatureEncoder
+    prompts: PromptBuilder
+    vocab_limit: int
     rationale_tokens: int
     rationale_prompt: RationalePrompt
     mesh: Mesh
     label_trie: LabelTrie | None = None
-
-    @property
-    def explains(self) -> bool:
-        """Whether the model gives rationales."""
-        return self.rationale_prompt != "none"
 
     def encoded(self, params: Params, prompt: tuple[jax.Array, jax.Array]) -> Encoded:
         """Prompts, int32 ids and mask [B, S], as the encoder sees them; to be jitted."""
         return Encoded(self.factory.merge(params).encode(*prompt), prompt[1])
 
     def decoded(
-        self, params: Params, encoded: Encoded, max_tokens: int, trie: LabelTrie | None = None
+        self, params: Params, encoded: Encoded, max_tokens: int, trie: TokenRule | None = None
     ) -> Decoded:
         """Greedy decode of at most max_tokens [B, T] after encoded prompts; to be jitted."""
-        vocab_limit = self.encoder.tokenizer.size
         model = self.factory.merge(params)
-        return greedy_decode(model, *encoded, max_tokens=max_tokens, vocab_limit=vocab_limit, trie=trie)
+        return greedy_decode(model, *encoded, max_tokens=max_tokens, vocab_limit=self.vocab_limit, trie=trie)
 
     def _questions(self, params: Params, batch: Batch) -> Encoded:
-        question = (batch["question_ids"], batch["question_length"])
-        return self.encoded(params, self.encoder.prompts.predict(*question))
+        return self.encoded(params, self.prompts.predict(batch["question_ids"], batch["question_length"]))
 
     def _labels(self, params: Params, encoded: Encoded) -> Decoded:
-        return self.decoded(params, encoded, self.encoder.label_tokens, self.label_trie)
+        return self.decoded(params, encoded, self.prompts.label_tokens, self.label_trie)
 
     def _rationales(
         self, params: Params, batch: Batch, label_ids: jax.Array, label_length: jax.Array
     ) -> Decoded:
         question = (batch["question_ids"], batch["question_length"])
         prompt = (
-            self.encoder.prompts.explain(*question)
+            self.prompts.explain(*question)
             if self.rationale_prompt == "explain"
-            else self.encoder.prompts.explain_given_label(*question, label_ids, label_length)
+            else self.prompts.explain_given_label(*question, label_ids, label_length)
         )
         return self.decoded(params, self.encoded(params, prompt), self.rationale_tokens)
 
@@ -162,6 +158,46 @@ class Predictor:
             self._rationales, self.mesh, in_shardings=(None, rows, whole, whole), out_shardings=whole
         )
 
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Labels and rationales as texts: the compiled programs of a model, and what turns its texts into ids and back.
+
+    Attributes:
+        programs: of the model; they have the prompts of `encoder`, and its tokenizer's size as vocab_limit.
+        encoder: turns text into ids, and back with its tokenizer.
+    """
+
+    programs: DecodePrograms
+    encoder: FeatureEncoder
+
+    @classmethod
+    def of(
+        cls,
+        factory: T5Factory,
+        encoder: FeatureEncoder,
+        rationale_tokens: int,
+        rationale_prompt: RationalePrompt,
+        mesh: Mesh,
+        label_trie: LabelTrie | None = None,
+    ) -> Self:
+        """With programs that fit the encoder; the other arguments as in `DecodePrograms`. Compiles nothing yet."""
+        programs = DecodePrograms(
+            factory,
+            encoder.prompts,
+            encoder.tokenizer.size,
+            rationale_tokens,
+            rationale_prompt,
+            mesh,
+            label_trie,
+        )
+        return cls(programs, encoder)
+
+    @property
+    def explains(self) -> bool:
+        """Whether the model gives rationales."""
+        return self.programs.rationale_prompt != "none"
+
     def _texts(self, decoded: Decoded, rows: int) -> list[str]:
         ids, lengths = np.asarray(decoded.token_ids)[:rows], np.asarray(decoded.lengths)[:rows]
         return [
@@ -183,16 +219,16 @@ class Predictor:
     def _predicted(
         self, params: Params, host: HostBatch, rows: int, rationales: bool, score: Score | None
     ) -> list[Prediction]:
-        batch = shard_batch(host, self.mesh)
-        encoded = self.encode_questions(params, batch)
-        labels = self.decode_labels(params, encoded)
+        batch = shard_batch(host, self.programs.mesh)
+        encoded = self.programs.encode_questions(params, batch)
+        labels = self.programs.decode_labels(params, encoded)
         scores = [None] * rows if score is None else list(np.asarray(score(params, encoded))[:rows])
         texts = self.label_texts(labels, rows)
         confidence = np.exp(np.asarray(labels.mean_log_prob))
         finished = np.asarray(labels.finished)
         explained, explained_finished = [""] * rows, np.ones(rows, bool)
         if rationales:
-            decoded = self.decode_rationales(params, batch, labels.token_ids, labels.lengths)
+            decoded = self.programs.decode_rationales(params, batch, labels.token_ids, labels.lengths)
             explained, explained_finished = self._texts(decoded, rows), np.asarray(decoded.finished)
         return [
             Prediction(
@@ -248,9 +284,9 @@ class Predictor:
         return self.encoder.features(rows, self.encoder.shapes(rows))
 
     def _explained(self, params: Params, host: HostBatch, rows: int) -> list[str]:
-        length = np.maximum(host["label_length"] - 1, 0)
-        given = (put(array, replicated(self.mesh)) for array in (host["label_ids"], length))
-        return self._texts(self.decode_rationales(params, shard_batch(host, self.mesh), *given), rows)
+        mesh, length = self.programs.mesh, np.maximum(host["label_length"] - 1, 0)
+        given = (put(array, replicated(mesh)) for array in (host["label_ids"], length))
+        return self._texts(self.programs.decode_rationales(params, shard_batch(host, mesh), *given), rows)
 
     def explain(self, params: Params, features: Features, batch_size: int) -> Iterator[list[str]]:
         """Rationales given each row's own label instead of the predicted one; order and lists as in `predict`."""

@@ -1,13 +1,12 @@
 """Greedy decode compiled as one loop; in: encodings, a token limit, a label trie, out: ids, their end, confidence."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from r2d_jax.data.prompts import END_ID, PAD_ID
-from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.t5 import T5, DecodeCache
 from r2d_jax.runtime.mesh import on_one_cpu
 
@@ -34,6 +33,28 @@ class Decoded(NamedTuple):
     lengths: jax.Array
     finished: jax.Array
     mean_log_prob: jax.Array
+
+
+class TokenRule(Protocol):
+    """What chooses the next token of each row, and knows from what was chosen where a row stands; see `LabelTrie`."""
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest output, end token included; 0: any number."""
+        ...
+
+    def start(self, batch: int) -> jax.Array:
+        """Int32 [batch]: where rows stand of which nothing is written."""
+        ...
+
+    def best(self, logits: jax.Array, nodes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The next token of each row, int32 [B], its logit float32 [B], and where the row then stands, int32 [B].
+
+        Args:
+            logits: float32 [B, V].
+            nodes: int32 [B], where the rows stand; for one that has ended, what is returned means nothing.
+        """
+        ...
 
 
 class _Loop(NamedTuple):
@@ -74,7 +95,7 @@ def greedy_decode(
     max_tokens: int,
     vocab_limit: int,
     row_keys: jax.Array | None = None,
-    trie: LabelTrie | None = None,
+    trie: TokenRule | None = None,
     wanted: jax.Array | None = None,
 ) -> Decoded:
     """Decode greedily until every row has ended or max_tokens are written.
@@ -86,8 +107,8 @@ def greedy_decode(
         max_tokens: limit T, end token included, start token not.
         vocab_limit: ids from here on (padding rows of the embedding) are never chosen.
         row_keys: typed keys [B] that turn dropout on (published in-training behaviour); None: off.
-        trie: every token is the likeliest of those that go on to one of its labels, so each row ends as a whole
-            label; None: of all tokens.
+        trie: what chooses each token; of a `LabelTrie` the likeliest of those that go on to one of its labels, so
+            each row ends as a whole label. None: the likeliest of all tokens.
         wanted: bool [B], rows to decode: nothing is written for others; None: all.
 
     Raises:

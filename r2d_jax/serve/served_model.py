@@ -131,7 +131,7 @@ class ServedModel:
     @property
     def follows_labels(self) -> bool:
         """Whether a rationale can be asked for under another label."""
-        return self.predictor.rationale_prompt == "given_label"
+        return self.predictor.programs.rationale_prompt == "given_label"
 
     def known_label(self, label: str) -> str:
         """The label of the set that is meant, as the set spells it; any label where there is no set.

@@ -138,7 +138,7 @@ class Prepared:
 
     def predictor(self) -> Predictor:
         """Decoding with the shapes of this run."""
-        return Predictor(
+        return Predictor.of(
             self.factory,
             self.encoder,
             self.rationale_tokens,

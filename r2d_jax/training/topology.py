@@ -19,11 +19,11 @@ from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes, question_limit_tokens
 from r2d_jax.data.prompts import END_ID, PromptBuilder, PromptTokens
 from r2d_jax.errors import UserError, how_to_install
+from r2d_jax.evaluation.predict import DecodePrograms
 from r2d_jax.methods import METHODS
-from r2d_jax.model.greedy import Decoded, greedy_decode
 from r2d_jax.model.known_shapes import known_shape
 from r2d_jax.model.label_trie import LabelTrie
-from r2d_jax.model.parameters import Params, T5Factory
+from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.mesh import (
     batch_sharding,
     check_batch_sizes,
@@ -223,44 +223,43 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
         say(f"compiling the step of stage {number} ...")
         step = make_train_step(context, objective, stage, mesh)
         yield _compiled(f"stage-{number} step", mesh, step, state, batch)
+    programs = DecodePrograms(
+        factory,
+        prompts,
+        vocab_size,
+        config.evaluation.rationale_decode_tokens or shapes.rationale,
+        METHODS[config.method].rationale_prompt,
+        mesh,
+        trie,
+    )
     rows = config.evaluation.batch_size
-    decodes: list[tuple[str, int, LabelTrie | None]] = [("label decode", shapes.label, trie)]
-    if METHODS[config.method].explains:
-        tokens = config.evaluation.rationale_decode_tokens or shapes.rationale
-        decodes.append(("rationale decode", tokens, None))
-    for name, tokens, allowed in decodes:
+    for name, decode, *arguments in _decodes(programs, rows, shapes.question):
         say(f"compiling the {name} ...")
-        decode = _decode(factory, prompts, (rows, shapes.question), tokens, allowed, mesh)
-        yield _compiled(name, mesh, *decode)
+        yield _compiled(name, mesh, decode, *arguments)
 
 
-def _decode(
-    factory: T5Factory,
-    prompts: PromptBuilder,
-    questions: tuple[int, int],
-    tokens: int,
-    trie: LabelTrie | None,
-    mesh: Mesh,
-) -> tuple[Any, Params, dict[str, Any]]:
-    def decode(params: Params, batch: dict[str, jax.Array]) -> Decoded:
-        model = factory.merge(params)
-        ids, mask = prompts.predict(batch["question_ids"], batch["question_length"])
-        return greedy_decode(
-            model,
-            model.encode(ids, mask),
-            mask,
-            max_tokens=tokens,
-            vocab_limit=factory.config.vocab_size,
-            trie=trie,
-        )
+def _decodes(programs: DecodePrograms, rows: int, question_tokens: int) -> Iterator[tuple[Any, ...]]:
+    """What a run decodes a batch with: the name of each program, the jitted function, and shapes of its arguments."""
+    mesh, label_tokens = programs.mesh, programs.prompts.label_tokens
 
-    sharding = batch_sharding(mesh)
+    def integers(*shape: int, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
+
+    by_row, whole = batch_sharding(mesh), replicated(mesh)
+    params = with_shardings(programs.factory.abstract_params, mesh)
     batch = {
-        "question_ids": jax.ShapeDtypeStruct(questions, np.int32, sharding=sharding),
-        "question_length": jax.ShapeDtypeStruct(questions[:1], np.int32, sharding=sharding),
+        "question_ids": integers(rows, question_tokens, sharding=by_row),
+        "question_length": integers(rows, sharding=by_row),
     }
-    jitted = jit_on_mesh(decode, mesh, in_shardings=(None, sharding), out_shardings=replicated(mesh))
-    return jitted, with_shardings(factory.abstract_params, mesh), batch
+    yield "label encode", programs.encode_questions, params, batch
+    encoded = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_row),
+        jax.eval_shape(programs.encode_questions, params, batch),
+    )
+    yield "label decode", programs.decode_labels, params, encoded
+    if programs.rationale_prompt != "none":
+        labels = integers(rows, label_tokens, sharding=whole), integers(rows, sharding=whole)
+        yield "rationale decode", programs.decode_rationales, params, batch, *labels
 
 
 def _compiled(name: str, mesh: Mesh, step: Any, *arguments: Any) -> Program:

@@ -70,8 +70,8 @@ def losses_and_labels(
         batch = shard_batch(host, prepared.mesh)
         # Without the rationales, whose widths would make further programs of it.
         question = {name: batch[name] for name in ("question_ids", "question_length")}
-        encoded = predictor.encode_questions(params, question)
-        decoded = predictor.decode_labels(params, encoded)
+        encoded = predictor.programs.encode_questions(params, question)
+        decoded = predictor.programs.decode_labels(params, encoded)
         means.add(sums_of(params, batch | {ENCODED: encoded.states}))
         return predictor.label_texts(decoded, rows)
 
