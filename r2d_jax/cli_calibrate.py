@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from r2d_jax.cli_options import EncodingOption, OverwriteOption
+from r2d_jax.cli_options import InputOptions, OverwriteOption, shares_options
 
 
+@shares_options
 def calibrate(
     model: Annotated[
         pathlib.Path,
@@ -21,7 +22,8 @@ def calibrate(
             "validation rows of the run.",
         ),
     ] = None,
-    encoding: EncodingOption = "utf-8",
+    *,
+    form: InputOptions,
     target_risk: Annotated[
         float | None,
         typer.Option(
@@ -62,7 +64,8 @@ def calibrate(
     calibration, path = calibrate_model(
         model,
         input_file=input,
-        encoding=encoding,
+        columns=form.columns,
+        encoding=form.encoding,
         batch_size=batch_size,
         target_risk=aim.target_risk,
         risk_confidence=aim.risk_confidence,

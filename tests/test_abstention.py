@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -388,13 +389,45 @@ def test_a_label_outside_the_set_has_no_probability_and_no_answer(used, tmp_path
     assert (row["label"], row["label_probability"], row["abstained"]) == ("", None, True)
 
 
-def test_the_command(used, monkeypatch, capsys):
-    def r2d(*arguments):
+@pytest.fixture
+def r2d(monkeypatch, capsys):
+    """Runs the entry point here: its exit code, and all that it printed."""
+
+    def run(*arguments):
         monkeypatch.setattr("sys.argv", ["r2d", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
         return ended.value.code or 0, "".join(capsys.readouterr())
 
+    return run
+
+
+def test_rows_for_a_calibration_may_have_columns_of_other_names(used, tmp_path, r2d):
+    """They could not be named, so the columns of a file from another place had to be renamed."""
+    model = shutil.copytree(used.model, tmp_path / "model")
+    command = ("calibrate", "--model", model, "--batch-size", 64, "--no-target-risk", "--overwrite")
+    assert r2d(*command, "--input", used.path / "gold.jsonl")[0] == 0
+    expected, path = load_calibration(model), model / "calibration.json"
+    path.unlink()
+    others = []
+    for row in lines_of(used.path / "gold.jsonl"):
+        first, _, rest = row["question"].partition(" ")
+        one = {"number": row["id"], "note": first, "rest": rest, "class": row["label"], "ward": "B 3"}
+        others.append(one)
+    other = ("--input", write_rows(tmp_path / "others.jsonl", others))
+    named = ("--id-column", "number", "--question-column", "note", "--context-column", "rest")
+    code, text = r2d(*command, *other)
+    assert (code, "'question'" in text) == (2, True)
+    code, text = r2d(*command, *other, *named, "--label-column", "ward")
+    assert (code, "none of the 60 rows has a gold label" in text, "--label-column" in text) == (2, True, True)
+    assert not path.exists()
+    assert r2d(*command, *other, *named, "--label-column", "class")[0] == 0
+    assert load_calibration(model) == expected
+    code, text = r2d(*command, *named)
+    assert (code, "--input: is needed where columns" in text) == (2, True)
+
+
+def test_the_command(used, r2d, capsys):
     command = ("calibrate", "--model", used.model, "--batch-size", 64, "--target-risk", 0.01)
     assert r2d(*command, "--input", used.path / "gold.jsonl")[0] == 2
     assert "no run folder" in r2d(*command, "--overwrite")[1]

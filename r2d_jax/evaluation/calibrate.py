@@ -69,7 +69,7 @@ def calibrate(
         raise UserError(
             "calibration",
             f"none of the {len(numbers)} rows has a gold label of the model's label set",
-            "Check data.columns.label, or give rows with these labels.",
+            "Check data.columns.label (for --input: --label-column), or give rows with these labels.",
         )
     scorer, size = LabelScorer(predictor, labels), settings.batch_size
     if settings.target_risk is None:

@@ -1,9 +1,8 @@
 """The work of `r2d calibrate`; in: a model folder and labelled rows, out: calibration.json in that folder."""
 
-import dataclasses
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from r2d_jax.config import EvaluationConfig, MeshConfig
@@ -19,8 +18,8 @@ from r2d_jax.evaluation.calibration import (
     is_calibrated,
     load_calibration,
 )
-from r2d_jax.evaluation.labelled_rows import require_file_for, splits_as_trained
-from r2d_jax.evaluation.model_folder import ModelCard, find_model_folder, load_model, read_card
+from r2d_jax.evaluation.labelled_rows import form_of_file, require_file_for, splits_as_trained
+from r2d_jax.evaluation.model_folder import find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
@@ -75,6 +74,7 @@ def calibrate_model(
     model_path: pathlib.Path,
     *,
     input_file: pathlib.Path | None,
+    columns: Mapping[str, str | None] | None = None,
     encoding: str = "utf-8",
     batch_size: int,
     target_risk: float | None,
@@ -86,6 +86,8 @@ def calibrate_model(
     Args:
         model_path: run, exported or imported folder.
         input_file: rows that the model was not trained on; None: the validation split of its own run.
+        columns: names in the input that differ from those in training, by question, context, label and id; None where
+            they do not.
         encoding: of the input.
         batch_size: rows computed at once.
         target_risk: largest share of wrong labels among those given; None: no threshold.
@@ -98,7 +100,8 @@ def calibrate_model(
     Raises:
         UserError: a fault of file or folder, no label set, or a calibration that is there.
     """
-    require_file_for(input_file, {}, encoding)
+    columns = columns or {}
+    require_file_for(input_file, columns, encoding)
     home = find_model_folder(model_path)
     card, path = read_card(home), home / CALIBRATION_FILE
     if not card.labels:
@@ -106,7 +109,7 @@ def calibrate_model(
     if path.exists() and not overwrite:
         raise UserError(str(path), "is there already", "Give --overwrite to replace it.")
     require_writable(path)
-    examples = _rows(home, card, input_file, encoding)
+    examples = _rows(home, input_file, columns, encoding)
     enable_compile_cache()
     mesh = make_mesh(MeshConfig())
     check_batch_size("--batch-size", batch_size, 1, mesh)
@@ -155,12 +158,12 @@ def earlier_told(home: pathlib.Path) -> str | None:
 
 
 def _rows(
-    home: pathlib.Path, card: ModelCard, input_file: pathlib.Path | None, encoding: str
+    home: pathlib.Path, input_file: pathlib.Path | None, columns: Mapping[str, str | None], encoding: str
 ) -> Sequence[Example]:
     if input_file is not None:
-        columns = dataclasses.replace(card.columns, subgroups={}, subgroup_edges={})
+        form = form_of_file(home, columns)
         return read_examples(
-            input_file, columns, rationale_sources=(), encoding=encoding, label_map=card.label_map
+            input_file, form.columns, rationale_sources=(), encoding=encoding, label_map=form.label_map
         )
     if not (home / "config.yaml").is_file():
         raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
