@@ -23,8 +23,9 @@ from r2d_jax.evaluation.html_report import write_report
 from r2d_jax.evaluation.intervals import bootstrap_interval, macro_f1_of, text_ids
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.report import print_results, write_json, write_predictions
+from r2d_jax.evaluation.report import print_results
 from r2d_jax.evaluation.scoring import score
+from r2d_jax.runtime.files import write_json, write_jsonl
 
 MOST_LABELS = 1024
 _SYLLABLES = [first + rest for first in "bdfgklmn" for rest in ("ab", "el", "in", "ot")]
@@ -123,7 +124,7 @@ def _parts(
             bootstrap_interval(macro_f1_of(*ids, published=published), len(gold))
 
     def predictions_file() -> None:
-        write_predictions(
+        write_jsonl(
             evaluation / "predictions.jsonl",
             (
                 prediction_row(example.row_id, prediction, labels) | {"gold_label": example.label}

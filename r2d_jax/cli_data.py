@@ -206,8 +206,8 @@ def check(
     from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
     from r2d_jax.errors import EXIT_DAMAGING, UserError
     from r2d_jax.evaluation.data_check_report import data_check_json, print_data_check
-    from r2d_jax.evaluation.report import write_json
     from r2d_jax.model.hf_format import locate
+    from r2d_jax.runtime.files import write_json
     from r2d_jax.runtime.outputs import require_file
 
     file, settings = file_and_settings(words or ())

@@ -206,7 +206,7 @@ def test_a_finished_evaluation_is_replaced_on_request_only(evaluate, tmp_path, m
     evaluate(names, again=())[0].done()
     assert snapshot(out) == before
     with monkeypatch.context() as patch:
-        patch.setattr(evaluating, "write_predictions", lambda *_: 1 / 0)
+        patch.setattr(evaluating, "write_jsonl", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             evaluate(names)
     # No figures beside predictions that they are not of, at any moment.

@@ -22,10 +22,9 @@ from r2d_jax.data.text_map import MARKERS
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.predict import Predictor
-from r2d_jax.evaluation.report import write_predictions
 from r2d_jax.model.greedy import Decoded
 from r2d_jax.model.parameters import T5Factory
-from r2d_jax.runtime.files import write_texts
+from r2d_jax.runtime.files import write_jsonl, write_texts
 from r2d_jax.runtime.mesh import make_mesh
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -294,7 +293,7 @@ def check_prompts(tokenizer, prompts, tokens, read, question, label, told):
 def check_written(folder, row):
     """The files of predictions give back what was decoded, to json, to line readers and to our own reader."""
     path = folder / "predictions.jsonl"
-    write_predictions(path, [row])
+    write_jsonl(path, [row])
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 1
     assert json.loads(text) == row

@@ -17,13 +17,8 @@ from r2d_jax.evaluation import run_record
 from r2d_jax.evaluation.figures import FIGURES, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
-from r2d_jax.evaluation.report import (
-    WorkedCase,
-    print_results,
-    print_worked_examples,
-    write_json,
-    write_predictions,
-)
+from r2d_jax.evaluation.report import WorkedCase, print_results, print_worked_examples
+from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.reporting import METRICS_FILE, Reporter
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
@@ -202,7 +197,7 @@ ROWS: list[dict[str, Any]] = [
 
 def test_predictions_come_back_exactly_one_per_line(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "predictions.jsonl"
-    write_predictions(path, iter(ROWS))
+    write_jsonl(path, iter(ROWS))
     text = path.read_text(encoding="utf-8")
     assert [json.loads(line) for line in text.splitlines()] == ROWS
     assert text.endswith("}\n")
@@ -212,7 +207,7 @@ def test_predictions_come_back_exactly_one_per_line(tmp_path: pathlib.Path) -> N
 
 def test_a_failure_midway_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "predictions.jsonl"
-    write_predictions(path, ROWS)
+    write_jsonl(path, ROWS)
     before = path.read_bytes()
 
     def failing() -> Iterator[dict[str, Any]]:
@@ -221,7 +216,7 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        write_predictions(path, failing())
+        write_jsonl(path, failing())
     assert path.read_bytes() == before
     with pytest.raises(TypeError, match="no JSON form"):
         write_json(path, {"a": object()})
@@ -234,7 +229,7 @@ def test_a_figure_that_is_no_number_is_never_written(tmp_path: pathlib.Path, val
     """JSON has no NaN: other programs could not read the file."""
     path = tmp_path / "predictions.jsonl"
     with pytest.raises(UserError, match=r"predictions\.jsonl: a figure of a row is no number"):
-        write_predictions(path, [{"label_confidence": 0.5}, {"label_confidence": value}])
+        write_jsonl(path, [{"label_confidence": 0.5}, {"label_confidence": value}])
     with pytest.raises(UserError, match=r"metrics\.json: a figure is no number"):
         write_json(tmp_path / "metrics.json", {"accuracy": 0.5, "bleu": {"corpus": value}})
     assert list(tmp_path.iterdir()) == []

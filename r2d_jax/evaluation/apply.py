@@ -31,12 +31,12 @@ from r2d_jax.evaluation.model_folder import (
 from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Predictor, Score
 from r2d_jax.evaluation.probability_scores import Probabilities
-from r2d_jax.evaluation.report import write_predictions
 from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.model.label_trie import label_trie
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.distributed import agree, is_writer, require_same
+from r2d_jax.runtime.files import write_jsonl
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import (
     EVALUATION_FILES,
@@ -180,7 +180,7 @@ def predict_file(
             # Whatever the model makes of nothing at all is no prediction.
             yield row if example.question.strip() else _unpredicted(row)
 
-    write_predictions(output_file, rows())
+    write_jsonl(output_file, rows())
     without = sum(not example.question.strip() for example in examples)
     return len(examples) - without, without
 

@@ -20,10 +20,11 @@ from r2d_jax.evaluation.ordinal import scale_of
 from r2d_jax.evaluation.predict import Prediction, Predictor, all_of
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
-from r2d_jax.evaluation.report import WorkedCase, write_json, write_predictions
+from r2d_jax.evaluation.report import WorkedCase
 from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
+from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import EVALUATION_FILES, METRICS_FILE
 
 
@@ -61,7 +62,7 @@ def begin_results(folder: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     # First: without it a stopped evaluation is known for one, and no figures stand beside other predictions.
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_predictions(folder / "predictions.jsonl", lines)
+    write_jsonl(folder / "predictions.jsonl", lines)
     for name in EVALUATION_FILES:
         if name != "predictions.jsonl":
             (folder / name).unlink(missing_ok=True)
@@ -126,7 +127,7 @@ def evaluate_rows(
                 lines = [
                     line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
                 ]
-            write_predictions(folder / "predictions.jsonl", lines)
+            write_jsonl(folder / "predictions.jsonl", lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
     source = rationale_source if predictor.explains else None
@@ -161,8 +162,8 @@ def evaluate_rows(
         if source is not None and readings is not None:
             _write_readings(folder / "rationale_checks.jsonl", examples, readings, source)
         if reasons is not None:
-            write_predictions(folder / "faithfulness.jsonl", reasons.lines)
-        write_predictions(folder / "row_scores.jsonl", row_score_lines(examples, scores))
+            write_jsonl(folder / "faithfulness.jsonl", reasons.lines)
+        write_jsonl(folder / "row_scores.jsonl", row_score_lines(examples, scores))
         write_json(folder / METRICS_FILE, metrics)
     # The others would end, and wait for this one a short time only.
     wait_for_all("evaluation written")
@@ -208,7 +209,7 @@ def _write_readings(path: pathlib.Path, examples: Sequence[Example], readings: R
     for flip in readings.flips:
         told = {"given_label": flip.given, "rationale": flip.rationale, "label_from_rationale": flip.label}
         flips.setdefault(flip.row, []).append(told)
-    write_predictions(
+    write_jsonl(
         path,
         (
             {

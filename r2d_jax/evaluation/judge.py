@@ -20,9 +20,9 @@ from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.intervals import bootstrap_interval, mean_of
-from r2d_jax.evaluation.report import write_json, write_predictions
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Case, Question, RowAnswer
+from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import REQUEST_HASH
 
 CRITERIA = ("correctness", "alignment", "grounding", "completeness")
@@ -226,7 +226,7 @@ def write_judgements(
         "tokens_estimated": any(answer.tokens_estimated for answer in answers),
         "predictions": str(predictions_file),
     }
-    write_predictions(folder / "judgements.jsonl", rows)
+    write_jsonl(folder / "judgements.jsonl", rows)
     write_json(folder / "judge.json", result)
     return result
 

@@ -1,10 +1,7 @@
-"""What a user sees of an evaluation; in: metrics, cases and rows, out: console tables and files."""
+"""What a user sees of an evaluation; in: metrics, and cases with their text, out: tables on the console."""
 
 import dataclasses
-import json
-import os
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -14,15 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
-from r2d_jax.errors import UserError
 from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
-from r2d_jax.runtime.files import whole_file
 
 _MOST_CLASSES = 30
-_DAMAGED = "The weights of the model are damaged or too large: take another checkpoint; nothing was written."
-# Characters at which str.splitlines() ends a line but JSON does not escape; one row must stay one line.
-_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
 _CONTROL = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
@@ -222,50 +214,3 @@ def _label_line(case: WorkedCase, arrow: str) -> Text:
     right = fold_white_space(case.gold_label) == fold_white_space(case.predicted_label)
     line = _text(f"{case.gold_label} {arrow} {predicted}  ")
     return line.append("right" if right else "wrong", style="green" if right else "red")
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of numpy and JAX as Python numbers, paths as text, for json."""
-    if hasattr(value, "item"):
-        return value.item()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def write_predictions(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    r"""Write one JSON object per line, UTF-8, "\n" after each; the file appears whole or not at all.
-
-    Text is written as it is, also "=1+1": JSON is no spreadsheet, so nothing needs to be neutralised.
-
-    Args:
-        path: the file; an old one is replaced only once all rows are written.
-        rows: taken one by one.
-
-    Raises:
-        UserError: the place cannot be written to, or a row holds NaN or infinity, which JSON has not.
-    """
-    with whole_file(path) as file:
-        for row in rows:
-            line = _strict_json(row, path, "a figure of a row", _DAMAGED)
-            file.write(line.translate(_LINE_ENDS) + "\n")
-
-
-def write_json(path: pathlib.Path, obj: Any) -> None:
-    """Write one JSON value, indented, UTF-8; the file appears whole or not at all.
-
-    A figure that cannot be computed, such as the mean over no rows, is None, and null in the file.
-
-    Raises:
-        UserError: the place cannot be written to, or a figure is NaN or infinity, which JSON has not.
-    """
-    with whole_file(path) as file:
-        advice = "Look whether its rows and weights are sound; nothing was written."
-        file.write(_strict_json(obj, path, "a figure", advice, indent=2) + "\n")
-
-
-def _strict_json(value: Any, path: pathlib.Path, figure: str, advice: str, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
-    except ValueError as error:
-        raise UserError(str(path), f"{figure} is no number", advice) from error

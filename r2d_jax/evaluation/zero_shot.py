@@ -16,10 +16,10 @@ from r2d_jax.evaluation.evaluate import begin_results, prediction_row, row_score
 from r2d_jax.evaluation.labelled_rows import LabelledRows
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.report import write_json, write_predictions
 from r2d_jax.evaluation.scoring import score
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import CUT, OFF_LIST, Case, Question, RowAnswer
+from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import REQUEST_HASH
 
 INSTRUCTIONS = """\
@@ -120,7 +120,7 @@ def write_zero_shot(
     begin_results(folder, lines)
     source = rows.source if rationale else None
     scores = score(rows.examples, predictions, rows.labels, source, rows.evaluation)
-    write_predictions(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
+    write_jsonl(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
     metrics = scores.metrics | {
         "model": f"{endpoint.llm} at {endpoint.host}, zero-shot",

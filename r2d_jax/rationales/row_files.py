@@ -13,7 +13,7 @@ from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.labelled_rows import form_of_file, require_rows, rows_of_run
-from r2d_jax.runtime.files import whole_file
+from r2d_jax.runtime.files import LINE_ENDS, whole_file
 
 SPLITS = ("train", "validation", "test", "all")
 
@@ -177,7 +177,7 @@ def _json(value: Any, where: str, depth: int = 0) -> str:
         except UnicodeEncodeError:
             return json.dumps(value)
         # Some readers end a line at these; written as escapes they are safe and mean the same.
-        return json.dumps(value, ensure_ascii=False).translate(_LINE_ENDS)
+        return json.dumps(value, ensure_ascii=False).translate(LINE_ENDS)
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, Typed) and value.written not in _NO_JSON:
@@ -190,4 +190,3 @@ def _json(value: Any, where: str, depth: int = 0) -> str:
 _DEEPEST = 100
 _LEAVE_OUT = "Leave that column out."
 _NO_JSON = ("", "nan", "inf", "-inf")
-_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}

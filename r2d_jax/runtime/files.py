@@ -1,15 +1,20 @@
-"""Files that appear complete or not at all; in: a path and text, out: the file, an old one kept until then."""
+"""Files that appear whole or not at all; in: a path and text or JSON values, out: the file, an old one kept until then."""
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from r2d_jax.errors import UserError
+
+LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+"""Characters at which str.splitlines() ends a line but JSON does not escape; one row must stay one line."""
+_DAMAGED = "The weights of the model are damaged or too large: take another checkpoint; nothing was written."
 
 
 @contextlib.contextmanager
@@ -71,6 +76,53 @@ def write_texts(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and JAX as Python numbers, paths as text, for json."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def write_jsonl(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    r"""Write one JSON object per line, UTF-8, "\n" after each; the file appears whole or not at all.
+
+    Text is written as it is, also "=1+1": JSON is no spreadsheet, so nothing needs to be neutralised.
+
+    Args:
+        path: the file; an old one is replaced only once all rows are written.
+        rows: taken one by one.
+
+    Raises:
+        UserError: the place cannot be written to, or a row holds NaN or infinity, which JSON has not.
+    """
+    with whole_file(path) as file:
+        for row in rows:
+            line = _strict_json(row, path, "a figure of a row", _DAMAGED)
+            file.write(line.translate(LINE_ENDS) + "\n")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write one JSON value, indented, UTF-8; the file appears whole or not at all.
+
+    A figure that cannot be computed, such as the mean over no rows, is None, and null in the file.
+
+    Raises:
+        UserError: the place cannot be written to, or a figure is NaN or infinity, which JSON has not.
+    """
+    with whole_file(path) as file:
+        advice = "Look whether its rows and weights are sound; nothing was written."
+        file.write(_strict_json(value, path, "a figure", advice, indent=2) + "\n")
+
+
+def _strict_json(value: Any, path: pathlib.Path, figure: str, advice: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
+    except ValueError as error:
+        raise UserError(str(path), f"{figure} is no number", advice) from error
 
 
 def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None:

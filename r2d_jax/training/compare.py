@@ -15,8 +15,7 @@ from r2d_jax.config_check import stage_configs
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
-from r2d_jax.evaluation.report import write_json
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import write_json, write_text
 from r2d_jax.runtime.reporting import say
 from r2d_jax.training.compare_config import PlannedRun, load_comparison
 from r2d_jax.training.run import run

@@ -21,11 +21,11 @@ from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
-from r2d_jax.evaluation.report import print_results, print_worked_examples, write_json
+from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.evaluation.scoring import require_libraries
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache, request_deterministic_gpu_ops
 from r2d_jax.runtime.distributed import agree, is_writer
-from r2d_jax.runtime.files import write_text
+from r2d_jax.runtime.files import write_json, write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
