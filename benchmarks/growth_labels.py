@@ -26,6 +26,7 @@ from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.report import print_results
 from r2d_jax.evaluation.scoring import score
 from r2d_jax.runtime.files import write_json, write_jsonl
+from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS
 
 MOST_LABELS = 1024
 _SYLLABLES = [first + rest for first in "bdfgklmn" for rest in ("ab", "el", "in", "ot")]
@@ -125,7 +126,7 @@ def _parts(
 
     def predictions_file() -> None:
         write_jsonl(
-            evaluation / "predictions.jsonl",
+            evaluation / PREDICTIONS,
             (
                 prediction_row(example.row_id, prediction, labels) | {"gold_label": example.label}
                 for example, prediction in zip(examples, predictions, strict=True)
@@ -140,7 +141,7 @@ def _parts(
         "label_naming": functools.partial(label_agreement, rationales, predicted, labels),
         "all_scores": functools.partial(score, examples, predictions, labels, _SOURCE),
         "predictions_file": predictions_file,
-        "metrics_file": functools.partial(write_json, evaluation / "metrics.json", metrics),
+        "metrics_file": functools.partial(write_json, evaluation / EVALUATION_METRICS, metrics),
         "console": lambda: print_results(metrics, Console(file=io.StringIO(), width=100)),
         "report": lambda: write_report([folder], folder / "report.html", overwrite=True),
     }

@@ -13,7 +13,8 @@ from r2d_jax.cli_options import (
     console,
     shares_options,
 )
-from r2d_jax.runtime.outputs import EVALUATION_FILES, require_folder
+from r2d_jax.runtime.outputs import require_folder
+from r2d_jax.runtime.run_files import EVALUATION_FILES, JUDGEMENTS, JUDGE_RESULT, PREDICTIONS
 
 SplitOption = Annotated[str, typer.Option("--split", help="test or validation, where --input is not given.")]
 OutputOption = Annotated[
@@ -47,7 +48,7 @@ def judge(
     or LLMs are replaced with --overwrite only.
     """
     endpoint = asking.endpoint()
-    require_folder(output, ("judgements.jsonl", "judge.json"), inputs=(predictions, which.input))
+    require_folder(output, (JUDGEMENTS, JUDGE_RESULT), inputs=(predictions, which.input))
     from r2d_jax.evaluation import judge as judging
     from r2d_jax.evaluation.labelled_rows import labelled_rows
     from r2d_jax.llm.job import LlmJob
@@ -69,7 +70,7 @@ def judge(
     if asking.dry_run:
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     asked = judging.asked_of(judged, job.hashes(question, cases))
-    require_same_questions(output / "judgements.jsonl", cache, asked, overwrite=overwrite)
+    require_same_questions(output / JUDGEMENTS, cache, asked, overwrite=overwrite)
     answers = job.ask(question, cases)
     result = judging.write_judgements(output, judged, asked, answers, endpoint, predictions)
     judging.print_judgements(result, job.console)
@@ -129,7 +130,7 @@ def zero_shot(
         return job.dry_run(question, cases, show_prompt=asking.show_prompt)
     hashes = job.hashes(question, cases)
     asked = [(example.row_id, one) for example, one in zip(rows.examples, hashes, strict=True)]
-    require_same_questions(output / "predictions.jsonl", cache, asked, overwrite=overwrite)
+    require_same_questions(output / PREDICTIONS, cache, asked, overwrite=overwrite)
     # Before anything is paid for.
     require_scorer(rows.evaluation.bertscore if rationale and rows.source else None)
     answers = job.ask(question, cases)

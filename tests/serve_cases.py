@@ -21,10 +21,11 @@ from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
+from r2d_jax.evaluation.model_folder import TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
+from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.serve.limits import Limits, Refused
 from r2d_jax.serve.logs import write_logs
 from r2d_jax.serve.served_model import Group, Outcome, Prepared
@@ -230,7 +231,7 @@ def make_model(folder, *, labels=LABELS, rationale_prompt="given_label", seed=0)
     folder.mkdir(parents=True)
     save_params(folder / WEIGHTS_FOLDER, random_weights(shape, seed))
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
-    (folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(card.to_json(), encoding="utf-8")
     return folder
 
 

@@ -25,9 +25,10 @@ from r2d_jax.evaluation.calibrate import left_out, told
 from r2d_jax.evaluation.calibrate_model import calibrate_model, earlier_told
 from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.convert import export_folder, import_model
-from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
+from r2d_jax.evaluation.model_folder import TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
+from r2d_jax.runtime.run_files import MODEL_CARD
 
 LABELS = ("rash", "cough", "pain", "fever")
 ROWS = 60
@@ -164,7 +165,7 @@ def make_model(folder, decode="constrained"):
     folder.mkdir()
     save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
-    (folder / CARD_FILE).write_text(card.to_json())
+    (folder / MODEL_CARD).write_text(card.to_json())
     return folder
 
 

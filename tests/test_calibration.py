@@ -22,8 +22,9 @@ from r2d_jax.evaluation.calibration import (
     negative_log_likelihood,
 )
 from r2d_jax.evaluation.intervals import bootstrap_interval
-from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard
+from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.report_labels import calibration as bins_of
+from r2d_jax.runtime.run_files import MODEL_CARD
 
 LABELS = ("not urgent", "urgent")
 
@@ -170,7 +171,7 @@ def test_scaling_mends_what_was_scaled():
 def folder(tmp_path):
     """A model folder with a card and a calibration of its labels."""
     card = ModelCard(T5Config(), LABELS, 4, 64, 8, "float32", "0", ColumnsConfig())
-    (tmp_path / CARD_FILE).write_text(card.to_json())
+    (tmp_path / MODEL_CARD).write_text(card.to_json())
     write(tmp_path, made())
     return tmp_path
 

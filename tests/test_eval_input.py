@@ -16,11 +16,12 @@ from r2d_jax.data.schema import Example
 from r2d_jax.evaluation import apply
 from r2d_jax.evaluation import evaluate as evaluating
 from r2d_jax.evaluation.metrics import outside_name
-from r2d_jax.evaluation.model_folder import CARD_FILE, TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
+from r2d_jax.evaluation.model_folder import TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
 from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
+from r2d_jax.runtime.run_files import MODEL_CARD
 
 LABELS = ("rash", "cough")
 QUICK = ("evaluation.resamples=0", "--no-checks", "--batch-size", "8")
@@ -45,7 +46,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, tokenizer.files())
-    (folder / CARD_FILE).write_text(card.to_json())
+    (folder / MODEL_CARD).write_text(card.to_json())
     return folder
 
 

@@ -9,7 +9,8 @@ from cli_cases import compile_cache, r2d  # noqa: F401
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import apply, calibrate_model
-from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard, read_card
+from r2d_jax.evaluation.model_folder import ModelCard, read_card
+from r2d_jax.runtime.run_files import MODEL_CARD
 
 ROWS = "question,label,rationale\nDolor de cabeza désde áyer,urgent,Sí\n"
 ASKING = ("--base-url", "http://localhost:1/v1", "--llm", "none", "--dry-run")
@@ -31,7 +32,7 @@ def folder(tmp_path, monkeypatch):
     """The working folder: a model's card, rows in latin-1 and predictions of them."""
     card = ModelCard(T5Config(), ("urgent", "routine"), 4, 64, 8, "float32", "0", ColumnsConfig())
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    (tmp_path / "model" / MODEL_CARD).write_text(card.to_json(), encoding="utf-8")
     (tmp_path / "rows.csv").write_text(ROWS, encoding="latin-1")
     line = '{"id": "line 2", "label": "urgent", "rationale": "r", "gold_label": "urgent"}\n'
     (tmp_path / "predictions.jsonl").write_text(line, encoding="utf-8")
@@ -65,7 +66,7 @@ def test_a_file_in_another_encoding_is_read(command, folder, r2d):  # noqa: F811
 @pytest.mark.parametrize("command", ["eval", "zero-shot"])
 def test_a_column_of_notes_is_no_label_set(command, folder, r2d):  # noqa: F811
     """A model without a label set took any column for its labels, and metrics.json and the prompt named them."""
-    card = pathlib.Path("model", CARD_FILE)
+    card = pathlib.Path("model", MODEL_CARD)
     card.write_text(dataclasses.replace(read_card(folder / "model"), labels=()).to_json(), encoding="utf-8")
     notes = [f"{number} years, brought in by Zebedee after a fall at home" for number in range(30)]
     rows = [f"{note},urgent,because\n" for note in notes]

@@ -7,8 +7,9 @@ import pytest
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.evaluation import apply
 from r2d_jax.evaluation.labelled_rows import labelled_rows
-from r2d_jax.evaluation.model_folder import CARD_FILE, ModelCard, read_card
+from r2d_jax.evaluation.model_folder import ModelCard, read_card
 from r2d_jax.rationales.row_files import read_row_file
+from r2d_jax.runtime.run_files import MODEL_CARD
 
 WRITTEN = ["Benign", "benign ", "BENIGN", "malign"]
 MAP = {"benign ": "Benign", "BENIGN": "Benign"}
@@ -20,7 +21,7 @@ def model(tmp_path):
         card = ModelCard(
             T5Config(), ("Benign", "malign"), 4, 64, 8, "float32", "0", ColumnsConfig(), label_map=label_map
         )
-        (tmp_path / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+        (tmp_path / MODEL_CARD).write_text(card.to_json(), encoding="utf-8")
         return tmp_path
 
     return folder
@@ -64,7 +65,7 @@ def test_a_file_without_a_model_is_read_as_it_is(rows):
 
 def test_a_card_of_an_older_folder_has_no_map(model):
     home = model(MAP)
-    path = home / CARD_FILE
+    path = home / MODEL_CARD
     values = json.loads(path.read_text(encoding="utf-8"))
     del values["label_map"]
     path.write_text(json.dumps(values), encoding="utf-8")

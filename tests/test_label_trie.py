@@ -22,7 +22,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.export_readme import usage_text
-from r2d_jax.evaluation.model_folder import CARD_FILE, LoadedModel, ModelCard, read_card
+from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard, read_card
 from r2d_jax.evaluation.predict import Predictor
 from r2d_jax.model.greedy import greedy_decode
 from r2d_jax.model.hf_format import write_hf_folder
@@ -30,6 +30,7 @@ from r2d_jax.model.label_trie import LabelTrie, label_trie
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.model.t5 import shift_right
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, make_mesh, shard_batch
+from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.training.objectives import GIVEN_IDS, GIVEN_LENGTH, SAMPLED, StepContext, stage2_objective
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.r2dc import r2dc_objective
@@ -396,7 +397,7 @@ def test_the_code_of_the_card_gives_the_same_labels_in_torch(made, exported, pre
 
 def test_what_cannot_be_constrained_is_told_before_the_weights_are_read(exported, r2d, tmp_path, made):
     card = made[0].card
-    (tmp_path / CARD_FILE).write_text(dataclasses.replace(card, labels=()).to_json(), encoding="utf-8")
+    (tmp_path / MODEL_CARD).write_text(dataclasses.replace(card, labels=()).to_json(), encoding="utf-8")
     files = ("--model", tmp_path, "--input", exported / "rows.jsonl", "--output", tmp_path / "out")
     for command in ("predict", "eval"):
         told = r2d(command, *files, "--label-decode", "constrained")
@@ -424,5 +425,5 @@ def test_a_run_hands_its_label_decode_on(tmp_path):
 def test_a_card_of_an_older_folder_is_free(made, tmp_path):
     written = json.loads(dataclasses.replace(made[0].card, label_decode="constrained").to_json())
     assert written.pop("label_decode") == "constrained"
-    (tmp_path / CARD_FILE).write_text(json.dumps(written), encoding="utf-8")
+    (tmp_path / MODEL_CARD).write_text(json.dumps(written), encoding="utf-8")
     assert read_card(tmp_path).label_decode == "free"

@@ -13,10 +13,8 @@ from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import (
-    CARD_FILE,
     TOKENIZER_FOLDER,
     WEIGHTS_FOLDER,
     LoadedModel,
@@ -27,6 +25,7 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.checkpoint_files import save_params
 from r2d_jax.runtime.files import write_texts
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
 
 __all__ = ["compile_cache", "r2d"]
 
@@ -78,7 +77,7 @@ def predict(r2d, tmp_path):
     return run
 
 
-def reworded(folder, file=CARD_FILE, **values):
+def reworded(folder, file=MODEL_CARD, **values):
     """The folder, with other values in one of its JSON files."""
     stored = json.loads((folder / file).read_text(encoding="utf-8"))
     (folder / file).write_text(json.dumps(stored | values), encoding="utf-8")
@@ -90,7 +89,7 @@ def imported(model, folder, params):
     folder.mkdir()
     save_params(folder / WEIGHTS_FOLDER, params)
     write_texts(folder / TOKENIZER_FOLDER, model.tokenizer.files())
-    (folder / CARD_FILE).write_text(model.card.to_json(), encoding="utf-8")
+    (folder / MODEL_CARD).write_text(model.card.to_json(), encoding="utf-8")
     return folder
 
 
@@ -106,7 +105,7 @@ def test_a_model_that_computes_nan_writes_neither_predictions_nor_a_calibration(
     rows.write_text('{"question": "fever", "label": "urgent"}\n{"question": "pain", "label": "not urgent"}\n')
     ended = r2d("calibrate", "--model", tmp_path / "vast", "--input", rows)
     ended.refused("calibration: a probability is no number")
-    assert not (tmp_path / "vast" / CALIBRATION_FILE).exists()
+    assert not (tmp_path / "vast" / CALIBRATION).exists()
 
 
 @pytest.mark.parametrize("command", ["predict", "eval", "calibrate", "export", "serve"])
@@ -171,7 +170,7 @@ def test_a_value_that_no_card_has_is_named(exported, predict, values, wanted):
     "content", [b"\xff" * 9, b"[]", b"null", b"", b"{}", b'{"labels": ' + b"[" * 100_000]
 )
 def test_a_card_that_is_none_is_one_line(exported, predict, content):
-    (exported / CARD_FILE).write_bytes(content)
+    (exported / MODEL_CARD).write_bytes(content)
     predict(exported).refused(r"r2d_model\.json: not a readable model card")
 
 
@@ -210,10 +209,10 @@ def test_an_import_takes_no_other_tokenizer(exported, model, r2d, tmp_path):
         ended = r2d(*given, "--tokenizer", tmp_path / name)
         ended.refused(f"{name}: the tokenizer is not the one that the model was trained with")
     # A model that has no card says nothing of its tokenizer, but ids beyond its embedding are no words of it.
-    (exported / CARD_FILE).rename(tmp_path / "card")
+    (exported / MODEL_CARD).rename(tmp_path / "card")
     ended = r2d(*given, "--tokenizer", tmp_path / "larger")
     ended.refused(f"larger: the tokenizer has {larger.size} ids", f"embedding {model.tokenizer.size} rows")
-    (tmp_path / "card").rename(exported / CARD_FILE)
+    (tmp_path / "card").rename(exported / MODEL_CARD)
     kept = (exported / "tokenizer.json").read_text(encoding="utf-8")
     (exported / "tokenizer.json").write_text(other.files()["tokenizer.json"], encoding="utf-8")
     r2d(*given).refused("exported: the tokenizer is not the one that the model was trained with")
@@ -225,7 +224,7 @@ def test_an_import_takes_no_other_tokenizer(exported, model, r2d, tmp_path):
 def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tmp_path):
     """A shape that computes with these weights gives other texts; one that does not failed deep within."""
     predict(exported).done("2 predictions written")
-    told = json.loads((exported / CARD_FILE).read_text())["shape"]
+    told = json.loads((exported / MODEL_CARD).read_text())["shape"]
     told |= {"layer_norm_epsilon": 0.1, "relative_attention_max_distance": 64}
     reworded(exported, shape=told)
     what = r"layer_norm_epsilon is 0\.1, not 1e-06"

@@ -19,7 +19,8 @@ from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
 from r2d_jax.evaluation.report import WorkedCase, print_results, print_worked_examples
 from r2d_jax.runtime.files import write_json, write_jsonl
-from r2d_jax.runtime.reporting import METRICS_FILE, Reporter
+from r2d_jax.runtime.reporting import Reporter
+from r2d_jax.runtime.run_files import STEP_LOG
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
 
@@ -243,7 +244,7 @@ def test_a_scalar_that_is_no_number_is_null_in_the_log_and_a_gap_in_its_curve(tm
     for step, loss in enumerate([2.0, float("nan"), float("-inf")], 1):
         reporter.scalars(step, {"eval/rationale_loss": loss})
     reporter.close()
-    rows = [json.loads(line) for line in (tmp_path / METRICS_FILE).read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / STEP_LOG).read_text().splitlines()]
     assert [row["eval/rationale_loss"] for row in rows] == [2.0, None, None]
     ((steps, values),) = run_record._curves(rows).values()
     assert steps == (1, 2, 3)

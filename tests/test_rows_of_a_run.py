@@ -10,10 +10,11 @@ from r2d_jax.config import ColumnsConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.labelled_rows import labelled_rows, rows_of_run
-from r2d_jax.evaluation.model_folder import CARD_FILE, read_card
+from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.rationales.row_files import read_row_file
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.outputs import require_no_input_among
+from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
 
@@ -125,7 +126,7 @@ def test_a_file_is_read_with_the_rationales_that_stage_2_learned(prepared, tmp_p
     assert read_row_file(home, path, split="all", columns={}).rationale_column == "nurse"
     # A card of an earlier version does not say it; then the first counts, and this file lacks it.
     card = dataclasses.replace(read_card(home), rationale_source=None)
-    (tmp_path / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    (tmp_path / MODEL_CARD).write_text(card.to_json(), encoding="utf-8")
     with pytest.raises(UserError, match="no column 'llm'"):
         labelled_rows(tmp_path, path, split="test", columns={}, with_rationales=True)
 

@@ -8,9 +8,6 @@ from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Splits
 from r2d_jax.data.splits import NAMES
 
-COUNTS_FILE = "rows.json"
-"""Where a run keeps them."""
-
 
 def row_counts(splits: Splits) -> dict[str, Any]:
     """Counts of the rows of a run.

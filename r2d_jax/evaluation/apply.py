@@ -39,12 +39,11 @@ from r2d_jax.runtime.distributed import agree, is_writer, require_same
 from r2d_jax.runtime.files import write_jsonl
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import (
-    EVALUATION_FILES,
-    RUN_MARK,
     require_file,
     require_folder,
     require_no_evaluation,
 )
+from r2d_jax.runtime.run_files import EVALUATION_FILES, RUN_CONFIG, RUN_STATE
 
 _SUBGROUPS = "data.columns.subgroup"
 _MISSING = "data.missing_rationales"
@@ -296,7 +295,7 @@ def evaluate_model(
             there.
     """
     # Only what stands there already may be measured anew: the run's own test rows, by its own best model.
-    anew = input_file is None and split == "test" and (model_path / RUN_MARK).is_file()
+    anew = input_file is None and split == "test" and (model_path / RUN_STATE).is_file()
     anew = anew and folder.resolve() == (model_path / "evaluation").resolve()
     _require_place(folder, () if anew else EVALUATION_FILES, input_file, overwrite=overwrite)
     columns = columns or {}
@@ -375,5 +374,5 @@ def _run_config(folder: pathlib.Path, overrides: Sequence[str] = ()) -> Config |
                 "is settled by the training",
                 "Change settings of evaluation, data.columns.subgroups and data.columns.subgroup_edges only.",
             )
-    path = folder / "config.yaml"
+    path = folder / RUN_CONFIG
     return load_config(path, overrides) if path.is_file() else None

@@ -13,7 +13,6 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
 from r2d_jax.evaluation.calibration import (
-    CALIBRATION_FILE,
     Calibration,
     is_calibrated,
     load_calibration,
@@ -23,7 +22,7 @@ from r2d_jax.evaluation.model_folder import find_model_folder, load_model, read_
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
-from r2d_jax.runtime.outputs import RUN_MARK
+from r2d_jax.runtime.run_files import CALIBRATION, RUN_CONFIG, RUN_STATE
 
 
 class Aim(NamedTuple):
@@ -103,7 +102,7 @@ def calibrate_model(
     columns = columns or {}
     require_file_for(input_file, columns, encoding)
     home = find_model_folder(model_path)
-    card, path = read_card(home), home / CALIBRATION_FILE
+    card, path = read_card(home), home / CALIBRATION
     if not card.labels:
         raise UserError(str(model_path), "has no label set", "Calibrate a model trained by `r2d run`.")
     if path.exists() and not overwrite:
@@ -151,7 +150,7 @@ def earlier_told(home: pathlib.Path) -> str | None:
     anew = (
         f"`r2d eval --model {run} --output {evaluation} --overwrite` and then "
         f"`r2d export --model {run} --output {export} --overwrite` make them anew"
-        if (home / RUN_MARK).is_file()
+        if (home / RUN_STATE).is_file()
         else "a run that is calibrated and then exported has a model card with the new figures"
     )
     return f"of an earlier calibration, or of none: {', '.join(found)}; {anew}"
@@ -165,7 +164,7 @@ def _rows(
         return read_examples(
             input_file, form.columns, rationale_sources=(), encoding=encoding, label_map=form.label_map
         )
-    if not (home / "config.yaml").is_file():
+    if not (home / RUN_CONFIG).is_file():
         raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
-    config = load_config(home / "config.yaml")
+    config = load_config(home / RUN_CONFIG)
     return splits_as_trained(home, config).validation

@@ -15,8 +15,7 @@ from r2d_jax.config import LabelDecode
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.intervals import Statistic
 from r2d_jax.evaluation.model_folder import read_card
-from r2d_jax.evaluation.run_record import CALIBRATION_FILE as CALIBRATION_FILE
-from r2d_jax.evaluation.run_record import STATE_FILE
+from r2d_jax.runtime.run_files import CALIBRATION, RUN_STATE
 
 BINS = 15
 """Of calibration errors, as in Guo et al. (2017)."""
@@ -80,7 +79,7 @@ def load_calibration(folder: pathlib.Path, source: str | None = None) -> Calibra
     Raises:
         UserError: the file is damaged, or was made for another label set.
     """
-    path = folder / CALIBRATION_FILE
+    path = folder / CALIBRATION
     if not path.is_file() or (source is not None and not is_calibrated(folder, source)):
         return None
     try:
@@ -98,7 +97,7 @@ def load_calibration(folder: pathlib.Path, source: str | None = None) -> Calibra
 
 def is_calibrated(folder: pathlib.Path, source: str) -> bool:
     """Whether the calibration of a folder is one of the weights that were loaded from `source`."""
-    return not (folder / STATE_FILE).is_file() or pathlib.PurePath(source).parts[-3:-1] == ("stage2", "best")
+    return not (folder / RUN_STATE).is_file() or pathlib.PurePath(source).parts[-3:-1] == ("stage2", "best")
 
 
 def label_probabilities(log_probs: np.ndarray, temperature: float) -> np.ndarray:

@@ -10,7 +10,8 @@ from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.run_record import CONFIG_FILE, RunRecord, is_number
+from r2d_jax.evaluation.run_record import RunRecord, is_number
+from r2d_jax.runtime.run_files import RUN_CONFIG
 
 _LONGEST_NAME = 80
 # XML and UTF-8 cannot say these: control characters, halves of surrogate pairs and two that are none.
@@ -84,7 +85,7 @@ def load_case_texts(run: RunRecord) -> list[CaseText]:
     from r2d_jax.data.features import question_text
     from r2d_jax.data.splits import content_hash, splits_of_run
 
-    config = load_config(run.path / CONFIG_FILE)
+    config = load_config(run.path / RUN_CONFIG)
     source = rationale_source(config, config.stage2)
     splits = splits_of_run(config)
     if run.data_hash not in ("", content_hash(splits)) or [example.row_id for example in splits.test] != [

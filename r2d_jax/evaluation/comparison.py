@@ -19,6 +19,7 @@ from r2d_jax.evaluation.intervals import (
     text_ids,
 )
 from r2d_jax.evaluation.metrics import counted_labels, normalise_label
+from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS, ROW_SCORES
 
 COLUMNS = headings("compared")
 TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
@@ -51,9 +52,9 @@ def read_result(folder: pathlib.Path) -> RunResult:
         UserError: a file is missing or not readable.
     """
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        predictions = _json_lines(folder / "predictions.jsonl")
-        scores = _json_lines(folder / "row_scores.jsonl")
+        metrics = json.loads((folder / EVALUATION_METRICS).read_text(encoding="utf-8"))
+        predictions = _json_lines(folder / PREDICTIONS)
+        scores = _json_lines(folder / ROW_SCORES)
         ids = tuple(row["id"] for row in predictions)
         names = [name for name in (scores[0] if scores else {}) if name != "id"]
         rows = {

@@ -6,12 +6,11 @@ from r2d_jax.config import DataConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
+from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.export_onnx import require_onnx
 from r2d_jax.evaluation.model_folder import (
-    CARD_FILE,
     TOKENIZER_FOLDER,
     WEIGHTS_FOLDER,
     ModelCard,
@@ -27,6 +26,7 @@ from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text, write_texts
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.outputs import require_folder, require_local, require_not_own
+from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
 
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
@@ -96,7 +96,7 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
         raise UserError(str(folder), "is not empty", "Choose another --output; nothing was changed.")
     # A link stays one, and leads to what is written.
     target = folder.resolve()
-    require_replaceable(target, kind="model", markers=[CARD_FILE], overwrite=False)
+    require_replaceable(target, kind="model", markers=[MODEL_CARD], overwrite=False)
     # What is written stands beside it until it is whole.
     require_writable(target)
     path = locate(source)
@@ -106,12 +106,12 @@ def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None
         raise UserError(source, "a T5X checkpoint holds no tokenizer", "Name one with --tokenizer.")
     tokenizer = Tokenizer.load(locate(tokenizer_source) if tokenizer_source else path)
     card = _imported_card(path, shape, tokenizer, tokenizer_source or source)
-    with whole_folder(target, kind="model", markers=[CARD_FILE], overwrite=False) as partial:
+    with whole_folder(target, kind="model", markers=[MODEL_CARD], overwrite=False) as partial:
         save_params(partial / WEIGHTS_FOLDER, params)
         write_texts(partial / TOKENIZER_FOLDER, tokenizer.files())
-        write_text(partial / CARD_FILE, card.to_json())
+        write_text(partial / MODEL_CARD, card.to_json())
         if card.labels and (calibration := load_calibration(path, str(path))) is not None:
-            write_text(partial / CALIBRATION_FILE, calibration.to_json())
+            write_text(partial / CALIBRATION, calibration.to_json())
     return (
         f"{source} ({shape.num_layers}+{shape.num_decoder_layers} layers, {shape.vocab_size} embedding rows)"
     )
@@ -124,7 +124,7 @@ def _imported_card(path: pathlib.Path, shape: T5Config, tokenizer: Tokenizer, na
         UserError: the tokenizer is not that of the model, or the card does not fit the weights.
     """
     # Our own export has one: labels and limits come along.
-    card = read_card(path) if (path / CARD_FILE).is_file() else None
+    card = read_card(path) if (path / MODEL_CARD).is_file() else None
     if card is not None:
         require_shape(path, card, shape)
         if tokenizer.fingerprint != card.tokenizer_fingerprint:

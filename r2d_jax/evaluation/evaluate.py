@@ -25,7 +25,14 @@ from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_ration
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_json, write_jsonl
-from r2d_jax.runtime.outputs import EVALUATION_FILES, METRICS_FILE
+from r2d_jax.runtime.run_files import (
+    EVALUATION_FILES,
+    EVALUATION_METRICS,
+    FAITHFULNESS,
+    PREDICTIONS,
+    RATIONALE_CHECKS,
+    ROW_SCORES,
+)
 
 
 def prediction_row(row_id: str, prediction: Prediction, labels: Sequence[str]) -> dict[str, Any]:
@@ -61,10 +68,10 @@ def begin_results(folder: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     # First: without it a stopped evaluation is known for one, and no figures stand beside other predictions.
-    (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_jsonl(folder / "predictions.jsonl", lines)
+    (folder / EVALUATION_METRICS).unlink(missing_ok=True)
+    write_jsonl(folder / PREDICTIONS, lines)
     for name in EVALUATION_FILES:
-        if name != "predictions.jsonl":
+        if name != PREDICTIONS:
             (folder / name).unlink(missing_ok=True)
 
 
@@ -127,7 +134,7 @@ def evaluate_rows(
                 lines = [
                     line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
                 ]
-            write_jsonl(folder / "predictions.jsonl", lines)
+            write_jsonl(folder / PREDICTIONS, lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
     source = rationale_source if predictor.explains else None
@@ -160,11 +167,11 @@ def evaluate_rows(
     }
     if is_writer():
         if source is not None and readings is not None:
-            _write_readings(folder / "rationale_checks.jsonl", examples, readings, source)
+            _write_readings(folder / RATIONALE_CHECKS, examples, readings, source)
         if reasons is not None:
-            write_jsonl(folder / "faithfulness.jsonl", reasons.lines)
-        write_jsonl(folder / "row_scores.jsonl", row_score_lines(examples, scores))
-        write_json(folder / METRICS_FILE, metrics)
+            write_jsonl(folder / FAITHFULNESS, reasons.lines)
+        write_jsonl(folder / ROW_SCORES, row_score_lines(examples, scores))
+        write_json(folder / EVALUATION_METRICS, metrics)
     # The others would end, and wait for this one a short time only.
     wait_for_all("evaluation written")
     return metrics

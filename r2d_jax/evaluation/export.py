@@ -6,13 +6,14 @@ import pathlib
 import jax
 
 from r2d_jax.data.tokenizer import Tokenizer
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, load_calibration
+from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
 from r2d_jax.evaluation.model_card_text import readme_text
-from r2d_jax.evaluation.model_folder import CARD_FILE, LoadedModel, ModelCard
+from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
 from r2d_jax.evaluation.run_facts import read_facts
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.runtime.distributed import fetch, is_writer
+from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
 
 
 def export_model(
@@ -60,7 +61,7 @@ def export_model(
         generation=_generation(card, model.tokenizer),
         extra_files=model.tokenizer.files()
         | {
-            CARD_FILE: card.to_json(),
+            MODEL_CARD: card.to_json(),
             "README.md": readme,
         }
         | _calibration(home, model.source),
@@ -82,4 +83,4 @@ def _generation(card: ModelCard, tokenizer: Tokenizer) -> dict[str, object]:
 
 def _calibration(home: pathlib.Path | None, source: str) -> dict[str, str]:
     calibration = None if home is None else load_calibration(home, source)
-    return {} if calibration is None else {CALIBRATION_FILE: calibration.to_json()}
+    return {} if calibration is None else {CALIBRATION: calibration.to_json()}

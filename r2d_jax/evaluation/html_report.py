@@ -18,9 +18,10 @@ from r2d_jax.evaluation import (
     report_values,
 )
 from r2d_jax.evaluation.case_table import case_table, load_case_texts, row_sets, short
-from r2d_jax.evaluation.run_record import STATE_FILE, RunRecord, read_run
+from r2d_jax.evaluation.run_record import RunRecord, read_run
 from r2d_jax.runtime.files import write_text
 from r2d_jax.runtime.outputs import require_file
+from r2d_jax.runtime.run_files import RUN_STATE
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _INSTALL = f"Install what reports need: {how_to_install('report')}."
@@ -66,9 +67,9 @@ def write_report(
 
 def _runs_in(path: pathlib.Path) -> list[pathlib.Path]:
     """The runs of a comparison by method and seed, METHOD/seedN; any other folder alone."""
-    if (path / STATE_FILE).is_file():
+    if (path / RUN_STATE).is_file():
         return [path]
-    below = [file.parent for file in path.glob(f"*/seed*/{STATE_FILE}")]
+    below = [file.parent for file in path.glob(f"*/seed*/{RUN_STATE}")]
     return sorted(below, key=lambda run: (run.parent.name, len(run.name), run.name)) or [path]
 
 

@@ -24,6 +24,7 @@ from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Case, Question, RowAnswer
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import REQUEST_HASH
+from r2d_jax.runtime.run_files import JUDGEMENTS, JUDGE_RESULT
 
 CRITERIA = ("correctness", "alignment", "grounding", "completeness")
 RUBRIC = """\
@@ -226,8 +227,8 @@ def write_judgements(
         "tokens_estimated": any(answer.tokens_estimated for answer in answers),
         "predictions": str(predictions_file),
     }
-    write_jsonl(folder / "judgements.jsonl", rows)
-    write_json(folder / "judge.json", result)
+    write_jsonl(folder / JUDGEMENTS, rows)
+    write_json(folder / JUDGE_RESULT, result)
     return result
 
 

@@ -15,6 +15,7 @@ from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import content_hash, splits_of_run
 from r2d_jax.errors import UserError
+from r2d_jax.runtime.run_files import RUN_CONFIG
 
 if TYPE_CHECKING:
     from r2d_jax.evaluation.model_folder import ModelCard
@@ -78,9 +79,9 @@ def rows_of_run(model: pathlib.Path) -> RunRows:
         UserError: it is no run, a fault of its files, or its rows have changed since it began.
     """
     home, card = _home_and_card(model)
-    if not (home / "config.yaml").is_file():
+    if not (home / RUN_CONFIG).is_file():
         raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
-    config = load_config(home / "config.yaml")
+    config = load_config(home / RUN_CONFIG)
     source = rationale_source(config, config.stage2)
     return RunRows(config, card.labels, splits_as_trained(home, config), source)
 

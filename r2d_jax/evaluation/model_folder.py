@@ -21,12 +21,10 @@ from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_params
 from r2d_jax.runtime.distributed import require_same
 from r2d_jax.runtime.mesh import put, tree_shardings, with_shardings
-from r2d_jax.runtime.outputs import MODEL_MARK
+from r2d_jax.runtime.run_files import HF_WEIGHTS, MODEL_CARD
 
-CARD_FILE = MODEL_MARK
 WEIGHTS_FOLDER = "weights"
 TOKENIZER_FOLDER = "tokenizer"
-HF_WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def read_card(folder: pathlib.Path) -> ModelCard:
     Raises:
         UserError: the card is not readable as one of this version.
     """
-    path = folder / CARD_FILE
+    path = folder / MODEL_CARD
     try:
         # JSON has lists where the card has tuples.
         return TypeAdapter(ModelCard).validate_json(path.read_text(encoding="utf-8"), strict=False)
@@ -113,15 +111,15 @@ def find_model_folder(path: pathlib.Path) -> pathlib.Path:
             str(path), "no such folder", "Give a run's workdir, an exported or an imported folder."
         )
     for folder in (start, *list(start.parents)[:4]):
-        if (folder / CARD_FILE).is_file():
+        if (folder / MODEL_CARD).is_file():
             return folder
-    below = sorted(start.glob(f"*/{CARD_FILE}")) if start.is_dir() else []
+    below = sorted(start.glob(f"*/{MODEL_CARD}")) if start.is_dir() else []
     hint = (
         f"Did you mean {below[0].parent}?"
         if below
         else "Give a run's workdir, an exported or an imported folder."
     )
-    raise UserError(str(path), f"no {CARD_FILE} here or above", hint)
+    raise UserError(str(path), f"no {MODEL_CARD} here or above", hint)
 
 
 def _weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
@@ -161,7 +159,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
     """
     folder = find_model_folder(path)
     card = read_card(folder)
-    is_hf = (folder / HF_WEIGHTS_FILE).is_file()
+    is_hf = (folder / HF_WEIGHTS).is_file()
     tokenizer = Tokenizer.load(folder if is_hf else folder / TOKENIZER_FOLDER)
     if tokenizer.fingerprint != card.tokenizer_fingerprint:
         raise UserError(
@@ -173,9 +171,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
     if is_hf:
         shape, params = read_hf_folder(folder)
         require_shape(folder, card, shape)
-        return LoadedModel(
-            card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS_FILE)
-        )
+        return LoadedModel(card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS))
     source = _weights_source(folder, path)
     params = restore_params(source, with_shardings(factory.abstract_params, mesh))
     return LoadedModel(card, factory, params, tokenizer, str(source))
@@ -191,7 +187,7 @@ def require_shape(folder: pathlib.Path, card: ModelCard, shape: T5Config) -> Non
     faults = [f"{name} is {told[name]}, not {found[name]}" for name in found if told[name] != found[name]]
     if faults:
         raise UserError(
-            str(folder / CARD_FILE),
+            str(folder / MODEL_CARD),
             f"does not fit the weights and their config.json: {', '.join(faults)}",
             "Use the files of one export together, unchanged.",
         )

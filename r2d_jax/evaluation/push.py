@@ -9,13 +9,12 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE
-from r2d_jax.evaluation.model_folder import CARD_FILE, HF_WEIGHTS_FILE, read_card
-from r2d_jax.evaluation.run_record import STATE_FILE
-from r2d_jax.model.hf_format import CONFIG_FILE, GENERATION_FILE
+from r2d_jax.evaluation.model_folder import read_card
+from r2d_jax.model.hf_format import GENERATION_FILE
+from r2d_jax.runtime.run_files import CALIBRATION, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, RUN_STATE
 
 README_FILE = "README.md"
-_NEEDED = (README_FILE, CONFIG_FILE, HF_WEIGHTS_FILE, CARD_FILE, "tokenizer.json")
+_NEEDED = (README_FILE, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, "tokenizer.json")
 _GRAPHS = ("encoder_model.onnx", "decoder_model.onnx")
 ALLOWED = frozenset(
     {
@@ -23,7 +22,7 @@ ALLOWED = frozenset(
         GENERATION_FILE,
         "tokenizer_config.json",
         "special_tokens_map.json",
-        CALIBRATION_FILE,
+        CALIBRATION,
         "LICENSE",
         *(f"onnx/{name}{ending}" for name in _GRAPHS for ending in ("", ".data")),
     }
@@ -58,7 +57,7 @@ def upload_of(path: pathlib.Path) -> Upload:
     Raises:
         UserError: no whole exported folder there.
     """
-    folder = path / "export" if (path / STATE_FILE).is_file() else path
+    folder = path / "export" if (path / RUN_STATE).is_file() else path
     lacking = [name for name in _NEEDED if not (folder / name).is_file()]
     if lacking:
         what = (
@@ -90,9 +89,9 @@ def _notes(folder: pathlib.Path) -> Iterator[str]:
     told = (
         f", {long} of them longer than {_LONG_LABEL} characters: see that none is case text" if long else ""
     )
-    yield f"{CARD_FILE} has the {len(card.labels)} labels{told}"
+    yield f"{MODEL_CARD} has the {len(card.labels)} labels{told}"
     if card.label_map:
-        yield f"{CARD_FILE} has {len(card.label_map)} labels as your files write them (data.label_map)"
+        yield f"{MODEL_CARD} has {len(card.label_map)} labels as your files write them (data.label_map)"
     yield "weights can repeat pieces of the training text, and a vocabulary trained on it holds words of it"
     try:
         stated = huggingface_hub.ModelCard.load(

@@ -9,6 +9,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import CaseText, clean
 from r2d_jax.evaluation.report_values import cell, scored_figure
 from r2d_jax.evaluation.run_record import RunRecord, is_number
+from r2d_jax.runtime.run_files import FAITHFULNESS
 
 _MEASURES = {"comprehensiveness": "without the sentences", "sufficiency": "the sentences alone"}
 _FIGURES = ("cited", "random", "difference")
@@ -171,7 +172,7 @@ def _run_reasons(run: RunRecord, texts: Sequence[CaseText] | None) -> list[list[
     try:
         lines = [_Line.model_validate(line) for line in run.reasons]
     except ValidationError as error:
-        where = run.path / "evaluation" / "faithfulness.jsonl"
+        where = run.path / "evaluation" / FAITHFULNESS
         raise UserError(str(where), "is damaged", "Evaluate the run again.") from error
     if not lines or [line.id for line in lines] != [row.get("id") for row in run.predictions]:
         return None

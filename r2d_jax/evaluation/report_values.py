@@ -14,6 +14,7 @@ from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import INDEX, Figure, figure_at, headings
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
+from r2d_jax.runtime.run_files import EVALUATION_METRICS
 
 _PLAIN_NAME = re.compile(r"[a-z0-9_]{1,60}")
 _SHOWN_ELSEWHERE = ("per_class", "confusion", "intervals", "subgroups")
@@ -125,7 +126,9 @@ def section(run: RunRecord, name: str, form: type[Section]) -> Section:
     except ValidationError as error:
         # The error quotes what it found.
         raise UserError(
-            str(run.path / "evaluation" / "metrics.json"), f"is damaged ({name})", "Evaluate the run again."
+            str(run.path / "evaluation" / EVALUATION_METRICS),
+            f"is damaged ({name})",
+            "Evaluate the run again.",
         ) from error
 
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from r2d_jax.data.row_counts import COUNTS_FILE
 from r2d_jax.evaluation.report_values import run_summary
-from r2d_jax.evaluation.run_record import STATE_FILE, RunRecord, read_run
+from r2d_jax.evaluation.run_record import RunRecord, read_run
 from r2d_jax.methods import METHODS
+from r2d_jax.runtime.run_files import HF_CONFIG, ROW_COUNTS, RUN_STATE
 
 _CHECKPOINT = re.compile(r"(?:^|/)(stage\d/(?:best|latest)/\d+)$")
 _HUB_ROWS = "hf:"
@@ -115,7 +115,7 @@ class RunFacts:
 
         try:
             # A name that was fetched lies in the Hub's cache; a path of another folder than this one does not.
-            found = huggingface_hub.try_to_load_from_cache(init, "config.json")
+            found = huggingface_hub.try_to_load_from_cache(init, HF_CONFIG)
         except HFValidationError:
             return None
         return init if isinstance(found, str) else None
@@ -135,7 +135,7 @@ def read_facts(folder: pathlib.Path, source: str, label_decode: str | None = Non
     Raises:
         UserError: a file of the run is damaged.
     """
-    if not (folder / STATE_FILE).is_file():
+    if not (folder / RUN_STATE).is_file():
         return None
     record = read_run(folder)
     evaluated, exported = (_CHECKPOINT.search(_posix(path)) for path in (record.metrics.get("model"), source))
@@ -143,7 +143,7 @@ def read_facts(folder: pathlib.Path, source: str, label_decode: str | None = Non
     same = evaluated is not None and exported is not None and evaluated[1] == exported[1]
     if not same or label_decode not in (None, decoded):
         record = dataclasses.replace(record, metrics={}, predictions=())
-    return RunFacts(record, _counts(folder / COUNTS_FILE))
+    return RunFacts(record, _counts(folder / ROW_COUNTS))
 
 
 def _posix(path: object) -> str:

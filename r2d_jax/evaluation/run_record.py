@@ -13,12 +13,16 @@ from ruamel.yaml.error import YAMLError
 
 from r2d_jax.errors import UserError
 from r2d_jax.methods import METHODS
-from r2d_jax.runtime.outputs import MODEL_MARK, RUN_MARK
-from r2d_jax.runtime.reporting import METRICS_FILE
-
-STATE_FILE, CONFIG_FILE, CARD_FILE = RUN_MARK, "config.yaml", MODEL_MARK
-"""The first is what makes a folder a run; it is written before all others."""
-CALIBRATION_FILE = "calibration.json"
+from r2d_jax.runtime.run_files import (
+    CALIBRATION,
+    EVALUATION_METRICS,
+    FAITHFULNESS,
+    MODEL_CARD,
+    PREDICTIONS,
+    RUN_CONFIG,
+    RUN_STATE,
+    STEP_LOG,
+)
 
 Curve = tuple[tuple[int, ...], tuple[float, ...]]
 """Steps (updates done) and the value at each; NaN where a value is not finite."""
@@ -86,28 +90,28 @@ def read_run(path: pathlib.Path) -> RunRecord:
     Raises:
         UserError: no run there, or a file of it is damaged (names the file).
     """
-    if not (path / STATE_FILE).is_file():
-        fault = f"no run here ({STATE_FILE} is missing)" if path.is_dir() else "no such folder"
+    if not (path / RUN_STATE).is_file():
+        fault = f"no run here ({RUN_STATE} is missing)" if path.is_dir() else "no such folder"
         raise UserError(str(path), fault, "Give the --workdir of a run, or of `r2d compare`.")
-    state = _json_object(path / STATE_FILE)
-    settings = _flat(_yaml(path / CONFIG_FILE)) if (path / CONFIG_FILE).is_file() else {}
-    card = _json_object(path / CARD_FILE) if (path / CARD_FILE).is_file() else {}
+    state = _json_object(path / RUN_STATE)
+    settings = _flat(_yaml(path / RUN_CONFIG)) if (path / RUN_CONFIG).is_file() else {}
+    card = _json_object(path / MODEL_CARD) if (path / MODEL_CARD).is_file() else {}
     labels = card.get("labels", [])
     if not isinstance(labels, list):
-        raise _damaged(str(path / CARD_FILE))
-    metrics_file = path / "evaluation" / "metrics.json"
+        raise _damaged(str(path / MODEL_CARD))
+    metrics_file = path / "evaluation" / EVALUATION_METRICS
     metrics = _with_cells(_json_object(metrics_file)) if metrics_file.is_file() else {}
     if not _is_whole(metrics):
         raise _damaged(str(metrics_file))
-    calibration = path / CALIBRATION_FILE
+    calibration = path / CALIBRATION
     recalibrated = calibration.is_file() and _is_another(_json_object(calibration), metrics)
     if recalibrated:
         metrics = _without_calibration(metrics)
     stages = (_stage(path, 1, state, settings), _stage(path, 2, state, settings))
-    predictions = tuple(_json_lines(path / "evaluation" / "predictions.jsonl"))
+    predictions = tuple(_json_lines(path / "evaluation" / PREDICTIONS))
     missing = [text for stage in stages if _has_stage(settings, stage.number) and (text := _missing(stage))]
     if not settings:
-        missing.append(f"{CONFIG_FILE} is missing")
+        missing.append(f"{RUN_CONFIG} is missing")
     if not predictions:
         missing.append("there are no test predictions yet")
     if not metrics:
@@ -121,7 +125,7 @@ def read_run(path: pathlib.Path) -> RunRecord:
         predictions=predictions,
         data_hash=str(state.get("data_hash", "")),
         missing=tuple(missing),
-        reasons=tuple(_json_lines(path / "evaluation" / "faithfulness.jsonl")),
+        reasons=tuple(_json_lines(path / "evaluation" / FAITHFULNESS)),
         recalibrated=recalibrated,
     )
 
@@ -132,7 +136,7 @@ def stored_data_hash(path: pathlib.Path) -> str:
     Raises:
         UserError: run.json is damaged.
     """
-    state = path / STATE_FILE
+    state = path / RUN_STATE
     return str(_json_object(state).get("data_hash", "")) if state.is_file() else ""
 
 
@@ -141,7 +145,7 @@ def _stage(
 ) -> StageRecord:
     folder = path / f"stage{number}"
     # A line that a kill cut off is done again when the run goes on.
-    rows = _json_lines(folder / METRICS_FILE, cut_off_allowed=True)
+    rows = _json_lines(folder / STEP_LOG, cut_off_allowed=True)
     done, max_steps = state.get(f"stage{number}_done"), settings.get(f"stage{number}.max_steps")
     return StageRecord(
         number=number,

@@ -21,6 +21,7 @@ from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import CUT, OFF_LIST, Case, Question, RowAnswer
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import REQUEST_HASH
+from r2d_jax.runtime.run_files import EVALUATION_METRICS, ROW_SCORES
 
 INSTRUCTIONS = """\
 You answer one case with one label.{task}
@@ -120,7 +121,7 @@ def write_zero_shot(
     begin_results(folder, lines)
     source = rows.source if rationale else None
     scores = score(rows.examples, predictions, rows.labels, source, rows.evaluation)
-    write_jsonl(folder / "row_scores.jsonl", row_score_lines(rows.examples, scores))
+    write_jsonl(folder / ROW_SCORES, row_score_lines(rows.examples, scores))
     failures = collections.Counter(answer.fault for answer in answers if answer.fault)
     metrics = scores.metrics | {
         "model": f"{endpoint.llm} at {endpoint.host}, zero-shot",
@@ -137,5 +138,5 @@ def write_zero_shot(
             "tokens_estimated": any(answer.tokens_estimated for answer in answers),
         },
     }
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / EVALUATION_METRICS, metrics)
     return metrics

@@ -18,10 +18,10 @@ from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError, first_fault
 from r2d_jax.model.hf_format_int8 import INT8_CONFIG, int8_tensors
 from r2d_jax.model.parameters import Params, T5Factory, flatten, unflatten
-from r2d_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
+from r2d_jax.model.weight_files import WeightFiles, read_json
 from r2d_jax.runtime.files import require_writable
+from r2d_jax.runtime.run_files import HF_CONFIG, HF_WEIGHTS
 
-CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
@@ -46,7 +46,7 @@ _FLOAT32 = np.dtype(np.float32)
 # int8 is made of the float32 weights.
 _STORED_TYPES = {"float32": _FLOAT32, "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": _FLOAT32}
 STORED_TYPES = tuple(_STORED_TYPES)
-_MODEL_FOLDER: Any = {"kind": "model", "markers": [CONFIG_FILE, WEIGHTS_FILE]}
+_MODEL_FOLDER: Any = {"kind": "model", "markers": [HF_CONFIG, HF_WEIGHTS]}
 
 
 def locate(source: str) -> pathlib.Path:
@@ -89,7 +89,7 @@ def read_hf_config(folder: str | pathlib.Path) -> T5Config:
     Raises:
         UserError: no readable config, not a T5, or a T5 that this model cannot compute.
     """
-    path = pathlib.Path(folder) / CONFIG_FILE
+    path = pathlib.Path(folder) / HF_CONFIG
     return _parse_config(read_json(path), path)
 
 
@@ -105,8 +105,8 @@ def read_hf_folder(folder: str | pathlib.Path) -> tuple[T5Config, Params]:
             shape or type (all of them are named); or NaN or infinity in one of them.
     """
     folder = pathlib.Path(folder)
-    stored_config = read_json(folder / CONFIG_FILE)
-    config = _parse_config(stored_config, folder / CONFIG_FILE)
+    stored_config = read_json(folder / HF_CONFIG)
+    config = _parse_config(stored_config, folder / HF_CONFIG)
     tensors = WeightFiles(folder)
     names = _names(config)
     # First of all, as blocks take long to build.
@@ -189,18 +189,18 @@ def write_hf_folder(
         if dtype == "int8":
             tensors, described = int8_tensors(tensors), described | {"quantization_config": INT8_CONFIG}
         texts = {
-            CONFIG_FILE: _to_json(described),
+            HF_CONFIG: _to_json(described),
             GENERATION_FILE: _to_json({**_SPECIAL_IDS, **_cache_setting(config), **generation}),
             **(extra_files or {}),
         }
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
         try:
-            save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+            save_file(tensors, partial / HF_WEIGHTS, metadata={"format": "pt"})
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from error
         # safetensors leaves it readable by its owner alone, whatever the umask says.
-        shutil.copymode(partial / CONFIG_FILE, partial / WEIGHTS_FILE)
+        shutil.copymode(partial / HF_CONFIG, partial / HF_WEIGHTS)
         if finish is not None:
             finish(partial)
 
@@ -208,7 +208,7 @@ def write_hf_folder(
 def _unfit(folder: pathlib.Path, problems: list[str]) -> UserError:
     return UserError(
         str(folder),
-        f"weights do not fit {CONFIG_FILE}: {'; '.join(problems)}",
+        f"weights do not fit {HF_CONFIG}: {'; '.join(problems)}",
         "Use the files of one checkpoint together, unchanged.",
     )
 

@@ -10,8 +10,8 @@ import safetensors
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format_int8 import SCALE_SUFFIX
 from r2d_jax.model.parameters import require_finite
+from r2d_jax.runtime.run_files import HF_WEIGHTS
 
-WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -75,8 +75,8 @@ def _opened(path: pathlib.Path) -> Any:
 
 
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    if (folder / WEIGHTS_FILE).is_file():
-        return [folder / WEIGHTS_FILE]
+    if (folder / HF_WEIGHTS).is_file():
+        return [folder / HF_WEIGHTS]
     index = folder / INDEX_FILE
     if index.is_file():
         listed = read_json(index).get("weight_map")
@@ -98,7 +98,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
         what = f"holds weights only as pickle ({', '.join(pickles)}), which can run code and is not read"
         raise UserError(str(folder), what, fix)
     raise UserError(
-        str(folder), f"no {WEIGHTS_FILE}", f"Name a folder that has one. Pickle files are not read: {fix}"
+        str(folder), f"no {HF_WEIGHTS}", f"Name a folder that has one. Pickle files are not read: {fix}"
     )
 
 

@@ -9,29 +9,30 @@ from typing import Any
 
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.files import require_writable
-
-RUN_MARK, MODEL_MARK = "run.json", "r2d_model.json"
-"""A folder with one of these is a run or a model."""
-METRICS_FILE = "metrics.json"
-"""An evaluation ends with it."""
-EVALUATION_FILES = (
-    "predictions.jsonl",
-    "row_scores.jsonl",
-    "rationale_checks.jsonl",
-    "faithfulness.jsonl",
-    METRICS_FILE,
+from r2d_jax.runtime.run_files import (
+    CALIBRATION,
+    EVALUATION_FILES,
+    EVALUATION_METRICS,
+    HF_CONFIG,
+    HF_WEIGHTS,
+    MODEL_CARD,
+    PARAMETERS,
+    PREDICTIONS,
+    ROW_COUNTS,
+    RUN_CONFIG,
+    RUN_STATE,
 )
-"""What an evaluation may write into its folder."""
+
 REQUEST_HASH = "request_hash"
 """In a row of results, what an LLM was asked for it."""
 _MODEL_FOLDERS = frozenset({"weights", "tokenizer", "onnx"})
 _MODEL_FILES = frozenset(
     {
-        MODEL_MARK,
-        "calibration.json",
-        "config.json",
+        MODEL_CARD,
+        CALIBRATION,
+        HF_CONFIG,
         "generation_config.json",
-        "model.safetensors",
+        HF_WEIGHTS,
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -41,12 +42,12 @@ _MODEL_FILES = frozenset(
 _RUN_FOLDERS = frozenset({"stage1", "stage2", "tokenizer", "tokens", "export"})
 _RUN_FILES = frozenset(
     {
-        RUN_MARK,
-        MODEL_MARK,
-        "calibration.json",
-        "config.yaml",
-        "parameters.txt",
-        "rows.json",
+        RUN_STATE,
+        MODEL_CARD,
+        CALIBRATION,
+        RUN_CONFIG,
+        PARAMETERS,
+        ROW_COUNTS,
         *(f"evaluation/{name}" for name in EVALUATION_FILES),
     }
 )
@@ -176,9 +177,9 @@ def require_no_evaluation(folder: pathlib.Path, *, overwrite: bool) -> None:
         # `r2d predict` knows no gold labels, and what an LLM was asked has the hash of the request.
         return "gold_label" in first and REQUEST_HASH not in first
 
-    rows = folder / "predictions.jsonl"
+    rows = folder / PREDICTIONS
     beside = [folder / name for name in EVALUATION_FILES]
-    require_unfinished(beside, rows=rows, last=folder / METRICS_FILE, own=own, overwrite=overwrite)
+    require_unfinished(beside, rows=rows, last=folder / EVALUATION_METRICS, own=own, overwrite=overwrite)
 
 
 def require_unfinished(
@@ -260,7 +261,7 @@ def require_not_own(file: pathlib.Path, option: str = "--output") -> None:
     place = file.parent.resolve() / file.name
     for home in list(place.parents)[:_LEVELS]:
         inside = place.relative_to(home)
-        is_run, is_model = ((home / mark).is_file() for mark in (RUN_MARK, MODEL_MARK))
+        is_run, is_model = ((home / mark).is_file() for mark in (RUN_STATE, MODEL_CARD))
         own = is_run and (inside.parts[0] in _RUN_FOLDERS or inside.as_posix() in _RUN_FILES)
         own |= is_model and (inside.parts[0] in _MODEL_FOLDERS or inside.as_posix() in _MODEL_FILES)
         if own:

@@ -13,8 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from r2d_jax.runtime.distributed import is_writer
 from r2d_jax.runtime.files import named_faults, write_text
-
-METRICS_FILE = "metrics.jsonl"
+from r2d_jax.runtime.run_files import STEP_LOG
 
 
 def say(console: Console, text: str) -> None:
@@ -42,7 +41,7 @@ class Reporter:
         self._writer = None
         if is_writer():
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = _reopened(folder / METRICS_FILE, start_step)
+            self._file = _reopened(folder / STEP_LOG, start_step)
             self._writer = _tensorboard(folder) if tensorboard else None
         self._bar: Progress | None = None
         if console.is_terminal:

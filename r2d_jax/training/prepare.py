@@ -29,7 +29,6 @@ from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.model_folder import (
-    CARD_FILE,
     WEIGHTS_FOLDER,
     ModelCard,
     place_params,
@@ -47,6 +46,7 @@ from r2d_jax.runtime.checkpoint_files import restore_params
 from r2d_jax.runtime.distributed import is_writer, require_same, wait_for_all
 from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
+from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.training.objectives import StepContext, seed_key
 from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
@@ -161,7 +161,7 @@ def _init_shape(init: str) -> T5Config:
     if (folder / WEIGHTS_FOLDER).is_dir():
         return read_card(folder).shape
     shape = read_hf_config(folder)
-    if (folder / CARD_FILE).is_file():
+    if (folder / MODEL_CARD).is_file():
         require_shape(folder, read_card(folder), shape)
     return shape
 
@@ -188,7 +188,7 @@ def _tokenizer(
 
 def _check_same_tokenizer(workdir: Workdir, tokenizer: Tokenizer) -> None:
     # Going on with other ids would spoil the checkpoints, and the run would only be refused at its end.
-    if not (workdir.started and (workdir.path / CARD_FILE).is_file()):
+    if not (workdir.started and (workdir.path / MODEL_CARD).is_file()):
         return
     if read_card(workdir.path).tokenizer_fingerprint != tokenizer.fingerprint:
         raise UserError(
@@ -340,9 +340,9 @@ def prepare(
         (*check_lines, token_line),
         trie,
     )
-    written = (workdir.path / CARD_FILE, workdir.tokenizer / "tokenizer.json")
+    written = (workdir.path / MODEL_CARD, workdir.tokenizer / "tokenizer.json")
     if is_writer() and not all(path.is_file() for path in written):
         write_texts(workdir.tokenizer, tokenizer.files())
-        write_text(workdir.path / CARD_FILE, prepared.card.to_json())
+        write_text(workdir.path / MODEL_CARD, prepared.card.to_json())
     wait_for_all("card written")
     return prepared

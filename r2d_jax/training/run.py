@@ -12,12 +12,12 @@ from r2d_jax.config_check import check_config, stage_configs
 from r2d_jax.config_effect import without_effect
 from r2d_jax.data.buckets import padding_fraction
 from r2d_jax.data.features import Features
-from r2d_jax.data.row_counts import COUNTS_FILE, row_counts
+from r2d_jax.data.row_counts import row_counts
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.splits import describe
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.evaluation.calibrate import calibrate, left_out, told
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration
+from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
@@ -28,6 +28,14 @@ from r2d_jax.runtime.distributed import agree, is_writer
 from r2d_jax.runtime.files import write_json, write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
+from r2d_jax.runtime.run_files import (
+    CALIBRATION,
+    EVALUATION_METRICS,
+    PARAMETERS,
+    PREDICTIONS,
+    ROW_COUNTS,
+    RUN_CONFIG,
+)
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table, weight_count
 from r2d_jax.training.prepare import Prepared, prepare
@@ -60,12 +68,12 @@ def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
         )
     _say_limits(prepared, console)
     rows = list(parameter_rows(prepared.factory.abstract_params, prepared.mesh))
-    path, table = workdir.path / "parameters.txt", parameter_table(rows)
+    path, table = workdir.path / PARAMETERS, parameter_table(rows)
     # A finished run is left as it is; another layout of devices has another table.
     if is_writer() and not (path.is_file() and path.read_text(encoding="utf-8") == table):
         write_text(path, table)
-    if is_writer() and not (workdir.path / COUNTS_FILE).is_file():
-        write_json(workdir.path / COUNTS_FILE, row_counts(prepared.splits))
+    if is_writer() and not (workdir.path / ROW_COUNTS).is_file():
+        write_json(workdir.path / ROW_COUNTS, row_counts(prepared.splits))
     device_bytes = sum(row.device_bytes for row in rows)
     say(
         console,
@@ -197,7 +205,7 @@ def _calibrated(
         check_stop,
     )
     if is_writer():
-        write_text(workdir.path / CALIBRATION_FILE, calibration.to_json())
+        write_text(workdir.path / CALIBRATION, calibration.to_json())
     say(console, f"calibration: {told(calibration)}")
     return calibration
 
@@ -206,7 +214,7 @@ def _say_results(prepared: Prepared, workdir: Workdir, metrics: dict[str, Any], 
     print_results(metrics, console)
     count = prepared.config.evaluation.worked_examples
     if count:
-        lines = (workdir.evaluation / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+        lines = (workdir.evaluation / PREDICTIONS).read_text(encoding="utf-8").splitlines()[:count]
         rows = [json.loads(line) for line in lines]
         print_worked_examples(worked_cases(prepared.splits.test, rows, prepared.sources[2], count), console)
     _say_where(workdir, console)
@@ -214,10 +222,10 @@ def _say_results(prepared: Prepared, workdir: Workdir, metrics: dict[str, Any], 
 
 def _say_where(workdir: Workdir, console: Console) -> None:
     for what, path in (
-        ("predictions", workdir.evaluation / "predictions.jsonl"),
-        ("metrics", workdir.evaluation / "metrics.json"),
+        ("predictions", workdir.evaluation / PREDICTIONS),
+        ("metrics", workdir.evaluation / EVALUATION_METRICS),
         ("Hugging Face folder", workdir.export),
         ("checkpoints", workdir.stage(2)),
-        ("effective config", workdir.path / "config.yaml"),
+        ("effective config", workdir.path / RUN_CONFIG),
     ):
         say(console, f"{what}: {path}")

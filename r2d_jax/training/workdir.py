@@ -26,11 +26,10 @@ from r2d_jax.runtime.distributed import (
 )
 from r2d_jax.runtime.files import write_fault, write_text
 from r2d_jax.runtime.locks import alone_in
-from r2d_jax.runtime.outputs import METRICS_FILE, RUN_MARK, require_local
+from r2d_jax.runtime.outputs import require_local
 from r2d_jax.runtime.reporting import say
+from r2d_jax.runtime.run_files import EVALUATION_METRICS, RUN_CONFIG, RUN_STATE
 
-CONFIG_FILE = "config.yaml"
-STATE_FILE = RUN_MARK
 # Differing settings that an error names.
 _NAMED = 3
 
@@ -104,14 +103,13 @@ class Workdir:
     @property
     def started(self) -> bool:
         """Whether a run lives here."""
-        return (self.path / STATE_FILE).is_file()
+        return (self.path / RUN_STATE).is_file()
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end and its evaluation is there, which `r2d eval` may have begun anew."""
-        return (
-            self.started and self.state.get("run_done", False) and (self.evaluation / METRICS_FILE).is_file()
-        )
+        metrics = self.evaluation / EVALUATION_METRICS
+        return self.started and self.state.get("run_done", False) and metrics.is_file()
 
     def check(self, config: Config) -> None:
         """Refuse a folder that this run must not touch; writes nothing that stays.
@@ -164,7 +162,7 @@ class Workdir:
             more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
             raise UserError(
                 str(self.path),
-                f"holds a run of another config: {'; '.join(others[:_NAMED])}{more} (see {CONFIG_FILE} there)",
+                f"holds a run of another config: {'; '.join(others[:_NAMED])}{more} (see {RUN_CONFIG} there)",
                 "Choose a new --workdir, or the config it was started with; nothing was changed.",
             )
         for folder in (
@@ -191,7 +189,7 @@ class Workdir:
             if is_writer():
                 run = {"config_hash": config_hash(config), "data_hash": data_hash}
                 self._write_state(run | {"settings": settings_of(config)})
-                write_text(self.path / CONFIG_FILE, dump_config(config))
+                write_text(self.path / RUN_CONFIG, dump_config(config))
             wait_for_all("run started")
             # Before it was there all asked for it.
             look_again(self.path)
@@ -203,7 +201,7 @@ class Workdir:
             )
         elif is_writer() and not self.state.get("run_done"):
             # Settings that results do not depend on may have changed; the file says what is in force.
-            write_text(self.path / CONFIG_FILE, dump_config(config))
+            write_text(self.path / RUN_CONFIG, dump_config(config))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -212,10 +210,10 @@ class Workdir:
         Raises:
             UserError: there is no run in this folder, or its marks are damaged.
         """
-        path = self.path / STATE_FILE
+        path = self.path / RUN_STATE
         if not path.is_file():
             raise UserError(
-                str(self.path), f"no run here ({STATE_FILE} is missing)", "Give the --workdir of a run."
+                str(self.path), f"no run here ({RUN_STATE} is missing)", "Give the --workdir of a run."
             )
         try:
             # As it was stored: a later version may know further marks.
@@ -238,7 +236,7 @@ class Workdir:
         look_again(self.path)
 
     def _write_state(self, state: dict[str, Any]) -> None:
-        write_text(self.path / STATE_FILE, json.dumps(state, indent=2) + "\n")
+        write_text(self.path / RUN_STATE, json.dumps(state, indent=2) + "\n")
 
 
 def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
