@@ -9,20 +9,10 @@ from jax.sharding import Mesh
 
 from r2d_jax.config import Config, T5Config
 from r2d_jax.config_check import rationale_source, stage_configs, used_sources
-from r2d_jax.data.buckets import Bucket, choose_buckets
 from r2d_jax.data.check.verdict import check_before_run
-from r2d_jax.data.features import (
-    EncodedRows,
-    FeatureEncoder,
-    Features,
-    Shapes,
-    balanced_weights,
-    encoded_rows,
-    question_text,
-)
+from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
-from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import NAMES, content_hash, label_set, splits_of_run
 from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
@@ -48,20 +38,11 @@ from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.training.objectives import StepContext, seed_key
+from r2d_jax.training.stage_features import StageFeatures, encoded_stages
 from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
 _VOCAB_MULTIPLE = 128
-_SHAPES_MARK = "batch_widths"
-
-
-@dataclasses.dataclass(frozen=True)
-class StageFeatures:
-    """Features of one stage, with its own rationale source, and the shapes of its training batches."""
-
-    train: Features
-    validation: Features
-    buckets: tuple[Bucket, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,34 +205,42 @@ def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
     return shape
 
 
-def _stage_features(
-    config: Config,
-    stage: int,
-    encoder: FeatureEncoder,
-    shapes: Shapes,
-    train: EncodedRows,
-    validation: EncodedRows,
-    begun_with: Sequence[Sequence[int]] | None,
-) -> StageFeatures:
-    features = encoder.features(train, shapes)
-    full = Bucket(shapes.question, shapes.rationale)
-    # The order of the batches depends on their shapes: a run goes on with those that it began with, whatever a later
-    # version would choose.
-    buckets = tuple(Bucket(*widths) for widths in begun_with or ()) or choose_buckets(
-        features.question_length,
-        features.rationale_length,
-        full=full,
-        count=config.data.length_buckets,
-        prompt_tokens=encoder.prompts.overhead,
-        steps=stage_configs(config)[stage].max_steps,
-    )
-    if buckets[-1] != full:
-        raise UserError(
-            f"stage {stage}",
-            f"began with batches of other widths than {full.question}+{full.rationale} tokens",
-            "Go on with the version of r2d_jax that began it, or choose a new --workdir; nothing was changed.",
-        )
-    return StageFeatures(features, encoder.features(validation, shapes), buckets)
+def _checked_rows(config: Config, report: Callable[[str], None]) -> tuple[Splits, str]:
+    """The rows, the same in all processes, and their content hash."""
+    splits = splits_of_run(config, paced(report, "reading"))
+    data_hash = content_hash(splits)
+    # A path may be another file on each machine.
+    require_same("rows", [data_hash.encode()])
+    return splits, data_hash
+
+
+def _checked_tokenizer(
+    config: Config, workdir: Workdir, train: Sequence[Example], sources: Sequence[str]
+) -> Tokenizer:
+    """The tokenizer, the same in all processes and as the run began with."""
+    tokenizer = _tokenizer(config, workdir, train, sources)
+    # Nobody saves it before all have loaded or trained it.
+    require_same("vocabulary entries", [tokenizer.fingerprint.encode()])
+    _check_same_tokenizer(workdir, tokenizer)
+    return tokenizer
+
+
+def _checked_labels(config: Config, splits: Splits) -> tuple[str, ...]:
+    """The label set; settings that do not fit it must not come to light after the training."""
+    labels = label_set(splits)
+    left_out(config.evaluation, labels)
+    if config.evaluation.triage is not None:
+        scale_of(config.evaluation.triage, labels)
+    return labels
+
+
+def _write_card(workdir: Workdir, prepared: Prepared) -> None:
+    """Store tokenizer and model card beside the run, where they are not yet."""
+    written = (workdir.path / MODEL_CARD, workdir.tokenizer / "tokenizer.json")
+    if is_writer() and not all(path.is_file() for path in written):
+        write_texts(workdir.tokenizer, prepared.tokenizer.files())
+        write_text(workdir.path / MODEL_CARD, prepared.card.to_json())
+    wait_for_all("card written")
 
 
 def _silent(line: str) -> None:
@@ -277,21 +266,11 @@ def prepare(
     check_batch_sizes(config, mesh)
     sources = {number: rationale_source(config, stage) for number, stage in stage_configs(config).items()}
     names = used_sources(config)
-    splits = splits_of_run(config, paced(report, "reading"))
-    data_hash = content_hash(splits)
-    # A path may be another file on each machine.
-    require_same("rows", [data_hash.encode()])
-    tokenizer = _tokenizer(config, workdir, splits.train, names)
-    # Nobody saves it before all have loaded or trained it.
-    require_same("vocabulary entries", [tokenizer.fingerprint.encode()])
-    _check_same_tokenizer(workdir, tokenizer)
+    splits, data_hash = _checked_rows(config, report)
+    tokenizer = _checked_tokenizer(config, workdir, splits.train, names)
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
-    labels = label_set(splits)
-    # Settings that do not fit the labels must not come to light after the training.
-    left_out(config.evaluation, labels)
-    if config.evaluation.triage is not None:
-        scale_of(config.evaluation.triage, labels)
+    labels = _checked_labels(config, splits)
     if sources[2] is not None and not workdir.finished:
         require_scorer(config.evaluation.bertscore)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
@@ -301,48 +280,24 @@ def prepare(
     workdir.start(config, data_hash)
     rows = {name: getattr(splits, name) for name in NAMES}
     tokens, token_line = tokenise(workdir.tokens, encoder, rows, names, data_hash=data_hash, report=report)
-    encoded = {
-        number: [encoded_rows(tokens[split], name) for split in ("train", "validation")]
-        for number, name in sources.items()
-    }
-    encoded_test = encoded_rows(tokens["test"], sources[2])
-    shapes = encoder.shapes(*(rows for pair in encoded.values() for rows in pair), encoded_test)
-    begun_with = workdir.state.get(_SHAPES_MARK, {})
-    stages = {
-        number: _stage_features(
-            config, number, encoder, shapes, train, validation, begun_with.get(str(number))
-        )
-        for number, (train, validation) in encoded.items()
-    }
-    if not begun_with:
-        widths = {
-            str(number): [dataclasses.astuple(one) for one in stage.buckets]
-            for number, stage in stages.items()
-        }
-        workdir.mark(_SHAPES_MARK, widths)
+    shapes, stages, test = encoded_stages(config, workdir, encoder, tokens, sources)
     if config.stage2.class_weights == "balanced":
-        weights = balanced_weights(list(labels_of(splits.train)))
-        train = dataclasses.replace(stages[2].train, label_weight=weights)
-        stages[2] = dataclasses.replace(stages[2], train=train)
+        stages[2] = stages[2].with_balanced_labels(splits.train)
     prepared = Prepared(
-        config,
-        splits,
-        labels,
-        tokenizer,
-        factory,
-        encoder,
-        shapes,
-        stages,
-        encoder.features(encoded_test, shapes),
-        mesh,
-        sources,
-        data_hash,
-        (*check_lines, token_line),
-        trie,
+        config=config,
+        splits=splits,
+        labels=labels,
+        tokenizer=tokenizer,
+        factory=factory,
+        encoder=encoder,
+        shapes=shapes,
+        stages=stages,
+        test=test,
+        mesh=mesh,
+        sources=sources,
+        data_hash=data_hash,
+        notes=(*check_lines, token_line),
+        label_trie=trie,
     )
-    written = (workdir.path / MODEL_CARD, workdir.tokenizer / "tokenizer.json")
-    if is_writer() and not all(path.is_file() for path in written):
-        write_texts(workdir.tokenizer, tokenizer.files())
-        write_text(workdir.path / MODEL_CARD, prepared.card.to_json())
-    wait_for_all("card written")
+    _write_card(workdir, prepared)
     return prepared
