@@ -108,9 +108,8 @@ def evaluate_rows(
     Raises:
         UserError: settings.target_risk is set and the labels cannot be scored.
     """
-    batch_size = settings.batch_size
-    unscored = left_out(settings, model.card.labels)
-    labels = model.card.labels
+    labels, batch_size = model.card.labels, settings.batch_size
+    unscored = left_out(settings, labels)
     score_labels = LabelScorer(predictor, labels).score_labels if unscored is None else None
     lists = predictor.predict(model.params, features, batch_size, score=score_labels)
     predictions = all_of(lists, check_stop)
@@ -122,18 +121,12 @@ def evaluate_rows(
         begin_results(folder, lines)
     probabilities, table = None, None
     if unscored is None:
+        predicted = [prediction.label for prediction in predictions]
         log_probs = scores_of(predictions, len(labels))
-        probabilities = Probabilities.of(
-            labels, log_probs, calibration, [prediction.label for prediction in predictions]
-        )
+        probabilities = Probabilities.of(labels, log_probs, calibration, predicted)
         table = probabilities.table
         if is_writer():
-            lines = [line | more for line, more in zip(lines, probabilities.lines(), strict=True)]
-            if settings.triage is not None:
-                chosen = least_cost_labels(scale_of(settings.triage, labels), labels, table)
-                lines = [
-                    line | {"least_cost_label": label} for line, label in zip(lines, chosen, strict=True)
-                ]
+            lines = _with_probabilities(lines, probabilities, table, labels, settings)
             write_jsonl(folder / PREDICTIONS, lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
@@ -148,7 +141,6 @@ def evaluate_rows(
         scores = found.added_to(scores, settings.resamples)
     reasons = None
     if predictor.explains:
-        flips = readings.flips if readings is not None else ()
         reasons = check_faithfulness(
             model,
             predictor,
@@ -156,7 +148,7 @@ def evaluate_rows(
             predictions,
             source,
             settings,
-            flips=flips,
+            flips=() if readings is None else readings.flips,
             score_labels=score_labels,
             check_stop=check_stop,
         )
@@ -175,6 +167,21 @@ def evaluate_rows(
     # The others would end, and wait for this one a short time only.
     wait_for_all("evaluation written")
     return metrics
+
+
+def _with_probabilities(
+    lines: Sequence[Mapping[str, Any]],
+    probabilities: Probabilities,
+    table: np.ndarray,
+    labels: Sequence[str],
+    settings: EvaluationConfig,
+) -> list[dict[str, Any]]:
+    """Lines of predictions.jsonl with what the probabilities tell: where mistakes have costs, the cheapest label too."""
+    added = probabilities.lines()
+    if settings.triage is not None:
+        chosen = least_cost_labels(scale_of(settings.triage, labels), labels, table)
+        added = [one | {"least_cost_label": label} for one, label in zip(added, chosen, strict=True)]
+    return [{**line, **one} for line, one in zip(lines, added, strict=True)]
 
 
 def row_score_lines(examples: Sequence[Example], scores: Scores) -> Iterator[dict[str, Any]]:

@@ -125,54 +125,24 @@ def score(
     """
     settings = settings or EvaluationConfig()
     gold = [example.label for example in examples]
-    predicted = [prediction.label for prediction in predictions]
-    # Tables show labels as they stand here: levels by urgency, not by name.
-    ordered = scale_of(settings.triage, labels).labels if settings.triage is not None and labels else labels
-    metrics: dict[str, Any] = dict(label_metrics(gold, predicted, ordered))
-    metrics["rows"] = len(examples)
-    metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
     valid = {normalise_label(label) for label in labels or gold}
-    invalid = 1 - _in_set(predicted, valid)
-    counted = counted_labels(predicted, invalid)
-    rows = {"accuracy": agreement(gold, counted), "invalid_fraction": invalid}
-    statistics = _macro_f1_statistics(gold, predicted, counted)
+    parts = [_label_part(gold, predictions, labels, valid, settings)]
     compared = np.ones(len(examples), bool)
     if rationale_source is not None:
-        rationales = [prediction.rationale for prediction in predictions]
-        metrics["rationale_limit_fraction"] = _share(
-            not prediction.rationale_finished for prediction in predictions
-        )
-        metrics |= _rationale_metrics(examples, predicted, rationales, labels)
-        rows |= _rationale_rows(examples, predicted, rationales, labels)
         compared = with_gold_rationale(examples, rationale_source)
-        own = [text for text, there in zip(rationales, compared, strict=True) if there]
-        golds = [e.rationales[rationale_source] for e, there in zip(examples, compared, strict=True) if there]
-        metrics["bleu"] = bleu(own, golds)
-        sentences, bleu_statistics = bleu_rows(own, golds)
-        statistics["bleu.corpus"] = _corpus_bleu_of(_spread(bleu_statistics, compared, 0))
-        of_pairs = {"rouge_l": rouge_l_rows(own, golds), "bleu.mean_sentence": sentences}
-        if settings.bertscore is not None:
-            metrics["bertscore"], of_pairs["bertscore.f1"] = _bertscore(own, golds, settings)
-        metrics["rouge_l"] = float(of_pairs["rouge_l"].mean())
-        rows |= {name: _spread(values, compared, np.nan) for name, values in of_pairs.items()}
+        parts.append(_rationale_part(examples, predictions, labels, rationale_source, compared, settings))
     if readings is not None:
-        written = has_text([prediction.rationale for prediction in predictions])
-        rows |= {
-            # An output that is no label is consistent with nothing.
-            "consistency_fraction": agreement(readings.from_rationale, predicted)
-            * written
-            * (1 - rows["invalid_fraction"]),
-            "sufficiency_fraction": agreement(readings.from_rationale, gold) * written * _in_set(gold, valid),
-            "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
-        }
-        for name in ("consistency_fraction", "sufficiency_fraction", "gold_robustness_fraction"):
-            metrics[name] = float(np.nanmean(rows[name]))
-        metrics["label_flip"] = flip_figures(readings.flips, labels)
-        if readings.flips:
-            flips = flip_statistics(readings.flips, labels, len(examples))
-            statistics |= {f"label_flip.{name}": statistic for name, statistic in flips.items()}
+        parts.append(_reading_part(gold, predictions, labels, valid, compared, readings))
+    metrics: dict[str, Any] = {}
+    rows: dict[str, np.ndarray] = {}
+    statistics: dict[str, Statistic] = {}
+    for part in parts:
+        metrics |= part.metrics
+        rows |= part.rows
+        statistics |= part.statistics
     statistics |= {name: mean_of(values) for name, values in rows.items()}
     if settings.triage is not None:
+        predicted = [prediction.label for prediction in predictions]
         triage = evaluate_triage(settings.triage, labels, gold, predicted, probabilities)
         metrics["triage"] = triage.section
         rows |= triage.rows
@@ -184,6 +154,97 @@ def score(
         metrics["subgroups"] = groups
     metrics["intervals"] = intervals_of(statistics, len(examples), resamples=settings.resamples)
     return Scores(metrics, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Figures of one kind.
+
+    Attributes:
+        metrics: by name.
+        rows: as in `Scores`; the mean of each is a figure with an interval.
+        statistics: of resampled rows, by dotted name, where a figure is no mean over rows.
+    """
+
+    metrics: dict[str, Any]
+    rows: dict[str, np.ndarray]
+    statistics: dict[str, Statistic]
+
+
+def _label_part(
+    gold: Sequence[str],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    valid: Collection[str],
+    settings: EvaluationConfig,
+) -> _Part:
+    """Figures of N gold and predicted labels; `valid` are the labels that count as such, as they are compared."""
+    predicted = [prediction.label for prediction in predictions]
+    # Tables show labels as they stand here: levels by urgency, not by name.
+    ordered = scale_of(settings.triage, labels).labels if settings.triage is not None and labels else labels
+    metrics: dict[str, Any] = dict(label_metrics(gold, predicted, ordered))
+    metrics["rows"] = len(gold)
+    metrics["label_limit_fraction"] = _share(not prediction.label_finished for prediction in predictions)
+    invalid = 1 - _in_set(predicted, valid)
+    counted = counted_labels(predicted, invalid)
+    rows = {"accuracy": agreement(gold, counted), "invalid_fraction": invalid}
+    return _Part(metrics, rows, _macro_f1_statistics(gold, predicted, counted))
+
+
+def _rationale_part(
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    source: str,
+    compared: np.ndarray,
+    settings: EvaluationConfig,
+) -> _Part:
+    """Figures of N generated rationales; those with a gold one, bool [N] `compared`, are compared with it."""
+    predicted = [prediction.label for prediction in predictions]
+    rationales = [prediction.rationale for prediction in predictions]
+    finished = [prediction.rationale_finished for prediction in predictions]
+    metrics: dict[str, Any] = {"rationale_limit_fraction": _share(not one for one in finished)}
+    metrics |= _rationale_metrics(examples, predicted, rationales, labels)
+    rows = _rationale_rows(examples, predicted, rationales, labels)
+    own = [text for text, there in zip(rationales, compared, strict=True) if there]
+    golds = [e.rationales[source] for e, there in zip(examples, compared, strict=True) if there]
+    metrics["bleu"] = bleu(own, golds)
+    sentences, bleu_statistics = bleu_rows(own, golds)
+    of_pairs = {"rouge_l": rouge_l_rows(own, golds), "bleu.mean_sentence": sentences}
+    if settings.bertscore is not None:
+        metrics["bertscore"], of_pairs["bertscore.f1"] = _bertscore(own, golds, settings)
+    metrics["rouge_l"] = float(of_pairs["rouge_l"].mean())
+    rows |= {name: _spread(values, compared, np.nan) for name, values in of_pairs.items()}
+    corpus = _corpus_bleu_of(_spread(bleu_statistics, compared, 0))
+    return _Part(metrics, rows, {"bleu.corpus": corpus})
+
+
+def _reading_part(
+    gold: Sequence[str],
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    valid: Collection[str],
+    compared: np.ndarray,
+    readings: Readings,
+) -> _Part:
+    """Figures of labels that were read back from N rationales; bool [N] `compared`: which rows have a gold one."""
+    predicted = [prediction.label for prediction in predictions]
+    written = has_text([prediction.rationale for prediction in predictions])
+    rows = {
+        # An output that is no label is consistent with nothing.
+        "consistency_fraction": agreement(readings.from_rationale, predicted)
+        * written
+        * _in_set(predicted, valid),
+        "sufficiency_fraction": agreement(readings.from_rationale, gold) * written * _in_set(gold, valid),
+        "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
+    }
+    metrics: dict[str, Any] = {name: float(np.nanmean(values)) for name, values in rows.items()}
+    metrics["label_flip"] = flip_figures(readings.flips, labels)
+    statistics: dict[str, Statistic] = {}
+    if readings.flips:
+        flips = flip_statistics(readings.flips, labels, len(gold))
+        statistics = {f"label_flip.{name}": statistic for name, statistic in flips.items()}
+    return _Part(metrics, rows, statistics)
 
 
 def _share(flags: Any) -> float:
