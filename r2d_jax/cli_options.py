@@ -13,7 +13,7 @@ from rich.console import Console
 from r2d_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from r2d_jax.llm.client import Limits
+    from r2d_jax.llm.client import LlmLimits
     from r2d_jax.llm.endpoint import Endpoint
 
 HOW_PANEL = "How it is asked"
@@ -261,11 +261,11 @@ class LlmOptions:
         endpoint.check()
         return endpoint
 
-    def limits(self) -> "Limits":
+    def limits(self) -> "LlmLimits":
         """Most that the command may send."""
-        from r2d_jax.llm.client import Limits
+        from r2d_jax.llm.client import LlmLimits
 
-        return Limits(self.max_requests, self.max_tokens_total)
+        return LlmLimits(self.max_requests, self.max_tokens_total)
 
 
 def console(*, quiet: bool = False) -> Console:

@@ -28,7 +28,7 @@ from r2d_jax.runtime.files import write_texts
 from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.serve.limits import Limits, Refused
 from r2d_jax.serve.logs import write_logs
-from r2d_jax.serve.served_model import Group, Outcome, Prepared
+from r2d_jax.serve.served_model import Group, Outcome, ServedNote
 from r2d_jax.serve.server import Listening, bind, hosts_of, make_server
 from r2d_jax.serve.service import Service
 
@@ -42,7 +42,7 @@ def mark_of(text):
 
 
 @dataclasses.dataclass(frozen=True)
-class TextItem(Prepared):
+class TextItem(ServedNote):
     text: str = ""
     label: str = ""
 

@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
-from r2d_jax.llm.cache import Answer, AnswerCache
+from r2d_jax.llm.cache import AnswerCache, LlmAnswer
 from r2d_jax.runtime import reporting
 from r2d_jax.runtime.checkpoint_files import complete_steps
 from r2d_jax.runtime.files import whole_file, write_texts
@@ -137,7 +137,7 @@ def test_the_file_that_the_disk_refuses_is_named(tmp_path, little_room):
     with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be written"):
         reporter.scalars(1, {"train/loss": 1.0})
     with pytest.raises(UserError, match=r"answers\.jsonl: cannot be written"):
-        cache.put("key", Answer(None, None))
+        cache.put("key", LlmAnswer(None, None))
     with (
         pytest.raises(UserError, match=r"rows\.jsonl: cannot be written"),
         whole_file(tmp_path / "rows.jsonl") as file,

@@ -26,7 +26,7 @@ from r2d_jax.evaluation.evaluate import prediction_row
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.llm.cache import Answer, AnswerCache
+from r2d_jax.llm.cache import AnswerCache, LlmAnswer
 from r2d_jax.llm.client import LlmClient
 from r2d_jax.llm.questions import NO_JSON, OFF_LIST, RowAnswer
 
@@ -268,8 +268,8 @@ def test_unusable_answers_end_in_a_failed_row(judging, server, bad, fault):
 
 def test_a_row_keeps_its_last_answer_in_the_right_form():
     """Asked again after a label off the list, the model wrote no JSON; what the row then tells is the first answer."""
-    row = RowAnswer(None, None).plus(Answer({"label": "x"}, OFF_LIST, 9, 3), OFF_LIST)
-    row = row.plus(Answer(None, NO_JSON, 10, 4), NO_JSON)
+    row = RowAnswer(None, None).plus(LlmAnswer({"label": "x"}, OFF_LIST, 9, 3), OFF_LIST)
+    row = row.plus(LlmAnswer(None, NO_JSON, 10, 4), NO_JSON)
     assert (row.value, row.fault, row.prompt_tokens, row.answer_tokens) == ({"label": "x"}, NO_JSON, 19, 7)
 
 
@@ -425,10 +425,10 @@ def test_ctrl_c_keeps_what_is_paid(judging, monkeypatch):
 
 def test_the_cache_is_locked_and_readable_beside(tmp_path):
     cache = AnswerCache(tmp_path / "a.jsonl")
-    cache.put("k", Answer({"label": "\u2028"}, None, 1, 2))
+    cache.put("k", LlmAnswer({"label": "\u2028"}, None, 1, 2))
     with pytest.raises(UserError, match="another command"):
         AnswerCache(tmp_path / "a.jsonl")
-    assert AnswerCache(tmp_path / "a.jsonl", read_only=True).get("k") == Answer(
+    assert AnswerCache(tmp_path / "a.jsonl", read_only=True).get("k") == LlmAnswer(
         {"label": "\u2028"}, None, 1, 2
     )
     cache.close()

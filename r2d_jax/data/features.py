@@ -10,7 +10,7 @@ import numpy as np
 from r2d_jax.config import DataConfig
 from r2d_jax.data.prompts import END_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.ragged import Padded, Ragged, RaggedWriter, id_type
-from r2d_jax.data.reading.raw_rows import Progress, shown
+from r2d_jax.data.reading.raw_rows import RowCallback, shown
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -211,7 +211,7 @@ class FeatureEncoder:
         writers: Mapping[str, RaggedWriter],
         examples: Iterable[Example],
         sources: Sequence[str],
-        progress: Progress | None = None,
+        progress: RowCallback | None = None,
     ) -> None:
         """Tokenise each text of each row once.
 

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 
-from r2d_jax.data.reading.raw_rows import Progress
+from r2d_jax.data.reading.raw_rows import RowCallback
 
 EVERY_SECS = 10.0
 
 
-def paced(say: Callable[[str], None], doing: str, every_secs: float = EVERY_SECS) -> Progress:
+def paced(say: Callable[[str], None], doing: str, every_secs: float = EVERY_SECS) -> RowCallback:
     """A progress that says "reading: 350,000 rows so far" now and then, and nothing where it is soon over.
 
     Args:

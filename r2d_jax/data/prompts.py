@@ -22,7 +22,7 @@ def round_up(tokens: int) -> int:
     return -(-tokens // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """What is needed of a tokenizer here."""
 
     def encode(self, text: str) -> list[int]:
@@ -54,7 +54,7 @@ class PromptTokens:
     then_explain: tuple[int, ...]
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Encoder) -> "PromptTokens":
+    def from_tokenizer(cls, tokenizer: TextEncoder) -> "PromptTokens":
         """Tokenise the fixed parts; `then_explain` is read off behind a word, without a word start."""
         predict, explain, given = (
             tuple(tokenizer.encode(_pieces_around(template)[0].strip()))

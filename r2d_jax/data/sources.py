@@ -11,7 +11,7 @@ from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.data.packed_columns import Ids
 from r2d_jax.data.reading.cell_checks import Damage, Tables, require_columns, text_of
 from r2d_jax.data.reading.files import address_of
-from r2d_jax.data.reading.raw_rows import Number, Progress, Row, kind_of, raw_rows, shown
+from r2d_jax.data.reading.raw_rows import Number, Row, RowCallback, kind_of, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
@@ -206,7 +206,7 @@ def read_source(
     need_targets: bool = True,
     missing_rationales: MissingRationales = "error",
     label_map: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
     need_subgroups: bool = True,
 ) -> SourceRows:
     """Rows of one source with their split and group, as a stream; see `read_examples`.
@@ -257,7 +257,7 @@ def read_examples(
     need_targets: bool = True,
     missing_rationales: MissingRationales = "error",
     label_map: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
     need_subgroups: bool = True,
 ) -> Sequence[Example]:
     """Rows of one source, in order, every cell text exactly as written; many rows are kept on disk.

@@ -12,7 +12,7 @@ from r2d_jax.config import DataConfig
 from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
 from r2d_jax.data.packed_columns import Digests, digest_of, numbered
-from r2d_jax.data.reading.raw_rows import Progress, shown, splits_within
+from r2d_jax.data.reading.raw_rows import RowCallback, shown, splits_within
 from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_source
@@ -30,7 +30,7 @@ class _Sources:
     """Reads sources by one config, and keeps what splits need of each row: 4 to 48 bytes beside the row itself."""
 
     def __init__(
-        self, config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None
+        self, config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: RowCallback | None
     ):
         self._config, self._rationale_sources, self._progress = config, rationale_sources, progress
         self._seed = seed
@@ -124,7 +124,7 @@ def require_known_labels(label_map: Mapping[str, str], mapped: Collection[str]) 
 
 
 def rows_by_split(
-    config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None
+    config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: RowCallback | None
 ) -> tuple[dict[str, Sequence[Example]], list[str]]:
     """Rows of the files of a run by split, each in order, and plain lines about what was left out or changed.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from r2d_jax.config import Config, DataConfig
 from r2d_jax.config_check import used_sources
 from r2d_jax.data.check.labels import looks_like_text, name_of
-from r2d_jax.data.reading.raw_rows import Progress, shown
+from r2d_jax.data.reading.raw_rows import RowCallback, shown
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.split_rows import NAMES, rows_by_split
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def load_splits(
-    config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: Progress | None = None
+    config: DataConfig, seed: int, rationale_sources: Sequence[str], progress: RowCallback | None = None
 ) -> Splits:
     """Read or generate the rows of a run.
 
@@ -53,7 +53,7 @@ def load_splits(
     return Splits(*(rows[name] for name in NAMES), notes=tuple(notes))
 
 
-def splits_of_run(config: Config, progress: Progress | None = None) -> Splits:
+def splits_of_run(config: Config, progress: RowCallback | None = None) -> Splits:
     """The rows of a run, with the rationales of all its stages.
 
     Whoever asks for fewer sources has other splits: where rows that lack one are left out, the others are drawn

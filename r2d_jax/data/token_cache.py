@@ -13,7 +13,7 @@ import numpy as np
 
 from r2d_jax.data.features import FeatureEncoder, field_names
 from r2d_jax.data.ragged import Ragged, RaggedWriter, map_file
-from r2d_jax.data.reading.raw_rows import Progress
+from r2d_jax.data.reading.raw_rows import RowCallback
 from r2d_jax.data.schema import Example
 
 # Raised when the same rows and tokenizer would give other ids or other files.
@@ -56,7 +56,7 @@ def write_cache(
     encoder: FeatureEncoder,
     splits: Mapping[str, Sequence[Example]],
     sources: Sequence[str],
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
 ) -> None:
     """Tokenise all rows into a folder of this name, which appears whole; then remove what other keys left.
 
@@ -101,7 +101,7 @@ def _write_split(
     encoder: FeatureEncoder,
     rows: Sequence[Example],
     sources: Sequence[str],
-    progress: Progress,
+    progress: RowCallback,
     index: dict[str, dict[str, int]],
 ) -> None:
     fields = field_names(sources)

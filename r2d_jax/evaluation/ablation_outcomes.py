@@ -8,7 +8,7 @@ import numpy as np
 from r2d_jax.evaluation.ablations import VARIANTS, Ablation
 from r2d_jax.evaluation.label_scoring import scores_of
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.predict import Predictor, Score, all_of
+from r2d_jax.evaluation.predict import Predictor, ScoreFn, all_of
 from r2d_jax.model.parameters import Params
 
 
@@ -43,7 +43,7 @@ def measure(
     batch_size: int,
     *,
     labels: Sequence[str] = (),
-    score_labels: Score | None = None,
+    score_labels: ScoreFn | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> list[Measured]:
     """Predict from all texts of some ablations; those without texts have no place in the result.

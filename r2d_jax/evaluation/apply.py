@@ -29,7 +29,7 @@ from r2d_jax.evaluation.model_folder import (
     read_card,
 )
 from r2d_jax.evaluation.ordinal import scale_of
-from r2d_jax.evaluation.predict import Predictor, Score
+from r2d_jax.evaluation.predict import Predictor, ScoreFn
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.scoring import require_scorer
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
@@ -231,7 +231,7 @@ def _score(
     settings: EvaluationConfig,
     *,
     anyway: bool,
-) -> Score | None:
+) -> ScoreFn | None:
     """What scores the labels of the model; None where they are not scored."""
     labels = model.card.labels
     why = left_out(settings, labels)

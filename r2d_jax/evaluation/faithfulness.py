@@ -16,7 +16,7 @@ from r2d_jax.evaluation.citations import citations
 from r2d_jax.evaluation.distinct_texts import distinct_figures
 from r2d_jax.evaluation.intervals import Statistic, mean_of
 from r2d_jax.evaluation.model_folder import LoadedModel
-from r2d_jax.evaluation.predict import Prediction, Predictor, Score
+from r2d_jax.evaluation.predict import Prediction, Predictor, ScoreFn
 from r2d_jax.evaluation.rationale_checks import Flip, flips_by_row
 from r2d_jax.evaluation.scoring import Scores, with_gold_rationale
 from r2d_jax.evaluation.support import Support
@@ -39,7 +39,7 @@ def check_faithfulness(
     settings: EvaluationConfig,
     *,
     flips: Sequence[Flip] = (),
-    score_labels: Score | None = None,
+    score_labels: ScoreFn | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> "Faithfulness":
     """Look whether the rationales of N predictions give the model's reasons.

@@ -9,7 +9,7 @@ import numpy as np
 
 from r2d_jax.data.features import Features
 from r2d_jax.evaluation.metrics import normalise_label
-from r2d_jax.evaluation.predict import Encoded, HostBatch, Prediction, Predictor, Score, in_row_order
+from r2d_jax.evaluation.predict import Encoded, HostBatch, Prediction, Predictor, ScoreFn, in_row_order
 from r2d_jax.model.label_packs import label_log_probs, max_positions, packs_of
 from r2d_jax.model.parameters import Params
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, replicated, shard_batch
@@ -43,7 +43,7 @@ class LabelScorer:
         return label_log_probs(model, *encoded, packs, vocab_limit=programs.vocab_limit)
 
     @functools.cached_property
-    def score_labels(self) -> Score:
+    def score_labels(self) -> ScoreFn:
         """Jitted: params and encoded prompts to log P(label | "predict: x"), float32 [B, K]."""
         mesh = self.predictor.programs.mesh
         rows, whole = batch_sharding(mesh), replicated(mesh)

@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     mask: jax.Array
 
 
-Score = Callable[[Params, Encoded], jax.Array]
+ScoreFn = Callable[[Params, Encoded], jax.Array]
 """Jitted: params and encoded prompts to log P of each of K labels, float32 [B, K]."""
 
 
@@ -217,7 +217,7 @@ class Predictor:
         return evaluation_batches(features, batch_size, buckets)
 
     def _predicted(
-        self, params: Params, host: HostBatch, rows: int, rationales: bool, score: Score | None
+        self, params: Params, host: HostBatch, rows: int, rationales: bool, score: ScoreFn | None
     ) -> list[Prediction]:
         batch = shard_batch(host, self.programs.mesh)
         encoded = self.programs.encode_questions(params, batch)
@@ -249,7 +249,7 @@ class Predictor:
         batch_size: int,
         *,
         rationales: bool = True,
-        score: Score | None = None,
+        score: ScoreFn | None = None,
     ) -> Iterator[list[Prediction]]:
         """Predictions of all rows, in the order of the rows.
 

@@ -16,7 +16,7 @@ from r2d_jax.runtime.locks import take_lock
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
+class LlmAnswer:
     """What came of one request.
 
     Attributes:
@@ -84,7 +84,7 @@ class AnswerCache:
             self._file.truncate(len(whole))
         self._answers = dict(filter(None, map(self._parsed, whole.splitlines())))
 
-    def _parsed(self, line: bytes) -> tuple[str, Answer] | None:
+    def _parsed(self, line: bytes) -> tuple[str, LlmAnswer] | None:
         try:
             row = _LINE.validate_json(line)
             return row.key, row.answer
@@ -92,11 +92,11 @@ class AnswerCache:
             self.damaged_lines += 1
             return None
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> LlmAnswer | None:
         """The answer to this request, None where there is none yet."""
         return self._answers.get(key)
 
-    def put(self, key: str, answer: Answer) -> None:
+    def put(self, key: str, answer: LlmAnswer) -> None:
         """Keep an answer; it is on disk when this returns.
 
         Raises:
@@ -120,7 +120,7 @@ class AnswerCache:
 @dataclasses.dataclass(frozen=True)
 class _Line:
     key: str
-    answer: Answer
+    answer: LlmAnswer
 
 
 _LINE = TypeAdapter(_Line)

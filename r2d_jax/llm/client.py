@@ -74,7 +74,7 @@ class Reply:
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class LlmLimits:
     """Most that one command may send; None: no limit. Retries count as requests."""
 
     max_requests: int | None = None
@@ -137,7 +137,7 @@ class LlmClient:
         tokens: of the answers so far, prompts included.
     """
 
-    def __init__(self, endpoint: Endpoint, limits: Limits):
+    def __init__(self, endpoint: Endpoint, limits: LlmLimits):
         """Make the connection's settings; sends nothing.
 
         Raises:

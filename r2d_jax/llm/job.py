@@ -9,7 +9,7 @@ from rich.console import Console
 
 from r2d_jax.errors import Preempted
 from r2d_jax.llm.cache import AnswerCache
-from r2d_jax.llm.client import Limits, LlmClient
+from r2d_jax.llm.client import LlmClient, LlmLimits
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Asker, Case, Question, RowAnswer, request_hash
 from r2d_jax.runtime.reporting import say
@@ -30,7 +30,7 @@ class LlmJob:
 
     name: str
     endpoint: Endpoint
-    limits: Limits
+    limits: LlmLimits
     cache_file: pathlib.Path
     max_reasks: int
     console: Console

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from r2d_jax.errors import UserError
-from r2d_jax.llm.cache import Answer, AnswerCache, request_key
+from r2d_jax.llm.cache import AnswerCache, LlmAnswer, request_key
 from r2d_jax.llm.client import LlmClient, Message, Reply, RequestFault, estimate_tokens
 from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.refusals import is_refusal
@@ -61,10 +61,10 @@ class Question:
             {"role": "user", "content": case},
         ]
 
-    def answer(self, reply: Reply) -> Answer:
+    def answer(self, reply: Reply) -> LlmAnswer:
         """A reply checked against the schema; its text is not kept where it does not fit."""
         value, fault = self._checked(reply)
-        return Answer(value, fault, reply.prompt_tokens, reply.answer_tokens, reply.tokens_estimated)
+        return LlmAnswer(value, fault, reply.prompt_tokens, reply.answer_tokens, reply.tokens_estimated)
 
     def _checked(self, reply: Reply) -> tuple[dict[str, Any] | None, str | None]:
         if reply.finish_reason == "length":
@@ -126,7 +126,7 @@ class RowAnswer:
     tokens_estimated: bool = False
     answered_at: str = ""
 
-    def plus(self, answer: Answer, fault: str | None) -> "RowAnswer":
+    def plus(self, answer: LlmAnswer, fault: str | None) -> "RowAnswer":
         """With one more answer of this row, and what is wrong with it."""
         return RowAnswer(
             self.value if answer.value is None else answer.value,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d_jax.data.prompts import END_ID, Encoder
+from r2d_jax.data.prompts import END_ID, TextEncoder
 from r2d_jax.data.reading.cells import shown
 from r2d_jax.errors import UserError
 
@@ -82,7 +82,7 @@ class LabelTrie:
         return chosen, jnp.max(of_edges, axis=-1), start + place + 1
 
 
-def label_trie(labels: Sequence[str], tokenizer: Encoder) -> LabelTrie:
+def label_trie(labels: Sequence[str], tokenizer: TextEncoder) -> LabelTrie:
     """The trie of a label set.
 
     Args:

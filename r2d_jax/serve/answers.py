@@ -24,7 +24,7 @@ from r2d_jax.serve.schema import (
     UnsupportedStatement,
     WhatIfAnswer,
 )
-from r2d_jax.serve.served_model import Outcome, Prepared, ServedModel
+from r2d_jax.serve.served_model import Outcome, ServedModel, ServedNote
 
 
 def note_text(question: str, context: str) -> str:
@@ -63,7 +63,7 @@ def _ranked(served: ServedModel, probabilities: np.ndarray) -> list[LabelProbabi
     return [LabelProbability(label=labels[k], probability=float(probabilities[k])) for k in order]
 
 
-def answer_of(served: ServedModel, text: str, item: Prepared, outcome: Outcome) -> Answer:
+def answer_of(served: ServedModel, text: str, item: ServedNote, outcome: Outcome) -> Answer:
     """The answer to one note.
 
     A label outside the label set has no probability, which is below every threshold.
@@ -97,7 +97,9 @@ def answer_of(served: ServedModel, text: str, item: Prepared, outcome: Outcome) 
     )
 
 
-def what_if_of(served: ServedModel, text: str, label: str, item: Prepared, outcome: Outcome) -> WhatIfAnswer:
+def what_if_of(
+    served: ServedModel, text: str, label: str, item: ServedNote, outcome: Outcome
+) -> WhatIfAnswer:
     """The answer to a note under a given label."""
     known = served.known_label(label)
     return WhatIfAnswer(

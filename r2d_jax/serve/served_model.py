@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class ServedNote:
     """One note, ready for the model.
 
     Attributes:
@@ -146,7 +146,7 @@ class ServedModel:
                 return known
         raise Refused(422, "unknown_label", "label: is not in the label set of this model.")
 
-    def prepare(self, text: str, *, explain: bool = True, label: str = "") -> Prepared:
+    def prepare(self, text: str, *, explain: bool = True, label: str = "") -> ServedNote:
         """Token ids of a note, cut at the limit of the model; may be called by any thread.
 
         Args:
@@ -166,9 +166,9 @@ class ServedModel:
         kept = ids[: self.widths[-1]]
         task: Task = "given" if label else "full" if explain and self.predictor.explains else "label"
         group = Group(task, smallest_that_holds(self.widths, len(kept)))
-        return Prepared(group, kept, label_ids, len(ids))
+        return ServedNote(group, kept, label_ids, len(ids))
 
-    def work(self, group: Hashable, items: Sequence[Prepared]) -> list[Outcome]:
+    def work(self, group: Hashable, items: Sequence[ServedNote]) -> list[Outcome]:
         """Outcomes of at most sizes[-1] notes of one group, in their order."""
         assert isinstance(group, Group)
         size = smallest_that_holds(self.sizes, len(items))
@@ -188,7 +188,7 @@ class ServedModel:
         probabilities = label_probabilities(scores, temperature)
         return [Outcome(*pair) for pair in zip(predictions, probabilities, strict=True)]
 
-    def _features(self, items: Sequence[Prepared], width: int) -> Features:
+    def _features(self, items: Sequence[ServedNote], width: int) -> Features:
         label_width = self.predictor.encoder.label_tokens
         nothing = np.zeros((len(items), 1), np.int32)
         return Features(
@@ -207,7 +207,7 @@ class ServedModel:
         task: Task = "full" if self.predictor.explains else "label"
         word = np.full(1, self.model.tokenizer.unk_id, np.int32)
         for width, size in itertools.product(self.widths, self.sizes):
-            item = Prepared(Group(task, width), word, word[:0], 1)
+            item = ServedNote(Group(task, width), word, word[:0], 1)
             self.work(item.group, [item] * size)
 
 

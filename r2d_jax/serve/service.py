@@ -15,7 +15,7 @@ from r2d_jax.serve.limits import Limits, Refused
 from r2d_jax.serve.logs import quiet_loop
 from r2d_jax.serve.metrics import Metrics
 from r2d_jax.serve.schema import Answer, ModelFacts, WhatIfAnswer
-from r2d_jax.serve.served_model import Outcome, Prepared, ServedModel
+from r2d_jax.serve.served_model import Outcome, ServedModel, ServedNote
 from r2d_jax.serve.uploads import Uploads
 
 
@@ -118,7 +118,7 @@ class Service:
         return await self._answer_text(self.checked_text(question, context), explain=explain)
 
     async def _answer_text(self, text: str, *, explain: bool = True, of_file: bool = False) -> Answer:
-        item: Prepared = await run_in_threadpool(self.model.prepare, text, explain=explain)
+        item: ServedNote = await run_in_threadpool(self.model.prepare, text, explain=explain)
         outcome = await self._outcome(item, of_file=of_file)
         return await run_in_threadpool(answers.answer_of, self.model, text, item, outcome)
 
@@ -134,11 +134,11 @@ class Service:
         _require_whole(label, "label")
         if not label.strip() or len(label) > self.limits.note_characters:
             raise Refused(422, "blank_label", "label: is blank or too long.")
-        item: Prepared = await run_in_threadpool(self.model.prepare, text, label=label)
+        item: ServedNote = await run_in_threadpool(self.model.prepare, text, label=label)
         outcome = await self._outcome(item)
         return await run_in_threadpool(answers.what_if_of, self.model, text, label, item, outcome)
 
-    async def _outcome(self, item: Prepared, *, of_file: bool = False) -> Outcome:
+    async def _outcome(self, item: ServedNote, *, of_file: bool = False) -> Outcome:
         future = self.batcher.submit(item.group, item, patient=of_file)
         try:
             # Nobody waits at a connection for a row of a file, and a file can be deleted.

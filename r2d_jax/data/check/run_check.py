@@ -12,7 +12,7 @@ from r2d_jax.data.check.rationales import Rationales
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.check.text import see_text
 from r2d_jax.data.check.vocabulary import CharacterRow, LengthRow, Vocabulary
-from r2d_jax.data.reading.raw_rows import PROGRESS_ROWS, Progress
+from r2d_jax.data.reading.raw_rows import PROGRESS_ROWS, RowCallback
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -97,7 +97,7 @@ def check_rows(
     show_ids: bool = False,
     show_text: bool = False,
     most_texts: int | None = None,
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
 ) -> DataCheck:
     """Look for everything that would damage training; nothing is changed.
 

@@ -9,7 +9,7 @@ from r2d_jax.config import Config
 from r2d_jax.config_check import rationale_sources, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.run_check import ONE_SPLIT, Rows, rows_of
-from r2d_jax.data.reading.raw_rows import Progress, shown
+from r2d_jax.data.reading.raw_rows import RowCallback, shown
 from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_source
@@ -69,7 +69,7 @@ def rows_to_check(
     *,
     all_rationales: bool,
     show_ids: bool,
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
 ) -> tuple[Rows, tuple[str, ...]]:
     """Read the rows, and what reading them for a run has to tell; many are kept on disk.
 

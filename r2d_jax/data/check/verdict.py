@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from r2d_jax.config import DataConfig
 from r2d_jax.data.check.findings import Finding
 from r2d_jax.data.check.run_check import DataCheck, check_rows, rows_of
-from r2d_jax.data.reading.raw_rows import Progress
+from r2d_jax.data.reading.raw_rows import RowCallback
 from r2d_jax.data.schema import Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -20,7 +20,7 @@ def check_before_run(
     splits: Splits,
     tokenizer: Tokenizer | None,
     sources: Sequence[str],
-    progress: Progress | None = None,
+    progress: RowCallback | None = None,
 ) -> tuple[DataCheck | None, list[str]]:
     """Check the rows of a run before its first step, as data.check says.
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from r2d_jax.data.named.contract import (
     RATIONALES,
+    ConversionCounts,
     Job,
     NamedDataset,
     NamedRow,
     SourceFile,
-    Tally,
     drawn_split,
     text_of,
 )
@@ -33,7 +33,7 @@ def _flat(value: Any, where: str) -> list[str]:
     return [text_of({"answer": value}, "answer", where)]
 
 
-def _label(cells: dict[str, Any], where: str, tally: Tally) -> str | None:
+def _label(cells: dict[str, Any], where: str, tally: ConversionCounts) -> str | None:
     answers = [text for text in _flat(cells.get("exact_answer"), where) if text.strip()]
     if not answers:
         tally.drop("no exact answer")
@@ -50,7 +50,7 @@ def _label(cells: dict[str, Any], where: str, tally: Tally) -> str | None:
     return label
 
 
-def _snippets(cells: dict[str, Any], where: str, tally: Tally) -> list[str]:
+def _snippets(cells: dict[str, Any], where: str, tally: ConversionCounts) -> list[str]:
     value = cells.get("snippets") or []
     if not isinstance(value, list):
         raise UserError(
@@ -62,7 +62,7 @@ def _snippets(cells: dict[str, Any], where: str, tally: Tally) -> list[str]:
     return kept
 
 
-def _row(cells: dict[str, Any], where: str, tally: Tally) -> NamedRow | None:
+def _row(cells: dict[str, Any], where: str, tally: ConversionCounts) -> NamedRow | None:
     label = _label(cells, where, tally)
     if label is None:
         return None
@@ -82,7 +82,7 @@ def _row(cells: dict[str, Any], where: str, tally: Tally) -> NamedRow | None:
     )
 
 
-def _yes_no(path: pathlib.Path, tally: Tally) -> Iterator[tuple[str, dict[str, Any]]]:
+def _yes_no(path: pathlib.Path, tally: ConversionCounts) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in json_entries(path, "questions"):
         where = f"{path} {entry.place}"
         cells = require_object(entry.value, where)

@@ -37,7 +37,7 @@ class NamedRow:
     rationales: Mapping[str, str]
 
 
-class Tally:
+class ConversionCounts:
     """Counts of a conversion: rows written by split, rows dropped by reason, and what else was met."""
 
     def __init__(self, limit: int | None = None) -> None:
@@ -85,7 +85,7 @@ class Job:
 
     files: Mapping[str, Sequence[pathlib.Path]]
     seed: int
-    tally: Tally
+    tally: ConversionCounts
 
     def file(self, key: str) -> pathlib.Path:
         """The only file of this key."""

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from r2d_jax.data.named.contract import (
+    ConversionCounts,
     Job,
     NamedDataset,
     NamedRow,
     SourceFile,
-    Tally,
     drawn_split,
     joined,
     text_of,
@@ -63,7 +63,7 @@ def _option_said(answer: str, options: Mapping[str, str]) -> tuple[str, str] | N
     return (longest[0], "beginning") if longest else None
 
 
-def _label(answer: str, options: Mapping[str, str], tally: Tally) -> str | None:
+def _label(answer: str, options: Mapping[str, str], tally: ConversionCounts) -> str | None:
     if options:
         found = _option_said(answer, options)
         if found is None:

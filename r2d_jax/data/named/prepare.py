@@ -8,7 +8,7 @@ from typing import Any
 
 import r2d_jax
 from r2d_jax.data.data_card import DataCard, label_table
-from r2d_jax.data.named.contract import Job, NamedDataset, Tally
+from r2d_jax.data.named.contract import ConversionCounts, Job, NamedDataset
 from r2d_jax.data.named.registry import named_dataset
 from r2d_jax.data.named.rows_file import RowsFile
 from r2d_jax.data.named.source_files import Located, hashes, locate
@@ -52,7 +52,7 @@ def prepare(
         unpacked = partial / ".unpacked"
         located = locate(dataset, source, unpacked)
         inputs = [one._asdict() for one in hashes(located.found)]
-        job = Job(located.by_key, seed, Tally(limit))
+        job = Job(located.by_key, seed, ConversionCounts(limit))
         written = RowsFile(dataset, job.tally, report)
         with (partial / ROWS_FILE).open("wb") as file:
             written.write(dataset.convert(job), file)
@@ -64,7 +64,7 @@ def prepare(
     return card
 
 
-def _require_rows(dataset: NamedDataset, tally: Tally, source: str) -> None:
+def _require_rows(dataset: NamedDataset, tally: ConversionCounts, source: str) -> None:
     for split in dataset.splits:
         if not tally.rows[split]:
             dropped = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())

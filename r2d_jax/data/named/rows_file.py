@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from r2d_jax.data.named.contract import NamedDataset, NamedRow, Tally
+from r2d_jax.data.named.contract import ConversionCounts, NamedDataset, NamedRow
 from r2d_jax.errors import UserError
 
 _REPORT_EVERY_ROWS = 100_000
@@ -23,7 +23,7 @@ class RowsFile:
         bytes: of all lines so far.
     """
 
-    def __init__(self, dataset: NamedDataset, tally: Tally, report: Callable[[str], None]) -> None:
+    def __init__(self, dataset: NamedDataset, tally: ConversionCounts, report: Callable[[str], None]) -> None:
         self.dataset, self.tally, self.report = dataset, tally, report
         self.labels: collections.Counter[tuple[str, str]] = collections.Counter()
         self.rationales = dict.fromkeys(dataset.rationales, 0)

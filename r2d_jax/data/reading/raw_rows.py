@@ -14,12 +14,12 @@ from r2d_jax.errors import UserError
 
 __all__ = ["FORMATS", "Number", "Row", "Typed", "kind_of", "raw_rows", "shown", "splits_within"]
 
-Progress = Callable[[int], None]
+RowCallback = Callable[[int], None]
 PROGRESS_ROWS = 10_000
 
 
 def raw_rows(
-    path: str | pathlib.Path, encoding: str = "utf-8", progress: Progress | None = None
+    path: str | pathlib.Path, encoding: str = "utf-8", progress: RowCallback | None = None
 ) -> Iterator[Row]:
     """Rows of a source in order, never held as a whole.
 
@@ -84,7 +84,7 @@ def _of_files(parts: list[Part], encoding: str) -> Iterator[Row]:
             yield from csv_rows(part, encoding)
 
 
-def _counted(rows: Iterator[Row], progress: Progress) -> Iterator[Row]:
+def _counted(rows: Iterator[Row], progress: RowCallback) -> Iterator[Row]:
     count = 0
     for count, row in enumerate(rows, start=1):
         yield row
