@@ -1,1 +1,1 @@
-"""Rooms below: readers, tokenizer, prompts and fixed-shape features; in: files, out: int32 arrays."""
+"""Readers, tokenizer, prompts and fixed-shape features; in: files of rows, out: int32 arrays."""

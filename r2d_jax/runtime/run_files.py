@@ -1,4 +1,4 @@
-"""Names of the files that runs, models and evaluations consist of, so that each is written in one place alone."""
+"""Names of files; in: what a file of a run, model or evaluation holds, out: how it is called, in this one place."""
 
 RUN_STATE = "run.json"
 """What makes a folder a run; it is written before all other files."""

@@ -1,4 +1,4 @@
-"""What goes over the wire; in: nothing, out: the JSON of requests and answers, as OpenAPI shows it."""
+"""What goes over the wire; in: JSON of requests, out: checked notes, and the JSON of answers as OpenAPI shows it."""
 
 from typing import Annotated, Any, Literal
 

@@ -1,1 +1,1 @@
-"""The data check: rules over rows as they stream by, and what a run does with what they find."""
+"""The data check; in: rows as they stream by, out: findings of its rules, and whether a run may start."""

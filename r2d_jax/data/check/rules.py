@@ -1,4 +1,4 @@
-"""Every rule of the data check; in: nothing, out: by code its severity, what it says, what to do, when it stops."""
+"""Every rule of the data check; in: the code of a finding, out: its severity, what it says, and when it stops a run."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Readers of every kind of source: a path or address becomes raw rows, nothing guessed."""
+"""Readers of every kind of source; in: a path or address, out: raw rows, nothing guessed."""
