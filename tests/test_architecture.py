@@ -1,12 +1,18 @@
-"""The shape of the code: imports go only downwards, names stay in their rooms, files stay short."""
+"""The shape of the code and its map, docs/architecture.md: imports go only downwards, names stay in their rooms."""
 
 import ast
+import dataclasses
 import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
+
+from r2d_jax.data.features import Features
+from r2d_jax.training.objectives import ENCODED, GIVEN_IDS, GIVEN_LENGTH, SAMPLED
+from r2d_jax.training.r2dc import CONFIDENCE
+from r2d_jax.training.steps import STOP
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = {
@@ -185,6 +191,49 @@ def test_a_broken_rule_is_seen(rule, name, source):
 def test_comments_and_docstrings_may_say_anything():
     source = '"""Has explain: in it."""\n# fsdp\nclass A:\n    x: int = 1\n    """SelfAttention"""\n'
     assert not list(faults_of_names("r2d_jax/data/x.py", source))
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def rows_of_page(*first):
+    """Cells of the rows of the tables of docs/architecture.md whose heading begins with these cells."""
+    for table in re.findall(r"(?:^\|.*\n)+", PAGE, re.M):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
+        if tuple(head[: len(first)]) == first:
+            yield from rows
+
+
+def quoted(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_the_page_has_the_parts_and_what_they_may_import():
+    page = {}
+    for name, _, allowed in rows_of_page("part"):
+        page[name.strip("`")] = set(quoted(allowed)) | (FOUNDATION if "base" in allowed.split(", ") else set())
+    assert page == ALLOWED
+
+
+def test_files_that_the_page_names_are_there():
+    named = [path for path in quoted(PAGE) if path.endswith(".py")]
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).is_file() or (ROOT / "r2d_jax" / path).is_file(), path
+
+
+def test_the_page_explains_every_axis_letter():
+    explained = {letter for letters, _ in rows_of_page("letter") for letter in letters.split(", ")}
+    for name, source in FILES.items():
+        for shape in re.findall(r"\[[A-Z](?:, (?:[A-Z0-9]|\.\.\.))*\]", source):
+            assert set(re.findall("[A-Z]", shape)) <= explained, f"{name}: {shape}"
+
+
+def test_the_page_has_the_names_in_a_batch():
+    names = {name for keys, *_ in rows_of_page("key") for name in quoted(keys)}
+    arrays = {field.name for field in dataclasses.fields(Features) if not field.name.startswith("cut_")}
+    added = {"row_weight", "row", GIVEN_IDS, GIVEN_LENGTH, SAMPLED, CONFIDENCE, ENCODED, STOP}
+    assert names == arrays | added
 
 
 # Of those that are slow to import; torch is there in the environments of tests and of many users.
