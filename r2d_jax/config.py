@@ -53,7 +53,9 @@ class T5Config:
     relative_attention_max_distance: _Width = 128
     """From here on all distances share a bucket; above half of the number of buckets."""
     layer_norm_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    """Added to the mean square before its root is taken."""
     dropout_rate: Fraction = 0.1
+    """Share of activations that training sets to 0."""
 
     @model_validator(mode="after")
     def _buckets_grow(self) -> "T5Config":
@@ -119,9 +121,11 @@ class ColumnsConfig:
     """Optional text after the question; it alone is shortened when the input is too long. A column, or text
     with columns in braces."""
     label: str = "label"
+    """Column with the label, taken as text exactly as written."""
     rationales: dict[str, str] = Field(default_factory=lambda: {"default": "rationale"})
     """Rationale source name -> column."""
     id: str | None = None
+    """Column with a unique id for each row; null: the place of the row in its file."""
     split: str | None = None
     """Column that tells the split of each row of `data.path`."""
     group: str | None = None
@@ -141,6 +145,7 @@ class DataConfig:
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Of synthetic rows, of drawn splits and of a validation split taken from train; null: the run's seed."""
     source: Literal["files", "triage"] = "files"
+    """files: the rows of `path`, or of a path for each split; triage: generated notes, as `triage` below says."""
     path: str | None = None
     """One source with all rows: a file, a pattern of files, gs://..., hf:NAME[:CONFIG][:SPLIT] or
     tfds:NAME_OR_FOLDER[:SPLIT]. Split by columns.split, by split_shares, or as the Hub or TFDS has it."""
@@ -164,9 +169,12 @@ class DataConfig:
     label_map: dict[str, str] = Field(default_factory=dict)
     """Label as written -> label to use, such as {"benign ": Benign}; a key that no row has is an error."""
     encoding: str = "utf-8"
+    """Encoding of text files, such as cp1252."""
     triage: TriageConfig = Field(default_factory=TriageConfig)
     input_limit_tokens: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    """Longest prompt, end token included; of a longer one the end of the context is cut, then of the question."""
     rationale_limit_tokens: _Tokens = 256
+    """Longest rationale to learn, end token included; the end of a longer one is cut."""
     label_limit_tokens: _Tokens | None = None
     """Longest label with its end token; null: derived from the label set. A longer label is an error."""
     check: Literal["stop", "warn", "off"] = "stop"
@@ -181,10 +189,15 @@ class OptimizerConfig:
     """AdamW as published; the rate decays linearly to 0 over the stage's max_steps."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Highest rate, from which it decays."""
     warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = 0
+    """Steps in which the rate first rises linearly from 0."""
     beta1: Fraction = 0.9
+    """Decay of the mean of the gradients, per step."""
     beta2: Fraction = 0.999
+    """Decay of the mean of their squares, per step."""
     eps: float = 1e-8
+    """Added to the divisor of each update."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of every weight, norms and position biases too, as torch's AdamW does."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -196,16 +209,21 @@ class StageConfig:
     """What both stages have."""
 
     max_steps: _Steps = 30000
+    """Most updates of the stage; the schedules of rate, alpha and pi are shares of it."""
     batch_size: _Batch = 64
     """Rows of the global batch, over all devices and micro-batches."""
     micro_batches: _Batch | None = None
     """Equal parts in which a batch is computed to save memory; results do not depend on it. null: on a single CPU
     parts of at least 320 tokens (640 from a width of 256 on), which stay in its cache and are faster; elsewhere one."""
     eval_every_steps: _Steps = 500
+    """Steps between two evaluations on the validation split."""
     save_every_steps: _Steps = 500
+    """Steps between two checkpoints; so many can be lost where a run is killed."""
     log_every_steps: _Steps = 50
+    """Steps between two lines of metrics."""
     patience_evals: _Steps = 5
-    """Stop after this many evaluations in a row without a better score."""
+    """Stop after this many evaluations in a row without a better score. Stage 2 of r2d and r2dc counts only
+    evaluations after warm-up and transition, by default 65 % of max_steps."""
     rationale_source: str | None = None
     """Which of data.columns.rationales to learn; null: the only one there is, of generated notes llm."""
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
@@ -260,8 +278,13 @@ class MeshConfig:
     """How devices are laid out; -1 on one axis takes all that are left."""
 
     data: _Axis = -1
+    """Groups of devices that each take a part of the batch and hold all weights."""
     fsdp: _Axis = 1
+    """Devices of a group that also take a part of the batch each, and share the weights and optimiser state
+    between them: less memory for each, more traffic."""
     tensor: _Axis = 1
+    """Devices that compute the same rows together, each with a part of the heads, the feed-forward width and the
+    vocabulary."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -277,6 +300,7 @@ class BertScoreConfig:
     baseline_path: str | None = None
     """Baseline file to rescale against."""
     batch_size: _Batch = 32
+    """Texts scored at once."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -298,6 +322,7 @@ class EvaluationConfig:
     """Decoding and scoring of validation and test rows."""
 
     batch_size: _Batch = 64
+    """Rows decoded at once; results do not depend on it."""
     rationale_decode_tokens: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Longest generated rationale; null: data.rationale_limit_tokens."""
     worked_examples: _RowsOrNone = 0
@@ -344,6 +369,7 @@ class Config:
     """How a label is decoded, in training and in every use of the model. free: token by token, whatever text that
     gives. constrained: only tokens that go on to a label of the run's label set, so that no output is invalid."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of random weights, order of rows, dropout and sampling; of drawn splits too, unless data.seed is set."""
     platform: Literal["any", "cpu", "gpu", "tpu"] = "any"
     """Platform that must be found; anything else stops the run at once."""
     data: DataConfig = Field(default_factory=DataConfig)
