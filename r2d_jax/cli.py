@@ -17,8 +17,8 @@ app = typer.Typer(
     name="r2d",
     help="Reason2Decide in JAX: fine-tune one T5 that predicts a label and explains it.\n\n"
     "Start with `r2d run --config configs/quickstart.yaml --workdir runs/quickstart`.\n\n"
-    "To go on after a stop, repeat the same command unchanged, without --overwrite. Results that are there are "
-    "replaced with --overwrite only.",
+    "To go on after a stop, repeat the same command unchanged, without --overwrite. Existing results are "
+    "replaced only with --overwrite.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,7 +30,7 @@ ConfigOption = Annotated[
 ]
 WorkdirOption = Annotated[
     pathlib.Path,
-    typer.Option("--workdir", help="Folder of the run; holds all it writes.", show_default=False),
+    typer.Option("--workdir", help="Folder of the run; holds everything that it writes.", show_default=False),
 ]
 ModelOption = Annotated[
     pathlib.Path,
@@ -132,7 +132,7 @@ def compare(
         pathlib.Path, typer.Option("--config", help="Comparison file; see configs/compare_triage.yaml.")
     ],
     workdir: Annotated[
-        pathlib.Path, typer.Option("--workdir", help="Folder of the comparison; holds a folder per run.")
+        pathlib.Path, typer.Option("--workdir", help="Folder of the comparison; holds a folder for each run.")
     ],
     only: Annotated[
         list[str] | None, typer.Option(help="Train and compare this method only; may be given several times.")
@@ -141,7 +141,7 @@ def compare(
 ) -> None:
     """Train methods x rationale sources x seeds and write one table; skips runs that are finished.
 
-    The table, comparison.md, is made anew each time; with --only it is comparison-only.md, beside that of all.
+    The table, comparison.md, is rewritten each time; with --only it is comparison-only.md, and the full table stays.
     """
     from r2d_jax.training.compare import run_comparison
 
@@ -198,7 +198,7 @@ def evaluate(
 ) -> None:
     """Predict labelled rows and score them; prints the table of results.
 
-    One that was stopped is done again by the same command; a finished one is replaced with --overwrite only.
+    After a stop, the same command starts the evaluation again; a finished one is replaced only with --overwrite.
     """
     from r2d_jax.config import BertScoreConfig
     from r2d_jax.evaluation.apply import evaluate_model
@@ -338,7 +338,7 @@ def report(
     ],
     output: Annotated[pathlib.Path, typer.Option(help="HTML file to write.")],
     include_text: Annotated[
-        bool, typer.Option("--include-text", help="Put inputs and rationales of the test rows in.")
+        bool, typer.Option("--include-text", help="Include inputs and rationales of the test rows.")
     ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -378,12 +378,12 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        _fail(f"{error.filename or 'file system'}: {error.strerror}. Make room or mend the path.")
+        _fail(f"{error.filename or 'file system'}: {error.strerror}. Make room or correct the path.")
 
 
 def _usage(error: Any) -> str:
     command = error.ctx.command_path if getattr(error, "ctx", None) else "r2d"
-    return f"{command}: {error.format_message().rstrip('.')}. `{command} --help` tells what it takes."
+    return f"{command}: {error.format_message().rstrip('.')}. See `{command} --help`."
 
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

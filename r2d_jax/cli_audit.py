@@ -48,23 +48,23 @@ def audit(
     min_grounded: Annotated[
         float,
         typer.Option(
-            help="Least share of numbers and content words that the input holds.",
+            help="Minimum share of numbers and content words that are in the input.",
             min=0,
             max=1,
             rich_help_panel=_PASS,
         ),
     ] = 0.0,
     max_unsupported_numbers: Annotated[
-        int, typer.Option(help="Most numbers that the input does not hold.", min=0, rich_help_panel=_PASS)
+        int, typer.Option(help="Maximum number of numbers that are not in the input.", min=0, rich_help_panel=_PASS)
     ] = 2,
-    min_words: Annotated[int, typer.Option(help="Fewest words.", min=0, rich_help_panel=_PASS)] = 1,
+    min_words: Annotated[int, typer.Option(help="Minimum number of words.", min=0, rich_help_panel=_PASS)] = 1,
     max_words: Annotated[
-        int | None, typer.Option(help="Most words; no limit by default.", min=1, rich_help_panel=_PASS)
+        int | None, typer.Option(help="Maximum number of words; no limit by default.", min=1, rich_help_panel=_PASS)
     ] = None,
     max_copied: Annotated[
         float,
         typer.Option(
-            help="Most share of words copied from the input in runs of 5 or more.",
+            help="Maximum share of words copied from the input in runs of 5 or more.",
             min=0,
             max=1,
             rich_help_panel=_PASS,
@@ -73,7 +73,7 @@ def audit(
     min_judge_score: Annotated[
         int,
         typer.Option(
-            help="With --judge: least score for correctness, alignment and grounding.",
+            help="With --judge: minimum score for correctness, alignment and grounding.",
             min=1,
             max=5,
             rich_help_panel=_PASS,
@@ -84,7 +84,7 @@ def audit(
         typer.Option("--judge", help="Ask an LLM too (the question of `r2d judge`); needs --base-url."),
     ] = False,
 ) -> None:
-    """Score each rationale: labels that it names, how much of it the input holds, length, copying.
+    """Score each rationale: labels that it names, how much of it is in the input, length, copying.
 
     By rules alone, without any network, unless --judge and --base-url are given. Words are found, not
     understood: see docs/rationales.md for what the rules cannot see. audit.jsonl holds ids and figures.

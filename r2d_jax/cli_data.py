@@ -37,13 +37,13 @@ def prepare(
         ),
     ],
     out: Annotated[pathlib.Path, typer.Option(help="Folder to write: rows.jsonl and its data card.")],
-    limit: Annotated[int | None, typer.Option(help="Most rows of each split. Default: all.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of splits that are drawn here.", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of rows of each split. Default: all.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of splits that are drawn here.", min=0)] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Convert a published data set into rows and a card that says where they come from.
 
-    docs/datasets.md tells which files to download, the licences, and what is done to the text.
+    docs/datasets.md says which files to download, the licences, and what is done to the text.
     """
     from r2d_jax.data.named.prepare import CARD_TEXT_FILE, ROWS_FILE
     from r2d_jax.data.named.prepare import prepare as prepare_rows
@@ -76,7 +76,7 @@ def tfds(
         pathlib.Path | None, typer.Option(help="YAML file of the run whose rows are written.")
     ] = None,
     path: Annotated[
-        str | None, typer.Option(help="Source of the rows (data.path), instead of or over the config's.")
+        str | None, typer.Option(help="Source of the rows (data.path), instead of the config's.")
     ] = None,
     shards: Annotated[int | None, typer.Option(help="Files per split. Default: by size.", min=1)] = None,
     overrides: Annotated[

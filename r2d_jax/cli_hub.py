@@ -46,7 +46,7 @@ def export(
         str | None,
         typer.Option(
             "--data-name",
-            help="How to call the data; paths and file names are never told.",
+            help="Name of the data; paths and file names are never shown.",
             rich_help_panel=_CARD,
         ),
     ] = None,
@@ -65,10 +65,10 @@ def push(
         pathlib.Path, typer.Option("--model", help="An exported folder, or a run's workdir (its export/).")
     ],
     repo: Annotated[
-        str, typer.Option("--repo", help="NAME in your account, or OWNER/NAME; made where there is none.")
+        str, typer.Option("--repo", help="NAME in your account, or OWNER/NAME; created if it does not exist.")
     ],
     public: Annotated[
-        bool, typer.Option("--public", help="Let all the world read it. Default: private.")
+        bool, typer.Option("--public", help="Make it public. Default: private.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload what is shown.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it; send nothing.")] = False,

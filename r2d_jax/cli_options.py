@@ -23,7 +23,7 @@ SplitsOption = Annotated[
     str, typer.Option("--split", help="train, validation, test or all, where --input is not given.")
 ]
 _COLUMN = "Column of --input. Default: as in training"
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Of the text of --input, such as cp1252.")]
 
 
@@ -135,14 +135,14 @@ class LlmOptions:
     allow_http: Annotated[
         bool,
         typer.Option(
-            "--allow-http", help="Send unencrypted to another machine than this.", rich_help_panel=_WHERE
+            "--allow-http", help="Allow an unencrypted connection to another machine.", rich_help_panel=_WHERE
         ),
     ] = False
     environment_proxy: Annotated[
         bool,
         typer.Option(
             "--environment-proxy",
-            help="Use HTTPS_PROXY and SSL_CERT_FILE of the environment; else the connection is direct.",
+            help="Use HTTPS_PROXY and SSL_CERT_FILE of the environment; otherwise the connection is direct.",
             rich_help_panel=_WHERE,
         ),
     ] = False
@@ -189,7 +189,7 @@ class LlmOptions:
         int | None,
         typer.Option(
             "--max-requests",
-            help="Most requests of this command, retries included.",
+            help="Maximum number of requests of this command, retries included.",
             min=1,
             rich_help_panel=_COST,
         ),
@@ -198,7 +198,7 @@ class LlmOptions:
         int | None,
         typer.Option(
             "--max-tokens-total",
-            help="Most tokens of this command, prompts and answers.",
+            help="Maximum number of tokens of this command, prompts and answers.",
             min=1,
             rich_help_panel=_COST,
         ),

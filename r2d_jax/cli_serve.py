@@ -8,7 +8,7 @@ import typer
 from r2d_jax.cli_options import console
 from r2d_jax.errors import UserError, how_to_install
 
-_WHO, _MOST, _SPEED = "Who reaches it", "Limits", "Speed"
+_WHO, _LIMITS, _SPEED = "Who reaches it", "Limits", "Speed"
 _MEBIBYTE = 2**20
 
 
@@ -23,12 +23,12 @@ def serve(
         str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.", rich_help_panel=_WHO)
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="0: any free one.", min=0, max=65535, rich_help_panel=_WHO)
+        int, typer.Option(help="Port to listen on; 0: any free one.", min=0, max=65535, rich_help_panel=_WHO)
     ] = 8000,
     token_file: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="File with a token that requests must bear. Else $R2D_SERVE_TOKEN, else none.",
+            help="File with a token that requests must carry. Default: $R2D_SERVE_TOKEN, or none.",
             rich_help_panel=_WHO,
         ),
     ] = None,
@@ -36,12 +36,12 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Name by which the server is reached; may be given several times. Default: those of this "
-            "machine where it listens on loopback, else any.",
+            "machine where it listens on loopback, otherwise any.",
             rich_help_panel=_WHO,
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Most notes computed at once.", min=1, max=512, rich_help_panel=_SPEED)
+        int, typer.Option(help="Maximum number of notes computed at once.", min=1, max=512, rich_help_panel=_SPEED)
     ] = 8,
     widths: Annotated[
         int,
@@ -62,34 +62,34 @@ def serve(
         ),
     ] = 10.0,
     max_note_characters: Annotated[
-        int, typer.Option(help="Of one note.", min=1, max=1_000_000, rich_help_panel=_MOST)
+        int, typer.Option(help="Maximum length of one note.", min=1, max=1_000_000, rich_help_panel=_LIMITS)
     ] = 20_000,
     max_upload_mib: Annotated[
-        int, typer.Option(help="Of one uploaded file.", min=1, max=1024, rich_help_panel=_MOST)
+        int, typer.Option(help="Maximum size of one uploaded file.", min=1, max=1024, rich_help_panel=_LIMITS)
     ] = 8,
-    max_upload_rows: Annotated[int, typer.Option(help="Of one file.", min=1, rich_help_panel=_MOST)] = 5_000,
+    max_upload_rows: Annotated[int, typer.Option(help="Maximum number of rows of one file.", min=1, rich_help_panel=_LIMITS)] = 5_000,
     max_queue: Annotated[
-        int, typer.Option(help="Notes that wait for the model.", min=1, max=100_000, rich_help_panel=_MOST)
+        int, typer.Option(help="Maximum number of notes that wait for the model.", min=1, max=100_000, rich_help_panel=_LIMITS)
     ] = 256,
     max_uploads: Annotated[
-        int, typer.Option(help="Uploads held at once, with their results.", min=1, rich_help_panel=_MOST)
+        int, typer.Option(help="Maximum number of uploads held at once, with their results.", min=1, rich_help_panel=_LIMITS)
     ] = 8,
     keep_minutes: Annotated[
         float,
         typer.Option(
-            help="How long results of an upload are held.", min=0.1, max=10_080, rich_help_panel=_MOST
+            help="How long results of an upload are held.", min=0.1, max=10_080, rich_help_panel=_LIMITS
         ),
     ] = 30.0,
     answer_secs: Annotated[
         float,
         typer.Option(
-            help="Longest wait for the answer to one note.", min=1, max=86_400, rich_help_panel=_MOST
+            help="Longest wait for the answer to one note.", min=1, max=86_400, rich_help_panel=_LIMITS
         ),
     ] = 120.0,
     grace_secs: Annotated[
         float,
         typer.Option(
-            help="How long a stop waits for what is in work.", min=1, max=86_400, rich_help_panel=_MOST
+            help="How long a stop waits for requests in progress.", min=1, max=86_400, rich_help_panel=_LIMITS
         ),
     ] = 30.0,
     access_log: Annotated[
@@ -98,8 +98,8 @@ def serve(
 ) -> None:
     """Serve a model on this machine: a web page and a JSON API, for research.
 
-    **Not a medical device.** Listens on 127.0.0.1 unless told otherwise; texts and results stay in memory, and no
-    text is logged. Ctrl-C or SIGTERM finishes what is in work. See docs/serving.md.
+    **Not a medical device.** Listens on 127.0.0.1 by default; texts and results stay in memory, and no
+    text is logged. Ctrl-C or SIGTERM finishes the requests in progress. See docs/serving.md.
     """
     try:
         from r2d_jax.serve.limits import Limits

@@ -108,7 +108,7 @@ class TriageConfig:
     class_shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.25, 0.15)
     """Shares of the five levels, most urgent first; scaled to sum 1."""
     distractors: Annotated[int, Field(ge=0, le=6)] = 2
-    """Most distracting statements (negated, family or past findings) per note."""
+    """Maximum number of distracting statements (negated, family or past findings) per note."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -129,10 +129,10 @@ class ColumnsConfig:
     split: str | None = None
     """Column that tells the split of each row of `data.path`."""
     group: str | None = None
-    """Column, such as a patient's id, whose rows never stand in two splits."""
+    """Column, such as a patient's id: all rows with the same value stay in one split."""
     subgroups: dict[str, str] = Field(default_factory=dict)
-    """Subgroup name -> column, such as {sex: sex, age: age_years}: test figures are told for each of its values.
-    No part of the model's input."""
+    """Subgroup name -> column, such as {sex: sex, age: age_years}: test metrics are also given for each of its values.
+    It is not part of the model's input."""
     subgroup_edges: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Subgroup name -> where the bands of its numeric column begin: {age: [18, 65]} makes "below 18", "18 to
     below 65" and "65 and above"."""
@@ -162,7 +162,7 @@ class DataConfig:
     """Share of train, stratified by label, that becomes validation where none is given."""
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     duplicates: Literal["keep", "drop"] = "keep"
-    """Rows whose question and context, character by character, stand in two splits: keep and warn, or drop
+    """Rows whose question and context, character by character, appear in two splits: keep and warn, or drop
     them from train where validation or test has them, and from validation where test has them."""
     missing_rationales: Literal["error", "skip"] = "error"
     """Rows without a rationale that a stage learns: stop, or leave them out of every split, and count them."""
@@ -178,10 +178,10 @@ class DataConfig:
     label_limit_tokens: _Tokens | None = None
     """Longest label with its end token; null: derived from the label set. A longer label is an error."""
     check: Literal["stop", "warn", "off"] = "stop"
-    """The data check before training: stop where something would damage it, only tell, or leave it out."""
+    """The data check before training: stop where something would damage it, only report it, or skip the check."""
     length_buckets: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Most array shapes that training batches are trimmed to, each compiled once; 1: one shape for all. A stage of few
-    steps has fewer: a further shape must save more steps than its compilation takes."""
+    """Maximum number of array shapes that training batches are trimmed to, each compiled once; 1: one shape for all. A
+    stage of few steps has fewer: a further shape must save more steps than its compilation takes."""
 
 
 @dataclass(frozen=True, config=_strict)
@@ -209,7 +209,7 @@ class StageConfig:
     """What both stages have."""
 
     max_steps: _Steps = 30000
-    """Most updates of the stage; the schedules of rate, alpha and pi are shares of it."""
+    """Maximum number of updates of the stage; the schedules of rate, alpha and pi are shares of it."""
     batch_size: _Batch = 64
     """Rows of the global batch, over all devices and micro-batches."""
     micro_batches: _Batch | None = None
@@ -333,12 +333,12 @@ class EvaluationConfig:
     flip_rows: _RowsOrNone = 200
     """Test rows, evenly spaced, whose rationale is written under other labels."""
     flip_labels: _Rows = 5
-    """Most other labels per row."""
+    """Maximum number of other labels per row."""
     faithfulness_rows: _RowsOrNone = 200
     """Test rows, evenly spaced, that are predicted again without the sentences that the rationale cites, and from
     these alone, and likewise with random sentences: five label decodes each. 0: none; needs rationale_checks."""
     resamples: Annotated[int, Field(ge=0, le=10**5)] = 1000
-    """Bootstrap samples behind each 95 % interval; 0: no intervals."""
+    """Bootstrap samples for each 95 % interval; 0: no intervals."""
     probabilities: bool = True
     """Score every label of the label set: for each test row one decoder pass over all labels beside the prediction, and
     for each validation row, to calibrate, an encoder pass too. See docs/probabilities.md."""
