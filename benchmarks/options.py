@@ -20,7 +20,7 @@ def names(allowed: Sequence[str]) -> Callable[[str], list[str]]:
 def positive(text: str) -> int:
     """Type of an option that takes a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 

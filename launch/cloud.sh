@@ -163,7 +163,7 @@ need_overrides() {
   for word in "$@"; do
     case $word in
       [A-Za-z_]*=*) ;;
-      *) fail "$word: is no KEY=VALUE. Settings look like stage2.max_steps=500; $program --help lists flags." ;;
+      *) fail "$word: is not KEY=VALUE. Settings look like stage2.max_steps=500; $program --help lists flags." ;;
     esac
   done
 }

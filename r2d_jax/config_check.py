@@ -94,7 +94,7 @@ def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:
     # A sum that is not finite has a share that is not.
     if len(shares) != 5 or min(shares) < 0 or not 0 < sum(shares) < math.inf:
         raise UserError(
-            "data.triage.class_shares", f"{list(shares)} are no five shares", "Give five numbers >= 0."
+            "data.triage.class_shares", f"{list(shares)} are not five shares", "Give five numbers >= 0."
         )
     if len(set(data.split_values.values())) < len(data.split_values):
         raise UserError("data.split_values", "two splits have the same value", "Give each its own.")
@@ -108,10 +108,10 @@ def _check_subgroups(columns: ColumnsConfig) -> None:
     for name, edges in columns.subgroup_edges.items():
         where = f"data.columns.subgroup_edges.{name}"
         if name not in columns.subgroups:
-            raise UserError(where, "is no subgroup", nearest(name, columns.subgroups))
+            raise UserError(where, "is not a subgroup", nearest(name, columns.subgroups))
         finite = all(map(math.isfinite, edges))
         if not edges or not finite or any(low >= high for low, high in itertools.pairwise(edges)):
-            raise UserError(where, f"{list(edges)} are no rising numbers", "Write for example [18, 65].")
+            raise UserError(where, f"{list(edges)} are not rising numbers", "Write for example [18, 65].")
 
 
 def _check_triage(triage: TriageScoringConfig) -> None:
@@ -125,7 +125,7 @@ def _check_triage(triage: TriageScoringConfig) -> None:
     for label in (*costs, *(predicted for row in costs.values() for predicted in row)):
         if label not in order:
             raise UserError(
-                f"{where}.costs", f"{label!r} is no label of {where}.order", nearest(label, order)
+                f"{where}.costs", f"{label!r} is not a label of {where}.order", nearest(label, order)
             )
     for gold in order:
         for predicted in order:
@@ -138,7 +138,7 @@ def _check_triage(triage: TriageScoringConfig) -> None:
                 )
             if not 0 <= cost < math.inf:
                 raise UserError(
-                    f"{where}.costs.{gold}.{predicted}", f"{cost} is no cost", "Give a number of 0 or more."
+                    f"{where}.costs.{gold}.{predicted}", f"{cost} is not a cost", "Give a number of 0 or more."
                 )
 
 
@@ -186,6 +186,6 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
     if stage.rationale_source is not None and stage.rationale_source not in sources:
         raise UserError(
             f"{name}.rationale_source",
-            f"{stage.rationale_source!r} is no source",
+            f"{stage.rationale_source!r} is not a source",
             f"Choose of {', '.join(sources)}.",
         )

@@ -106,7 +106,7 @@ def _read_chain(path: pathlib.Path, seen: list[pathlib.Path]) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         raise UserError(
-            f"{path} line {line}", f"is not valid YAML ({error.problem})", "Mend this line."
+            f"{path} line {line}", f"is not valid YAML ({error.problem})", "Fix this line."
         ) from error
     except _BAD_YAML as error:
         raise UserError(

@@ -203,7 +203,7 @@ def test_a_side_that_fails_says_why(tmp_path):
     ("arguments", "told"),
     [
         (("--shapes", "huge"), "'huge' is none of micro, tiny, small"),
-        (("--repeats", "0"), "'0' is no whole number above 0"),
+        (("--repeats", "0"), "'0' is not a whole number above 0"),
         (("--quick", "--write-docs"), "nothing worth writing"),
         (
             ("--shapes", "micro", "--data", "pubmedqa", "--pubmedqa", "absent.jsonl"),

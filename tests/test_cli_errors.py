@@ -279,7 +279,7 @@ def test_a_path_into_a_run_where_no_checkpoint_is(r2d, kept, tmp_path):
 def test_a_checkpoint_that_is_not_whole(r2d, trained, tmp_path):
     copy = shutil.copytree(trained.workdir, tmp_path / "copy")
     (copy / "stage2/best/3/_CHECKPOINT_METADATA").unlink()
-    export(r2d, copy / "stage2/best/3", tmp_path).refused("is no complete checkpoint")
+    export(r2d, copy / "stage2/best/3", tmp_path).refused("is not a complete checkpoint")
     export(r2d, copy, tmp_path).refused(
         "no best checkpoint of stage2 yet", "Finish training, or name .*stage1"
     )

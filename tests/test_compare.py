@@ -129,7 +129,7 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
         ({"arms": {"r2d": {"set": {"stage3": {}}}}}, "method r2d: .*no such setting"),
         ({"arms": {"../x": {}}, "reference": "../x"}, "no name for a folder"),
         ({"arms": {"r2d": {"sett": {}}}}, "Unexpected|Extra"),
-        ({"rationale_sources": ["nurse", "llm"]}, "is no source|has no method"),
+        ({"rationale_sources": ["nurse", "llm"]}, "is not a source|has no method"),
         ({"arms": ARMS | {"same-bits": {"set": {"deterministic": True}}}}, "deterministic in some runs only"),
         (
             {

@@ -48,7 +48,7 @@ def test_without_a_cache_of_its_own_a_run_goes_on_with_a_warning(tmp_path, monke
     for name in ("R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="every start compiles anew"):
+    with pytest.warns(UserWarning, match="every start compiles again"):
         assert enable_compile_cache() is None
 
 

@@ -162,7 +162,7 @@ def test_operations_are_counted_by_kind():
     ("arguments", "told"),
     [
         (("--axes", "depth"), "'depth' is none of length, labels, batch, rows"),
-        (("--rows", "1000,0"), "'0' is no whole number above 0"),
+        (("--rows", "1000,0"), "'0' is not a whole number above 0"),
         (("--quick", "--write-docs"), "nothing worth writing"),
         (("--axes", "rows", "--write-docs", "--output", "{empty}"), "no figures of length, labels, batch"),
         (("--output", "{file}"), "File exists"),

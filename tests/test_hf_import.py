@@ -156,7 +156,7 @@ def test_a_shard_outside_the_folder_is_not_read(tied: pathlib.Path, name: str) -
     (tied / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict.fromkeys(tensors, shard)})
     )
-    with pytest.raises(UserError, match=r"index\.json: .* is no name of a file in this folder"):
+    with pytest.raises(UserError, match=r"index\.json: .* is not the name of a file in this folder"):
         read_hf_folder(tied)
 
 

@@ -149,7 +149,7 @@ def test_what_is_missing_is_told_in_one_line_before_anything_is_done(cloud, scri
         ("tpu_pod.sh", ["resume", "--workdir", "runs/x", "--accelerator-type", "v4-8"], "For resume use a bucket"),
         ("tpu_pod.sh", ["run", "--workdir", "gs://my-bucket"], "gs://my-bucket/runs/first"),
         ("tpu_pod.sh", ["run", "--config", "absent.yaml"], "there is no such file"),
-        ("tpu_pod.sh", ["run", "seed"], "is no KEY=VALUE"),
+        ("tpu_pod.sh", ["run", "seed"], "is not KEY=VALUE"),
         ("tpu_pod.sh", ["status", "seed=1"], "takes no seed=1"),
         ("tpu_pod.sh", ["resume", "--attempts", "some"], "ATTEMPTS=some"),
         ("gke.sh", ["apply", "--tpu-topology", "4by4"], "TPU_TOPOLOGY=4by4"),

@@ -309,7 +309,7 @@ def test_neighbours_that_the_server_refuses_for_what_they_hold(judging, server):
         (status(400, code_name=[]), r"no answer for 3 rows in a row \(HTTP 400\)", 3),
         (reset, r"no answer for 3 rows in a row \(connection lost\)", 6),
         (hang, r"no answer for 3 rows in a row \(no answer in 0.2 s\)", 6),
-        (page, "reply is no chat completion", 3),
+        (page, "reply is not a chat completion", 3),
     ],
 )
 def test_a_server_that_stays_bad_stops_the_command_and_nothing_is_lost(
@@ -820,7 +820,7 @@ def test_the_split_columns_and_labels_of_a_run(r2d, server, a_run, tmp_path, row
         "6 rows, 0 of them"
     )
     (a_run / "config.yaml").unlink()
-    r2d("judge", *where, *predicted).refused("is no run folder", "Give --input FILE")
+    r2d("judge", *where, *predicted).refused("is not a run folder", "Give --input FILE")
 
 
 def test_rows_of_a_run_are_scored_by_its_settings(r2d, server, a_run, tmp_path, monkeypatch):
@@ -893,6 +893,6 @@ def test_numbers_without_a_meaning(judging, option, value):
 
 
 def test_bytes_that_are_no_text_are_not_sent(judging, guessing):
-    judging("--llm", "m\udcff").refused("--llm: holds bytes that are no text")
-    guessing("--task", "\udcff").refused("--task: holds bytes that are no text")
+    judging("--llm", "m\udcff").refused("--llm: holds bytes that are not text")
+    guessing("--task", "\udcff").refused("--task: holds bytes that are not text")
     assert not judging.sent + guessing.sent

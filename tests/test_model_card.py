@@ -193,7 +193,7 @@ def test_only_what_came_from_the_hub_is_named_as_such(tmp_path, card, tokenizer,
     ("options", "wanted"),
     [
         ({"license": "Apache 2.0"}, "--license: 'Apache 2.0' is not written"),
-        ({"language": "English"}, "--language: 'English' is no language code"),
+        ({"language": "English"}, "--language: 'English' is not a language code"),
         ({"title": "two\nlines"}, "--title: is empty or has several lines"),
         ({"data_name": " "}, "--data-name: is empty"),
     ],

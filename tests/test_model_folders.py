@@ -100,11 +100,11 @@ def test_a_model_that_computes_nan_writes_neither_predictions_nor_a_calibration(
     predict(imported(model, tmp_path / "sound", model.params)).done("2 predictions written")
     vast = jax.tree.map(np.array, model.params)
     vast["decoder"]["final_norm"]["scale"][:] = 3e38
-    predict(imported(model, tmp_path / "vast", vast)).refused(r"out\.jsonl: a figure of a row is no number")
+    predict(imported(model, tmp_path / "vast", vast)).refused(r"out\.jsonl: a figure of a row is not a number")
     rows = tmp_path / "labelled.jsonl"
     rows.write_text('{"question": "fever", "label": "urgent"}\n{"question": "pain", "label": "not urgent"}\n')
     ended = r2d("calibrate", "--model", tmp_path / "vast", "--input", rows)
-    ended.refused("calibration: a probability is no number")
+    ended.refused("calibration: a probability is not a number")
     assert not (tmp_path / "vast" / CALIBRATION).exists()
 
 

@@ -133,7 +133,7 @@ def test_an_id_that_stands_twice_is_refused(put, refused):
     one = json.dumps(entry("yes", SECRET))
     put("ori_pqal.json", f'{{"1": {one},\n"2": {one},\n"1": {one}}}')
     put("test_ground_truth.json", {"1": "yes"})
-    refused("pubmedqa", "ori_pqal.json line 3", "stands twice")
+    refused("pubmedqa", "ori_pqal.json line 3", "appears twice")
 
 
 def test_two_files_that_do_not_belong_together_are_refused(put_labelled, refused):

@@ -186,7 +186,7 @@ def settings(text):
         (
             "{order: [urgent, minor], first: most_urgent, costs: {urgent: {minr: 1}}}",
             "costs",
-            "'minr' is no label of evaluation.triage.order. Did you mean 'minor'?",
+            "'minr' is not a label of evaluation.triage.order. Did you mean 'minor'?",
         ),
         ("{order: [a, b], first: most_urgent, costs: {a: {b: 1}}}", "costs.b", "no cost of predicting 'a'"),
         (
@@ -221,11 +221,11 @@ def test_costs_of_a_file_are_replaced_as_a_whole_and_survive_a_dump(tmp_path):
 
 
 def test_an_order_that_does_not_fit_the_labels_names_the_nearest():
-    with pytest.raises(UserError, match=r"'ornage' is no label of the data. Did you mean 'orange'\?"):
+    with pytest.raises(UserError, match=r"'ornage' is not a label of the data. Did you mean 'orange'\?"):
         scale(order=("red", "ornage", "yellow", "green"))
     with pytest.raises(UserError, match="lacks 'yellow' of the labels"):
         scale(order=("red", "orange", "green"))
-    with pytest.raises(UserError, match="twice, but for blanks"):
+    with pytest.raises(UserError, match="twice, apart from blanks"):
         scale(order=("red", "orange", "yellow", "green", "red "))
     # A wrong label column holds case text, which must not be quoted.
     with pytest.raises(UserError) as caught:
@@ -236,7 +236,7 @@ def test_an_order_that_does_not_fit_the_labels_names_the_nearest():
 def test_it_is_told_before_the_training(job):
     triage = "{order: [urgent, not urgnt], first: most_urgent}"
     job(None, f"evaluation.triage={triage}").refused(
-        "evaluation.triage.order: 'not urgnt' is no label of the data", "Did you mean 'not urgent'"
+        "evaluation.triage.order: 'not urgnt' is not a label of the data", "Did you mean 'not urgent'"
     )
 
 

@@ -100,7 +100,7 @@ def test_a_file_that_is_there_is_replaced_on_request_only(tmp_path):
     with pytest.raises(UserError, match="its folder does not exist"):
         require_file(tmp_path / "new" / "rows.jsonl")
     require_file(tmp_path / "new" / "rows.jsonl", made=True)
-    with pytest.raises(UserError, match="a file stands in its way"):
+    with pytest.raises(UserError, match="a file is in the way"):
         require_folder(tmp_path / "rows.jsonl" / "new", ["x.json"])
 
 

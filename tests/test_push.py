@@ -228,10 +228,10 @@ def test_the_command_exports_what_it_is_asked_for(r2d, run, hub, tmp_path):  # n
 
 def test_what_is_no_exported_folder_or_no_name(r2d, run, hub, tmp_path):  # noqa: F811
     push(r2d, tmp_path / "nowhere", "--dry-run").refused("nowhere: no such folder", "r2d export")
-    push(r2d, tmp_path, "--dry-run").refused("is no exported folder .README.md, ")
+    push(r2d, tmp_path, "--dry-run").refused("is not an exported folder .README.md, ")
     for name in ("a/b/c", "-x", "a b", ""):
         r2d("push", "--model", run, "--repo", name, "--dry-run").refused(
-            "--repo: .* is no name of a repository"
+            "--repo: .* is not the name of a repository"
         )
     (run / "export" / "README.md").write_text("---\na: [\n---\n")
     push(r2d, run, "--dry-run").refused("its YAML block is not readable")

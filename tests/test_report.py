@@ -229,9 +229,9 @@ def test_a_failure_midway_keeps_the_old_file(tmp_path: pathlib.Path) -> None:
 def test_a_figure_that_is_no_number_is_never_written(tmp_path: pathlib.Path, value: float) -> None:
     """JSON has no NaN: other programs could not read the file."""
     path = tmp_path / "predictions.jsonl"
-    with pytest.raises(UserError, match=r"predictions\.jsonl: a figure of a row is no number"):
+    with pytest.raises(UserError, match=r"predictions\.jsonl: a figure of a row is not a number"):
         write_jsonl(path, [{"label_confidence": 0.5}, {"label_confidence": value}])
-    with pytest.raises(UserError, match=r"metrics\.json: a figure is no number"):
+    with pytest.raises(UserError, match=r"metrics\.json: a figure is not a number"):
         write_json(tmp_path / "metrics.json", {"accuracy": 0.5, "bleu": {"corpus": value}})
     assert list(tmp_path.iterdir()) == []
 

@@ -76,7 +76,7 @@ def test_arrays_keep_numbers_as_written_and_see_keys_that_stand_twice(tmp_path):
     path.write_text('[{"a": 1.50, "b": 1e5, "c": -0, "d": 12345678901234567890123}]')
     assert cells_of(path) == [{"a": "1.50", "b": "1e5", "c": "-0", "d": "12345678901234567890123"}]
     path.write_text(f'[{{"label": "a", "question": "{SECRET}", "label": "b"}}]')
-    refusal(path, "element 1", "key 'label' stands twice")
+    refusal(path, "element 1", "key 'label' appears twice")
     path.write_text('[{"question": "a", "label": NaN, "rationale": "r"}]')
     refusal(path, "element 1, field 'label'", "is float")
 
@@ -135,9 +135,9 @@ def test_damaged_parquet_is_told_in_one_line(tmp_path):
     path = write(tmp_path / "rows.parquet", [row(SECRET)] * 9)
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    refusal(path, str(path), "is no whole Parquet file")
+    refusal(path, str(path), "is not a whole Parquet file")
     path.write_bytes(b"not parquet at all")
-    refusal(path, "is no whole Parquet file")
+    refusal(path, "is not a whole Parquet file")
     bad = pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xe9\xe9")]
     )

@@ -184,7 +184,7 @@ def test_groups_stay_whole_in_a_run(file, shares):
 def test_groups_that_given_splits_part_are_counted_and_refused(file):
     rows = [{"pid": SECRET if index < 2 else f"p{index}", "part": NAMES[index % 3]} for index in range(9)]
     config = file(*rows, columns={"group": "pid", "split": "part"})
-    refusal(config, "data.columns.group", "1 of 8 values of 'pid' stand in more than one split")
+    refusal(config, "data.columns.group", "1 of 8 values of 'pid' appear in more than one split")
     refusal(
         file({}, {"pid": "a"}, columns={"group": "pid"}, split_shares=SHARES),
         "line 1, field 'pid': is missing",
@@ -203,7 +203,7 @@ def test_blanks_too_many_do_not_part_a_group(file, spellings):
     assert [bool(of_one & set(texts)) for texts in questions(splits).values()].count(True) == 1
     given = [row | {"part": NAMES[index % 3]} for index, row in enumerate(rows)]
     refusal(
-        file(*given, columns={"group": "pid", "split": "part"}), "1 of 41 values of 'pid' stand in more than"
+        file(*given, columns={"group": "pid", "split": "part"}), "1 of 41 values of 'pid' appear in more than"
     )
     # Case is kept.
     rows = [{"pid": pid, "part": part} for part in NAMES for pid in ("p", "P")]

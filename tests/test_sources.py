@@ -303,7 +303,7 @@ def test_b020_broken_row_names_the_physical_line_of_the_file(write):
         (f'"{SECRET}"', "a JSON text, not an object"),
         ("3", "a JSON int, not an object"),
         ("null", "a JSON null, not an object"),
-        (f'{{"label": "a", "question": "{SECRET}", "label": "b"}}', "key 'label' stands twice"),
+        (f'{{"label": "a", "question": "{SECRET}", "label": "b"}}', "key 'label' appears twice"),
         ("[" * 100_000, "nested too deeply"),
     ]:
         refusal(write("rows.jsonl", f"\n{good}\n  \n{bad}\n{good}\n"), "line 4", reason)

@@ -165,9 +165,9 @@ def test_a_column_that_is_not_there_is_an_error_unless_it_may_be_missing(tmp_pat
 def test_what_is_no_group_is_refused_without_being_quoted(tmp_path):
     numbers = [row(years=one) for one in ("40", SECRET)]
     age = ColumnsConfig(subgroups={"age": "years"}, subgroup_edges={"age": (18.0,)})
-    refusal(write(tmp_path / "a.csv", numbers), "line 3, field 'years'", "is no number", columns=age)
+    refusal(write(tmp_path / "a.csv", numbers), "line 3, field 'years'", "is not a number", columns=age)
     for bad in ("nan", "inf", "1_000", "1e999", "4,5", "\u0664\u0660"):
-        refusal(write(tmp_path / "b.csv", [row(years=bad)]), "is no number", columns=age)
+        refusal(write(tmp_path / "b.csv", [row(years=bad)]), "is not a number", columns=age)
     notes = ColumnsConfig(subgroups={"site": "note"})
     long = [row(note=f"{SECRET} " * 4)]
     refusal(write(tmp_path / "c.csv", long), "characters, so it names no subgroup", columns=notes)
@@ -215,7 +215,7 @@ def test_groups_are_listed_in_the_order_of_their_numbers():
 @pytest.mark.parametrize(
     ("columns", "wanted"),
     [
-        ("subgroup_edges={age: [18]}", "subgroup_edges.age: is no subgroup"),
+        ("subgroup_edges={age: [18]}", "subgroup_edges.age: is not a subgroup"),
         ("{subgroups: {agee: y}, subgroup_edges: {age: [18]}}", "Did you mean 'agee'?"),
         ("{subgroups: {age: y}, subgroup_edges: {age: [65, 18]}}", "no rising numbers"),
         ("{subgroups: {age: y}, subgroup_edges: {age: []}}", "no rising numbers"),

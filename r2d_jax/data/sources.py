@@ -191,7 +191,7 @@ class SourceRows:
             if len(seen - {MISSING}) > MOST_GROUPS:
                 raise UserError(
                     f"{self._reader.path}, field {self._reader.columns.subgroups[name]!r}",
-                    f"has more than {MOST_GROUPS} different values, so it is no subgroup",
+                    f"has more than {MOST_GROUPS} different values, so it is not a subgroup",
                     f"Name another column in data.columns.subgroups.{name}, or for a number set "
                     f"data.columns.subgroup_edges.{name}.",
                 )

@@ -271,7 +271,7 @@ def _check_groups(config: DataConfig, rows: RowsBySplit, sources: _Sources) -> N
     if parted:
         raise UserError(
             "data.columns.group",
-            f"{parted} of {len(in_splits)} values of {config.columns.group!r} stand in more than one split",
+            f"{parted} of {len(in_splits)} values of {config.columns.group!r} appear in more than one split",
             "Correct the splits, or draw them with data.split_shares.",
         )
 

@@ -42,7 +42,7 @@ def group_of(path: str, row: Row, column: str, edges: Sequence[float] | None = N
         if not math.isfinite(value):
             raise UserError(
                 f"{path} {row.place}, field {column!r}",
-                "is no number, so it has no band",
+                "is not a number, so it has no band",
                 "Write a number such as 45, or leave the cell empty.",
             )
         return band_of(value, edges)

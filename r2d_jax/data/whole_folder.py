@@ -34,12 +34,12 @@ def whole_folder(
     except OSError as error:
         if error.filename is not None and not _near(pathlib.Path(error.filename), partial, out):
             raise UserError(
-                str(error.filename), f"cannot be read ({error.strerror})", "Mend the path or its permissions."
+                str(error.filename), f"cannot be read ({error.strerror})", "Correct the path or its permissions."
             ) from error
         raise UserError(
             str(error.filename or out),
             f"cannot be written ({error.strerror or error})",
-            "Make room, mend the path or choose another folder.",
+            "Make room, correct the path or choose another folder.",
         ) from error
     finally:
         _clear(partial)

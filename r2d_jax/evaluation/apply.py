@@ -201,7 +201,7 @@ def _of_predictions(home: pathlib.Path, overrides: Sequence[str]) -> EvaluationC
         if not override.startswith(_TRIAGE):
             raise UserError(
                 f"override {override.partition('=')[0]}",
-                "is no setting of predictions",
+                "is not a setting of predictions",
                 f"Change {_TRIAGE} only; all else has an option.",
             )
     asked = _or_default(_run_config(home, overrides), overrides).evaluation
@@ -332,7 +332,7 @@ def evaluate_model(
             if all(example.subgroups[name] == MISSING for example in examples):
                 print(f"warning: no row of {input_file} has a value for the subgroup {name!r}")
     elif config is None:
-        raise UserError(str(model_path), "is no run folder, so it has no test split", "Give --input FILE.")
+        raise UserError(str(model_path), "is not a run folder, so it has no test split", "Give --input FILE.")
     elif split not in ("test", "validation"):
         raise UserError("--split", f"{split!r} is not a split to evaluate", "Use test or validation.")
     else:

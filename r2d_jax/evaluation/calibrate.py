@@ -82,7 +82,7 @@ def calibrate(
     if np.isnan(scores).any():
         raise UserError(
             "calibration",
-            "a probability is no number, so the weights of the model are damaged or too large",
+            "a probability is not a number, so the weights of the model are damaged or too large",
             "Take another checkpoint; nothing was written.",
         )
     temperature, threshold = fit_temperature(scores, numbers), None

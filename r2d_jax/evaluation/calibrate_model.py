@@ -115,7 +115,7 @@ def calibrate_model(
     model = load_model(model_path, mesh)
     if not is_calibrated(home, model.source):
         raise UserError(
-            str(model_path), "is no best checkpoint of stage 2", f"Give {home}, or export this one first."
+            str(model_path), "is not the best checkpoint of stage 2", f"Give {home}, or export this one first."
         )
     predictor = predictor_of(model, mesh, card.label_decode)
     encoded = predictor.encoder.encode(examples, None)
@@ -149,7 +149,7 @@ def earlier_told(home: pathlib.Path) -> str | None:
     )
     anew = (
         f"`r2d eval --model {run} --output {evaluation} --overwrite` and then "
-        f"`r2d export --model {run} --output {export} --overwrite` make them anew"
+        f"`r2d export --model {run} --output {export} --overwrite` write them again"
         if (home / RUN_STATE).is_file()
         else "a run that is calibrated and then exported has a model card with the new figures"
     )
@@ -165,6 +165,6 @@ def _rows(
             input_file, form.columns, rationale_sources=(), encoding=encoding, label_map=form.label_map
         )
     if not (home / RUN_CONFIG).is_file():
-        raise UserError(str(home), "is no run folder, so it has no validation split", "Give --input FILE.")
+        raise UserError(str(home), "is not a run folder, so it has no validation split", "Give --input FILE.")
     config = load_config(home / RUN_CONFIG)
     return splits_as_trained(home, config).validation

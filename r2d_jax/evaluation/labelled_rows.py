@@ -80,7 +80,7 @@ def rows_of_run(model: pathlib.Path) -> RunRows:
     """
     home, card = _home_and_card(model)
     if not (home / RUN_CONFIG).is_file():
-        raise UserError(str(model), "is no run folder, so it has no test split", "Give --input FILE.")
+        raise UserError(str(model), "is not a run folder, so it has no test split", "Give --input FILE.")
     config = load_config(home / RUN_CONFIG)
     source = rationale_source(config, config.stage2)
     return RunRows(config, card.labels, splits_as_trained(home, config), source)

@@ -137,7 +137,7 @@ def _weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
     there = complete_steps(folder / stage / kind)
     if step:
         if step not in map(str, there):
-            raise UserError(str(asked), "is no complete checkpoint", f"Complete here: {there or 'none'}.")
+            raise UserError(str(asked), "is not a complete checkpoint", f"Complete here: {there or 'none'}.")
         return folder / stage / kind / step
     if not there:
         hint = f", or name {folder / 'stage1'} for the stage-1 model" if stage == "stage2" else ""

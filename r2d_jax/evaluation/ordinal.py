@@ -56,12 +56,12 @@ def scale_of(settings: TriageScoringConfig, labels: Sequence[str]) -> TriageScal
     known = [normalise_label(label) for label in labels]
     if len(set(order)) < len(order):
         raise UserError(
-            "evaluation.triage.order", "names a label twice, but for blanks", "Name every label once."
+            "evaluation.triage.order", "names a label twice, apart from blanks", "Name every label once."
         )
     for label in order if known else ():
         if label not in known:
             raise UserError(
-                "evaluation.triage.order", f"{label!r} is no label of the data", _nearest(label, known)
+                "evaluation.triage.order", f"{label!r} is not a label of the data", _nearest(label, known)
             )
     if lacking := [label for label in known if label not in order]:
         raise UserError(

@@ -63,7 +63,7 @@ def upload_of(path: pathlib.Path) -> Upload:
         what = (
             "no such folder"
             if not folder.is_dir()
-            else f"is no exported folder ({', '.join(lacking)} missing)"
+            else f"is not an exported folder ({', '.join(lacking)} missing)"
         )
         raise UserError(str(folder), what, "Give a folder that `r2d export` wrote.")
     names = sorted(
@@ -99,7 +99,7 @@ def _notes(folder: pathlib.Path) -> Iterator[str]:
         ).data.license
     except Exception as error:  # The reader of YAML has errors of its own.
         raise UserError(
-            str(folder / README_FILE), "its YAML block is not readable", "Mend it, or export the model again."
+            str(folder / README_FILE), "its YAML block is not readable", "Correct it, or export the model again."
         ) from error
     yield f"licence in {README_FILE}: {stated or 'none (`r2d export --license NAME` states one)'}"
 
@@ -152,7 +152,7 @@ def push(upload: Upload, repo: str, *, public: bool) -> str:
 
 
 def check_name(repo: str) -> None:
-    """Refuse what is no name of a repository.
+    """Refuse what is not the name of a repository.
 
     Raises:
         UserError: it is none.
@@ -162,7 +162,7 @@ def check_name(repo: str) -> None:
     except HFValidationError as error:
         raise UserError(
             "--repo",
-            f"{repo!r} is no name of a repository",
+            f"{repo!r} is not the name of a repository",
             "Use NAME or OWNER/NAME: letters, digits, - _ and .",
         ) from error
 

@@ -252,7 +252,7 @@ def warnings_of(run: RunRecord) -> Iterator[str]:
         yield (
             "Calibrated again since its evaluation: figures of probabilities and of abstention are left out, for they "
             "were of the earlier calibration. `r2d eval`, with the run's own folder evaluation as output and "
-            "--overwrite, measures them anew."
+            "--overwrite, measures them again."
         )
     chosen = run.stages[1].best_step
     evaluated = re.search(r"stage2/(?:best|latest)/(\d+)$", str(run.metrics.get("model", "")))

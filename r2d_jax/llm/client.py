@@ -204,7 +204,7 @@ class LlmClient:
         except openai.APIConnectionError as error:
             raise self._connection_fault(error, "connection lost") from None
         except ValidationError:
-            raise RequestFault("reply is no chat completion") from None
+            raise RequestFault("reply is not a chat completion") from None
         self.tokens += reply.prompt_tokens + reply.answer_tokens
         return reply
 

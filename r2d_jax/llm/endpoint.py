@@ -73,7 +73,7 @@ class Endpoint:
         except ValueError:
             named = None
         if not named or parts.scheme not in ("http", "https") or not _plain(self.base_url):
-            raise UserError(where, "is no http or https address of a host", example)
+            raise UserError(where, "is not an http or https address of a host", example)
         if parts.username is not None or parts.query or parts.fragment:
             raise UserError(
                 where,
@@ -118,7 +118,7 @@ def whole_option(option: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(option, "holds bytes that are no text", "Write it in UTF-8.") from error
+        raise UserError(option, "holds bytes that are not text", "Write it in UTF-8.") from error
 
 
 def _plain(text: str) -> bool:

@@ -103,5 +103,5 @@ def _file_text(path: pathlib.Path) -> str:
     except OSError as error:
         raise UserError(f"--prompt {path}", f"cannot be read ({error.strerror})", fix) from error
     if len(text) > _MOST_CHARACTERS:
-        raise UserError(f"--prompt {path}", f"has {len(text)} characters; that is no prompt", fix)
+        raise UserError(f"--prompt {path}", f"has {len(text)} characters, too many for a prompt", fix)
     return text

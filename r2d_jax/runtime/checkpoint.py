@@ -79,7 +79,7 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
         raise UserError(
             str(folder),
             f"a checkpoint could not be written ({reason})",
-            "Make room or mend the place; earlier checkpoints are intact, and the same command goes on from there.",
+            "Make room or correct the path; earlier checkpoints are intact, and the same command goes on from there.",
         ) from error
 
 
@@ -196,7 +196,7 @@ class StageCheckpoints:
         raise UserError(
             str(home),
             "no checkpoint in it can be read",
-            "Restore it from a copy, or move the stage's folder away to train the stage anew.",
+            "Restore it from a copy, or move the stage's folder away to train the stage again.",
         )
 
     def _restore(self, folder: pathlib.Path, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -59,7 +59,7 @@ def restore_params(folder: pathlib.Path, abstract_params: Any) -> Any:
         require_same("weights", [json.dumps(_stored_sums(metadata), sort_keys=True).encode()])
         params = load_items(folder, metadata, {PARAMS: abstract_params})[PARAMS]
     except Damaged as error:
-        raise UserError(str(folder), str(error), "Restore it from a copy, or train anew.") from error
+        raise UserError(str(folder), str(error), "Restore it from a copy, or train again.") from error
     if unsound := not_finite(params):
         more = f" and {len(unsound) - 1} more" if len(unsound) > 1 else ""
         raise UserError(

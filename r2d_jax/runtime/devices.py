@@ -44,7 +44,7 @@ def enable_compile_cache() -> str | None:
         )
     if fault:
         warnings.warn(
-            f"{folder} cannot be written ({fault}), so every start compiles anew; {CACHE_VARIABLE} names another",
+            f"{folder} cannot be written ({fault}), so every start compiles again; {CACHE_VARIABLE} names another",
             stacklevel=2,
         )
         return None

@@ -50,7 +50,7 @@ def parse(spec: str) -> Address | None:
     address = Address(match[1], int(match[2]), int(match[3]))
     port = int(address.coordinator.rpartition(":")[2])
     if not 0 < port < 65536:
-        raise UserError(OPTION, f"{port} is no port", _FORM)
+        raise UserError(OPTION, f"{port} is not a port", _FORM)
     if address.processes < 1 or address.index >= address.processes:
         raise UserError(
             OPTION,

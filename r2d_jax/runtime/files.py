@@ -122,7 +122,7 @@ def _strict_json(value: Any, path: pathlib.Path, figure: str, advice: str, inden
     try:
         return json.dumps(value, ensure_ascii=False, indent=indent, default=_plain, allow_nan=False)
     except ValueError as error:
-        raise UserError(str(path), f"{figure} is no number", advice) from error
+        raise UserError(str(path), f"{figure} is not a number", advice) from error
 
 
 def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None:
@@ -164,5 +164,5 @@ def require_writable(path: pathlib.Path, where: str = "") -> None:
     fault = write_fault(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
     if fault:
         raise UserError(
-            where or str(path), f"cannot be written ({fault})", "Mend the path, or choose another place."
+            where or str(path), f"cannot be written ({fault})", "Correct the path, or choose another place."
         )

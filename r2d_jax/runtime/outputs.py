@@ -153,7 +153,7 @@ def require_folder(
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{option} {folder}", "is a file, not a folder", "Name the folder to write to.")
     if not next(one for one in folder.absolute().parents if one.exists()).is_dir():
-        raise UserError(f"{option} {folder}", "a file stands in its way", f"Choose another {option}.")
+        raise UserError(f"{option} {folder}", "a file is in the way", f"Choose another {option}.")
     require_not_own(folder, option)
     for name in written:
         _require_free(folder / name, option, (), True, inputs, overwrite)

@@ -126,7 +126,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/live", tags=["server"], responses={503: {"model": Health}})
     async def live(response: Response) -> Health:
-        """Whether the process is of any use; 503: start it anew."""
+        """Whether the process is of any use; 503: restart it."""
         return told(health().live, response)
 
     @app.get("/health/ready", tags=["server"], responses={503: {"model": Health}})

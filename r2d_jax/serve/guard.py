@@ -141,7 +141,7 @@ class Guard:
             try:
                 sender = urllib.parse.urlsplit(origin).netloc.lower()
             except ValueError:
-                raise Refused(400, "origin", "The Origin header is no address of a page.") from None
+                raise Refused(400, "origin", "The Origin header is not the address of a page.") from None
             if sender != hosts[0].lower() and host_name(sender) not in self._named:
                 raise Refused(403, "origin", "Requests of other pages are not served.")
         path = scope["path"]

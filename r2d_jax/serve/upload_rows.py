@@ -102,6 +102,6 @@ def _uploaded(
 
 def _told(error: UserError) -> str:
     # Its words about a header may quote cells: in a file without one, the first row.
-    if "stands twice" in error.what:
-        return f"{error.where}: a column or key stands twice."
+    if "appears twice" in error.what:
+        return f"{error.where}: a column or key appears twice."
     return f"{error.where}: {error.what}."

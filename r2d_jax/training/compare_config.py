@@ -119,7 +119,7 @@ def _check(path: pathlib.Path, comparison: CompareConfig) -> None:
         # Names become folders.
         if not name or name.startswith(".") or not all(c.isalnum() or c in "-_.+" for c in name):
             raise UserError(
-                f"{path}, arms.{name}", "is no name for a folder", "Use letters, digits, - and _."
+                f"{path}, arms.{name}", "is not a name for a folder", "Use letters, digits, - and _."
             )
 
 

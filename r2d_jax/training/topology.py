@@ -177,7 +177,7 @@ def model_shape(config: Config) -> T5Config:
     shape = known_shape(config.model.init)
     if shape is None:
         raise UserError(
-            "model.init", f"{config.model.init!r} is no published T5", "Set model.init=null and model.shape."
+            "model.init", f"{config.model.init!r} is not a published T5", "Set model.init=null and model.shape."
         )
     return dataclasses.replace(shape, dropout_rate=config.model.shape.dropout_rate)
 

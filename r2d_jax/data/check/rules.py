@@ -35,8 +35,8 @@ class Rule:
 
 _RENAME = "Write one class in one way in every row, or join the spellings with data.label_map."
 _COLUMN = "Check data.columns: this looks like a wrong column."
-_SOURCE = "Mend it where the rows come from; the check changes nothing."
-_REMOVE = "Mask it before training. This is no de-identification: names, for one, are not found."
+_SOURCE = "Fix it where the rows come from; the check changes nothing."
+_REMOVE = "Mask it before training. This is not de-identification: names, for one, are not found."
 
 # In the order in which findings of one severity are told.
 RULES: Mapping[str, Rule] = {
@@ -113,7 +113,7 @@ RULES: Mapping[str, Rule] = {
     "rationale-concludes-other": Rule(
         "warning",
         'rationales that conclude with another label ("the answer is ...")',
-        "Mend the label or the rationale; if most disagree, the columns are out of step.",
+        "Fix the label or the rationale; if most disagree, the columns are out of step.",
         error_share=0.5,
         error_rows=20,
     ),
@@ -133,7 +133,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "rationale-repeated": Rule(
         "warning",
-        "one and the same rationale stands in many rows",
+        "the same rationale appears in many rows",
         "Check data.columns.rationales; such a text explains no row.",
         error_share=0.9,
         error_rows=50,
@@ -192,7 +192,7 @@ RULES: Mapping[str, Rule] = {
     "wrong-code-page": Rule(
         "warning",
         "U+0080 to U+009F: what becomes of dashes and quotes where a Windows file (cp1252) is read as latin-1",
-        "Read the source with data.encoding=cp1252. If it is UTF-8, it was read wrongly before: mend it there.",
+        "Read the source with data.encoding=cp1252. If it is UTF-8, it was read wrongly before: fix it there.",
         error_share=0.05,
     ),
     "control-characters": Rule("warning", "control characters", _SOURCE),

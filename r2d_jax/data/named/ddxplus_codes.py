@@ -97,9 +97,9 @@ def parse_codes(text: str, where: str) -> list[str]:
     try:
         codes = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise UserError(f"{where}, field 'EVIDENCES'", "is no list of codes", fix) from error
+        raise UserError(f"{where}, field 'EVIDENCES'", "is not a list of codes", fix) from error
     if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
-        raise UserError(f"{where}, field 'EVIDENCES'", f"is no list of codes ({kind_of(codes)})", fix)
+        raise UserError(f"{where}, field 'EVIDENCES'", f"is not a list of codes ({kind_of(codes)})", fix)
     return codes
 
 

@@ -56,16 +56,16 @@ def json_entries(path: pathlib.Path, member: str | None = None) -> Iterator[Entr
 
 def _entries(scan: "_Scanner", member: str | None) -> Iterator[Entry]:
     if scan.peek() != "{":
-        scan.fail("is no JSON object")
+        scan.fail("is not a JSON object")
     found = False
     seen: set[str] = set()
     for _ in scan.items("{", "}"):
         place = scan.place()
         key = scan.value()
         if not isinstance(key, str) or isinstance(key, Number):
-            scan.fail("has a key that is no text")
+            scan.fail("has a key that is not text")
         if key in seen:
-            scan.fail("has a key that stands twice", place)
+            scan.fail("has a key that appears twice", place)
         seen.add(key)
         scan.take(":")
         if member is None:
@@ -73,7 +73,7 @@ def _entries(scan: "_Scanner", member: str | None) -> Iterator[Entry]:
         elif key == member:
             found = True
             if scan.peek() != "[":
-                scan.fail(f"{member!r} is no array")
+                scan.fail(f"{member!r} is not an array")
             for _ in scan.items("[", "]"):
                 place = scan.place()
                 yield Entry(place, "", scan.value())
@@ -154,7 +154,7 @@ class _Scanner:
                 if whole or not self._more():
                     self.fail(f"is not JSON ({error.msg})", f"line {self._line_at(error.pos)}")
             except _TwiceError as error:
-                self.fail(f"key {error} stands twice in one entry")
+                self.fail(f"key {error} appears twice in one entry")
             except RecursionError:
                 self.fail("is nested too deeply")
             else:

@@ -128,7 +128,7 @@ MEDREASON = NamedDataset(
         "question = question, a line break, options as written (no line break where there are none); rationale = "
         "reasoning as written",
         "label = text of the option that the answer names, as written among the options, not its letter: the answer "
-        "up to 'Explanation:' equals it but for case, spacing and a stop; or is its letter; or says 'final decision "
+        "up to 'Explanation:' equals it except for case, spacing and a stop; or is its letter; or says 'final decision "
         "is yes/no/maybe'; or begins with it (the longest such option)",
         "label of a question without options = its answer up to 'Explanation:'; over "
         f"{_LONGEST_OPEN_CHARS} characters it is a passage and the row is left out",

@@ -105,7 +105,7 @@ PUBMEDQA_MIX = NamedDataset(
         "validation: of the other labelled rows as many yes as no, half of the rarer label; the rest are train",
         "which rows: those with the lowest sha256 of seed and id, so file order does not matter",
         "train: these and all rows of PQA-A, unbalanced as published, but those with the PubMed id or the question "
-        "(but for case and spacing) of any labelled yes/no row",
+        "(except for case and spacing) of any labelled yes/no row",
     ),
     files=(LABELLED, GROUND_TRUTH, ARTIFICIAL),
     splits=("train", "validation", "test"),

@@ -115,14 +115,14 @@ def _unpacked(path: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
         # bz2 tells damage by an OSError without a number; those with one are the disk's.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise UserError(str(path), "is no zip file that can be read", "Download it again.") from error
+        raise UserError(str(path), "is not a readable zip file", "Download it again.") from error
     return target
 
 
 def _download(dataset: NamedDataset, source: str) -> tuple[pathlib.Path, str]:
     match = _HF.fullmatch(source)
     if match is None:
-        raise UserError(source, "is no Hub address", "Write hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
+        raise UserError(source, "is not a Hub address", "Write hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
     # Heavy, and not needed for files at hand.
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError

@@ -32,7 +32,7 @@ def parquet_rows(part: Part) -> Iterator[Row]:
             yield from table_rows(table.iter_batches(BATCH_ROWS), table.schema_arrow, part.path, part.name)
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
-                part.path, f"is no whole Parquet file ({brief(error)})", "Write or copy it again."
+                part.path, f"is not a whole Parquet file ({brief(error)})", "Write or copy it again."
             ) from error
 
 
@@ -56,7 +56,7 @@ def table_rows(
         UserError: a column stands twice, or text is not UTF-8.
     """
     if twice := repeated(schema.names):
-        raise UserError(path, f"column {shown(twice)} stands twice", "Rename one of them.")
+        raise UserError(path, f"column {shown(twice)} appears twice", "Rename one of them.")
     number = 0
     for batch in batches:
         columns = []

@@ -55,7 +55,7 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
             raise UserError(
                 f"{part.path} line {line} (record {record + 1})",
                 f"broken quoting ({error})",
-                "Mend this row.",
+                "Fix this row.",
             ) from error
     if not record and not "".join(header).strip():
         raise nothing_in(part)

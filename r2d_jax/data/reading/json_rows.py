@@ -37,7 +37,7 @@ def _object_row(part: Part, place: str, value: Any) -> Row:
             where, f"is a JSON {kind_of(value)}, not an object", "Write {...} with the column names as keys."
         )
     if value.twice:
-        raise UserError(where, f"key {shown(sorted(value.twice))} stands twice", "Mend this row.")
+        raise UserError(where, f"key {shown(sorted(value.twice))} appears twice", "Fix this row.")
     return Row(f"{part.name}{place}", value)
 
 
@@ -46,7 +46,7 @@ def _not_json(part: Part, line: int, reason: str, fix: str) -> UserError:
 
 
 def _too_deep(part: Part, line: int) -> UserError:
-    return UserError(f"{part.path} line {line}", "is nested too deeply", "Mend this row.")
+    return UserError(f"{part.path} line {line}", "is nested too deeply", "Fix this row.")
 
 
 def jsonl_rows(part: Part, encoding: str) -> Iterator[Row]:
@@ -132,7 +132,7 @@ def json_rows(part: Part, encoding: str) -> Iterator[Row]:
         if window.peek() == "":
             raise nothing_in(part)
         if window.peek() != "[":
-            raise UserError(part.path, "is no JSON array", _ARRAY_FIX)
+            raise UserError(part.path, "is not a JSON array", _ARRAY_FIX)
         window.take()
         number = 0
         while window.peek() != "]" or number:
