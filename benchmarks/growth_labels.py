@@ -28,7 +28,7 @@ from r2d_jax.evaluation.scoring import score
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS
 
-MOST_LABELS = 1024
+MAX_LABELS = 1024
 _SYLLABLES = [first + rest for first in "bdfgklmn" for rest in ("ab", "el", "in", "ot")]
 _WORDS = [
     "patient",
@@ -56,16 +56,16 @@ _VOCABULARY = 400
 
 
 def made_labels(count: int) -> list[str]:
-    """At most MOST_LABELS labels, all of as many characters and, with `made_tokenizer`, as many tokens."""
+    """At most MAX_LABELS labels, all of as many characters and, with `made_tokenizer`, as many tokens."""
     size = len(_SYLLABLES)
     return [f"{_SYLLABLES[number % size]} {_SYLLABLES[number // size]}" for number in range(count)]
 
 
 def made_tokenizer() -> Tokenizer:
     """A vocabulary that holds each word of the labels as one piece, however many labels there are."""
-    texts = [PREDICT, EXPLAIN, GIVEN_LABEL, " ".join(_WORDS), *made_labels(MOST_LABELS)]
+    texts = [PREDICT, EXPLAIN, GIVEN_LABEL, " ".join(_WORDS), *made_labels(MAX_LABELS)]
     tokenizer = Tokenizer.train(texts, _VOCABULARY)
-    if lengths := {len(tokenizer.encode(label)) for label in made_labels(MOST_LABELS)} - {2}:
+    if lengths := {len(tokenizer.encode(label)) for label in made_labels(MAX_LABELS)} - {2}:
         raise AssertionError(f"labels of {lengths} tokens")
     return tokenizer
 

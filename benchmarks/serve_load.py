@@ -32,7 +32,7 @@ from r2d_jax.config import TriageConfig
 from r2d_jax.data.features import question_text
 from r2d_jax.data.triage import generate
 
-START_SECS, ANSWER_SECS, MOST_REQUESTS = 600, 120, 5000
+START_SECS, ANSWER_SECS, MAX_REQUESTS = 600, 120, 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +67,8 @@ async def run_clients(load: Load) -> list[Result]:
     """
     if not re.match(r"http://(127\.0\.0\.1|localhost|\[::1\])(:\d+)?$", load.address):
         raise ValueError("load is sent to this machine only")
-    if len(load.texts) > MOST_REQUESTS:
-        raise ValueError(f"at most {MOST_REQUESTS} notes")
+    if len(load.texts) > MAX_REQUESTS:
+        raise ValueError(f"at most {MAX_REQUESTS} notes")
     left = collections.deque(enumerate(load.texts))
     results: list[Result] = []
 
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the results")
     parser.add_argument("serve", nargs="*", help="options of r2d serve, behind --")
     chosen = parser.parse_args(arguments)
-    rows = TriageConfig(train_rows=1, validation_rows=1, test_rows=min(chosen.requests, MOST_REQUESTS))
+    rows = TriageConfig(train_rows=1, validation_rows=1, test_rows=min(chosen.requests, MAX_REQUESTS))
     texts = [question_text(example) for example in generate(rows, seed=1).test]
     with served(chosen.model, chosen.serve) as (address, said):
         alone, _ = measured(address, texts, 1)

@@ -765,7 +765,7 @@ def test_a_run_is_stopped_warned_or_left_alone(vocabulary):
 
 def test_of_many_rows_a_run_looks_at_some_texts_and_at_all_labels_and_copies(vocabulary, monkeypatch):
     """Every third of 60 rows: numbers 0, 3, 6, ...; what rows 1 and 3 show, and what only all rows show."""
-    monkeypatch.setattr("r2d_jax.data.check.verdict.MOST_TEXTS", 20)
+    monkeypatch.setattr("r2d_jax.data.check.verdict.MAX_TEXTS", 20)
     mail = {"question": "write to a.b@clinic.org please"}
     copy = {"question": row(0).question, "context": row(0).context, "label": "Urgent"}
     listed = rows(r1=mail, r3=mail, r41=copy)

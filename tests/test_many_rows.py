@@ -27,7 +27,7 @@ from r2d_jax.training.tokens import tokenise
 
 rows, tokens, megabytes = sys.argv[1:]
 row_store.MEMORY_BYTES = int(megabytes) * 2**20
-verdict.MOST_TEXTS = 300
+verdict.MAX_TEXTS = 300
 tokenizer = Tokenizer.train(["patient room urgent standard since " * 3], 200)
 columns = ColumnsConfig(id="id", group="pid", context="context")
 shares = {"train": 0.9, "validation": 0.05, "test": 0.05}

@@ -20,7 +20,7 @@ from r2d_jax.data.features import question_text
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import NAMES, content_hash, describe, load_splits
-from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, band_of, in_order
+from r2d_jax.data.subgroups import MAX_GROUPS, MISSING, band_of, in_order
 from r2d_jax.data.tfds_write import columns_of, write_tfds
 from r2d_jax.data.triage import generate
 from r2d_jax.errors import UserError
@@ -171,9 +171,9 @@ def test_what_is_no_group_is_refused_without_being_quoted(tmp_path):
     notes = ColumnsConfig(subgroups={"site": "note"})
     long = [row(note=f"{SECRET} " * 4)]
     refusal(write(tmp_path / "c.csv", long), "characters, so it names no subgroup", columns=notes)
-    many = [row(note=f"{SECRET[:7]} {number}") for number in range(MOST_GROUPS + 1)]
+    many = [row(note=f"{SECRET[:7]} {number}") for number in range(MAX_GROUPS + 1)]
     refusal(write(tmp_path / "d.csv", many), "more than 40 different values", "subgroup_edges", columns=notes)
-    assert len(read(write(tmp_path / "e.csv", [*many[:-1], row(note="")]), notes)) == MOST_GROUPS + 1
+    assert len(read(write(tmp_path / "e.csv", [*many[:-1], row(note="")]), notes)) == MAX_GROUPS + 1
     refusal(write(tmp_path / "f.jsonl", [row(note=[SECRET])]), "field 'note'", "is list", columns=notes)
 
 

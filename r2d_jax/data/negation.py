@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from r2d_jax.data.composed import Span
 
-_MOST_WORDS_AHEAD, _MOST_WORDS_BACK = 6, 4
+_MAX_WORDS_AHEAD, _MAX_WORDS_BACK = 6, 4
 # Without these a text of thousands of denials, as a model that has collapsed writes it, would take minutes.
 _AHEAD_CHARACTERS, _BACK_CHARACTERS = 1000, 200
 
@@ -100,7 +100,7 @@ def _ahead(text: str, start: int, *, and_goes_on: bool) -> list[Span]:
     commas = [match.start() for match in _COMMA.finditer(text, start, stop)]
     parts = list(zip([start, *(comma + 1 for comma in commas)], [*commas, stop], strict=True))
     last = max((i for i, part in enumerate(parts) if i and _goes_on(text, part, i, and_goes_on)), default=0)
-    words = [_words(text, part, _MOST_WORDS_AHEAD) for part in parts[: last + 1]]
+    words = [_words(text, part, _MAX_WORDS_AHEAD) for part in parts[: last + 1]]
     return [_hull(some) for some in words if some]
 
 
@@ -114,7 +114,7 @@ def _goes_on(text: str, part: Span, number: int, and_goes_on: bool) -> bool:
 def _back(text: str, stop: int) -> list[Span]:
     start = max(0, stop - _BACK_CHARACTERS)
     ends = [match.end() for pattern in (_END, _COMMA) for match in pattern.finditer(text, start, stop)]
-    words = _words(text, (max(ends, default=start), stop))[-_MOST_WORDS_BACK:]
+    words = _words(text, (max(ends, default=start), stop))[-_MAX_WORDS_BACK:]
     return [_hull(words)] if words else []
 
 

@@ -15,7 +15,7 @@ from r2d_jax.data.reading.raw_rows import Number, Row, RowCallback, kind_of, raw
 from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.row_store import kept
 from r2d_jax.data.schema import Example
-from r2d_jax.data.subgroups import MISSING, MOST_GROUPS, group_of
+from r2d_jax.data.subgroups import MAX_GROUPS, MISSING, group_of
 from r2d_jax.errors import UserError
 
 # So many rows tell whether the header is one.
@@ -188,10 +188,10 @@ class SourceRows:
         for name, value in subgroups.items():
             seen = self._groups[name]
             seen.add(value)
-            if len(seen - {MISSING}) > MOST_GROUPS:
+            if len(seen - {MISSING}) > MAX_GROUPS:
                 raise UserError(
                     f"{self._reader.path}, field {self._reader.columns.subgroups[name]!r}",
-                    f"has more than {MOST_GROUPS} different values, so it is not a subgroup",
+                    f"has more than {MAX_GROUPS} different values, so it is not a subgroup",
                     f"Name another column in data.columns.subgroups.{name}, or for a number set "
                     f"data.columns.subgroup_edges.{name}.",
                 )

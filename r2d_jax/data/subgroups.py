@@ -12,7 +12,7 @@ from r2d_jax.errors import UserError
 
 MISSING = "(missing)"
 """The group of rows whose cell is empty, null or not there."""
-MOST_GROUPS, LONGEST_NAME = 40, 80
+MAX_GROUPS, LONGEST_NAME = 40, 80
 """A column with more values, or a longer one, is no subgroup but may be case text, which figures must not show."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)

@@ -16,7 +16,7 @@ from r2d_jax.data.statements import Statement, read, statements
 
 _MARKS = '"\u201c\u201d\u201e\u00ab\u00bb'
 _QUOTED = re.compile(f"[{_MARKS}]([^{_MARKS}]{{3,300}})[{_MARKS}]")
-_MOST_HOLDERS = 2
+_MAX_HOLDERS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def citations(rationale: str, question: str, ignored: Iterable[str] = ()) -> Cit
         held[_sentence(composed, word.span, starts)].stems.add(word.stem)
     for number in numbers:
         held[_sentence(composed, number.span, starts)].quantities.append(number.quantity)
-    most = max(_MOST_HOLDERS, len(places) // 3)
+    most = max(_MAX_HOLDERS, len(places) // 3)
     cited: set[int] = set()
     for statement in statements(rationale, ignored):
         holders = _holders(statement, held)

@@ -10,13 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from r2d_jax.data.check.findings import MOST_PLACES, Finding
+from r2d_jax.data.check.findings import MAX_PLACES, Finding
 from r2d_jax.data.check.rules import SEVERITIES
 from r2d_jax.data.check.run_check import DataCheck
 from r2d_jax.data.check.verdict import counts_told
 
 SCHEMA = "r2d_data_check/1"
-_MOST_LABELS, _MOST_CHARACTERS, _MOST_SPLITS, _MOST_IN_JSON = 30, 20, 6, 1000
+_MAX_LABELS, _MAX_CHARACTERS, _MAX_SPLITS, _MAX_IN_JSON = 30, 20, 6, 1000
 _INDENT = " " * 9
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -40,10 +40,10 @@ def _table(title: str, *columns: str) -> Table:
 def _label_table(check: DataCheck, splits: Sequence[str]) -> Table:
     table = _table("Labels", "", *splits, f"share of {check.train}")
     total = max(check.rows[check.train], 1)
-    for row in check.labels[:_MOST_LABELS]:
+    for row in check.labels[:_MAX_LABELS]:
         share = f"{100 * row.rows.get(check.train, 0) / total:.1f} %"
         table.add_row(_plain(row.name), *(str(row.rows.get(split, 0)) for split in splits), share)
-    if (more := len(check.labels) - _MOST_LABELS) > 0:
+    if (more := len(check.labels) - _MAX_LABELS) > 0:
         table.add_row(f"and {more} more labels")
     table.add_row("rows", *(str(check.rows[split]) for split in splits), style="bold")
     return table
@@ -67,14 +67,14 @@ def _character_table(check: DataCheck) -> Table:
     )
     for name in ("", "code", "field", "what", "times", "rows", "first"):
         table.add_column(name, justify="right" if name in ("times", "rows") else "left", overflow="fold")
-    for row in check.characters[:_MOST_CHARACTERS]:
+    for row in check.characters[:_MAX_CHARACTERS]:
         # A mark that joins the letter before it needs one, and what is not printable has its code alone.
         shown = row.character if row.character.isprintable() else ""
         first = row.places[0].row if row.places else ""
         table.add_row(
             shown, row.code_point, row.field, row.kind, str(row.times), str(row.rows), _plain(first)
         )
-    if (more := len(check.characters) - _MOST_CHARACTERS) > 0:
+    if (more := len(check.characters) - _MAX_CHARACTERS) > 0:
         table.add_row("", f"{more} more")
     return table
 
@@ -114,7 +114,7 @@ def _print_findings(check: DataCheck, group: Sequence[Finding], console: Console
     body = [_plain(f"{worst.told[0].upper()}{worst.told[1:]}.")]
     for field in dict.fromkeys(found.field for found in group):
         here = [found for found in group if found.field == field]
-        places = [place for found in here for place in found.places][:MOST_PLACES]
+        places = [place for found in here for place in found.places][:MAX_PLACES]
         first = f"; first {', '.join(place.row for place in places)}" if places else ""
         body.append(_plain(f"{field}: {counts_told(check, worst.code, field)} rows{first}"))
         body += [_plain(line) for line in _detail_lines(here)]
@@ -141,7 +141,7 @@ def print_data_check(check: DataCheck, console: Console) -> None:
         check: what to show.
         console: where to print; made for 80 columns and more.
     """
-    splits = list(check.rows)[:_MOST_SPLITS]
+    splits = list(check.rows)[:_MAX_SPLITS]
     console.print(_label_table(check, splits), "")
     if check.lengths:
         console.print(_length_table(check), "")
@@ -197,7 +197,7 @@ def data_check_json(check: DataCheck, tokenizer: str | None) -> dict[str, Any]:
         "train": check.train,
         "fields": list(check.fields),
         "label_count": len(check.labels),
-        "labels": [{"name": row.name, "rows": dict(row.rows)} for row in check.labels[:_MOST_IN_JSON]],
+        "labels": [{"name": row.name, "rows": dict(row.rows)} for row in check.labels[:_MAX_IN_JSON]],
         "tokenizer": tokenizer,
         "lengths": [dataclasses.asdict(row) for row in check.lengths],
         "characters": characters,

@@ -12,7 +12,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.model_folder import ModelCard
 
 # As in a data card.
-_MOST_LABELS, _LONGEST_LABEL = 60, 40
+_MAX_LABELS, _LONGEST_LABEL = 60, 40
 
 _USAGE = """## Use
 
@@ -223,7 +223,7 @@ def _needs(card: ModelCard, dtype: str) -> str:
 def _labels(card: ModelCard, counted: Collection[str] | None) -> str:
     # A long label, or one of very many, may be case text; r2d_model.json has them all.
     short = [label for label in card.labels if len(label) <= _LONGEST_LABEL]
-    named = [label for label in short if counted is None or label in counted][:_MOST_LABELS]
+    named = [label for label in short if counted is None or label in counted][:_MAX_LABELS]
     shown = ", ".join(json.dumps(label, ensure_ascii=False) for label in named)
     more = len(card.labels) - len(named)
     if not more:

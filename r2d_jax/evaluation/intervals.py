@@ -9,11 +9,11 @@ import numpy as np
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Row numbers int64 [..., N] to the figure of each such sample, float64 [...]."""
 
-_MOST_NUMBERS_AT_ONCE = 1_000_000
+_MAX_NUMBERS_AT_ONCE = 1_000_000
 
 
 def _batch(rows: int) -> int:
-    return max(1, _MOST_NUMBERS_AT_ONCE // max(rows, 1))
+    return max(1, _MAX_NUMBERS_AT_ONCE // max(rows, 1))
 
 
 def bootstrap_interval(

@@ -14,7 +14,7 @@ from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
 
-_MOST_CLASSES = 30
+_MAX_CLASSES = 30
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
 _CONTROL = {
     code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
@@ -100,7 +100,7 @@ def _table(title: str, *numbers: str) -> Table:
 
 def _class_table(metrics: Mapping[str, Any]) -> Table:
     per_class = metrics["per_class"]
-    shown = sorted(per_class, key=lambda label: -per_class[label]["support"])[:_MOST_CLASSES]
+    shown = sorted(per_class, key=lambda label: -per_class[label]["support"])[:_MAX_CLASSES]
     title = (
         "By label"
         if len(shown) == len(per_class)

@@ -10,7 +10,7 @@ from r2d_jax.evaluation.case_table import is_right, label_names, short
 from r2d_jax.evaluation.metrics import outside_name
 from r2d_jax.evaluation.run_record import RunRecord, is_number
 
-_MOST_IN_MATRIX, _SHARES_UP_TO, _SORTED_FROM = 20, 8, 31
+_MAX_IN_MATRIX, _SHARES_UP_TO, _SORTED_FROM = 20, 8, 31
 # Shades of the matrix, beside that of 0; the page's styles have as many.
 _LEVELS = 7
 _NO_LABEL = "(no label)"
@@ -134,24 +134,24 @@ def matrix(run: RunRecord) -> dict[str, Any]:
     sizes = np.array([cell["count"] for cell in cells], int)
     names = list(map(LabelNames(run), labels))
     note = "Colour: share of the gold row, so each row adds up to 1; outlined: right."
-    if len(labels) > _MOST_IN_MATRIX:
+    if len(labels) > _MAX_IN_MATRIX:
         support = np.zeros(len(labels), int)
         np.add.at(support, gold, sizes)
         order = np.argsort(-support, kind="stable")
         # Right answers among the rest stand apart from mix-ups between them only in the table by label.
-        column = np.full(len(labels) + 1, _MOST_IN_MATRIX)
-        column[order[:_MOST_IN_MATRIX]] = np.arange(_MOST_IN_MATRIX)
-        column[-1] = _MOST_IN_MATRIX + 1
+        column = np.full(len(labels) + 1, _MAX_IN_MATRIX)
+        column[order[:_MAX_IN_MATRIX]] = np.arange(_MAX_IN_MATRIX)
+        column[-1] = _MAX_IN_MATRIX + 1
         gold, predicted = column[gold], column[predicted]
-        names = [names[number] for number in order[:_MOST_IN_MATRIX]]
-        names.append(f"({len(labels) - _MOST_IN_MATRIX} other labels)")
+        names = [names[number] for number in order[:_MAX_IN_MATRIX]]
+        names.append(f"({len(labels) - _MAX_IN_MATRIX} other labels)")
         note += (
-            f" The {_MOST_IN_MATRIX} of {len(labels)} labels with the most gold rows; the others together."
+            f" The {_MAX_IN_MATRIX} of {len(labels)} labels with the most gold rows; the others together."
         )
     counts = np.zeros((len(names), len(names) + 1), int)
     np.add.at(counts, (gold, predicted), sizes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    single = len(labels) if len(labels) <= _MOST_IN_MATRIX else _MOST_IN_MATRIX
+    single = len(labels) if len(labels) <= _MAX_IN_MATRIX else _MAX_IN_MATRIX
     rows = [
         {
             "label": names[row],

@@ -16,7 +16,7 @@ from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.refusals import is_refusal
 
 # A server that fails so many rows in a row will fail the others too, each after all its attempts.
-_MOST_FAILED_IN_A_ROW = 3
+_MAX_FAILED_IN_A_ROW = 3
 _REPORT_SECS = 30.0
 # Some models think aloud first, and many put JSON into a code fence; both are kept off the answer.
 _JSON_OBJECT = re.compile(r"\s*(?:<think>.*?</think>)?\s*(?:```\w*)?\s*(\{.*\})\s*(?:```)?\s*", re.DOTALL)
@@ -227,7 +227,7 @@ class Asker:
                 row = RowAnswer(None, str(fault))
                 # Neighbours may all be long; only a fault that tells of the endpoint speaks for the next rows.
                 failed_in_a_row += not fault.of_row
-                if not fault.of_row and failed_in_a_row >= min(_MOST_FAILED_IN_A_ROW, len(cases)):
+                if not fault.of_row and failed_in_a_row >= min(_MAX_FAILED_IN_A_ROW, len(cases)):
                     raise UserError(
                         self.endpoint.host,
                         f"no answer for {failed_in_a_row} rows in a row ({fault})",

@@ -11,7 +11,7 @@ from r2d_jax.data.reading.templates import Template, parse_template
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 
-_MOST_CHARACTERS = 50_000
+_MAX_CHARACTERS = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +102,6 @@ def _file_text(path: pathlib.Path) -> str:
         raise UserError(f"--prompt {path}", "is not UTF-8", fix) from error
     except OSError as error:
         raise UserError(f"--prompt {path}", f"cannot be read ({error.strerror})", fix) from error
-    if len(text) > _MOST_CHARACTERS:
+    if len(text) > _MAX_CHARACTERS:
         raise UserError(f"--prompt {path}", f"has {len(text)} characters, too many for a prompt", fix)
     return text

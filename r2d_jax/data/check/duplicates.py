@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r2d_jax.data.check.findings import MOST_PLACES, Place, SeenRow, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, Place, SeenRow, Tally
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.data.packed_columns import PackedTexts
 
@@ -68,7 +68,7 @@ class Duplicates:
             ):
                 places = np.flatnonzero(found & here)
                 if len(places):
-                    first = [Place(self._names[int(index)]) for index in places[:MOST_PLACES]]
+                    first = [Place(self._names[int(index)]) for index in places[:MAX_PLACES]]
                     tally.make(code, INPUT, name, len(places), rows, first)
 
 

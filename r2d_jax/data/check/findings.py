@@ -7,7 +7,7 @@ from typing import Any
 
 from r2d_jax.data.check.rules import CODES, RULES, SEVERITIES, Severity
 
-MOST_PLACES = 5
+MAX_PLACES = 5
 _AROUND = 20
 
 
@@ -93,7 +93,7 @@ class Tally:
         key = code, field, row.split
         self._counts[key] += 1
         places = self._places.setdefault(key, [])
-        if len(places) < MOST_PLACES:
+        if len(places) < MAX_PLACES:
             places.append(self.place(row, text, start, end))
 
     def count(self, code: str, field: str, split: str) -> int:

@@ -7,13 +7,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from r2d_jax.data.check.findings import MOST_PLACES, Place, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, Place, Tally
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.reading.raw_rows import shown
 
 RARE_ROWS, DOMINANT_SHARE = 3, 0.95
 # More are not told apart: such a column holds no classes, and memory must stay bounded.
-_MOST_LABELS = 10_000
+_MAX_LABELS = 10_000
 _FREE_TEXT_LABELS, _NUMBERS, _ALL_DIFFERENT = 20, 10, 5
 _LONG_WORDS = 6
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
@@ -47,7 +47,7 @@ def looks_like_text(labels: Collection[str], rows: int) -> bool:
     count = len(labels)
     words = sorted(len(label.split()) for label in labels)[count // 2] if labels else 0
     many = count > _FREE_TEXT_LABELS and (2 * count >= rows or words > _LONG_WORDS)
-    return many or count == rows >= _ALL_DIFFERENT or count > _MOST_LABELS
+    return many or count == rows >= _ALL_DIFFERENT or count > _MAX_LABELS
 
 
 def name_of(label: str, *, hidden: bool) -> str:
@@ -68,7 +68,7 @@ class LabelTable:
         """Count one row."""
         self.splits[split] += 1
         if label not in self._rows:
-            if len(self._rows) == _MOST_LABELS:
+            if len(self._rows) == _MAX_LABELS:
                 self.beyond += 1
                 return
             self._rows[label] = Counter()
@@ -122,8 +122,8 @@ class LabelTable:
         told = [label for label in labels if self._rows[label][split]]
         count = sum(self._rows[label][split] for label in told)
         if count:
-            places = [Place(self._first[label, split]) for label in told[:MOST_PLACES]]
-            names = [self.name(label) for label in told[:MOST_PLACES]]
+            places = [Place(self._first[label, split]) for label in told[:MAX_PLACES]]
+            names = [self.name(label) for label in told[:MAX_PLACES]]
             details = {"labels": len(told), "names": names, **details}
             tally.make(code, "label", split, count, self.splits[split], places, severity, **details)
 
@@ -162,7 +162,7 @@ class LabelTable:
             if len({_same_but_blanks(label) for label in group} & one_of_each) > 1
         ]
         for code, groups in (("label-spellings", alike), ("label-signs", signs)):
-            spelt = [[self.name(label) for label in group] for group in groups[:MOST_PLACES]]
+            spelt = [[self.name(label) for label in group] for group in groups[:MAX_PLACES]]
             # The most common spelling is taken for the right one.
             rarer = [label for group in groups for label in group[1:]]
             # Among free answers two spellings are common, and no class is split in two.

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.check.findings import MOST_PLACES, Place, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, Place, Tally
 from r2d_jax.data.schema import Example
 
 
@@ -30,7 +30,7 @@ class LeftOut:
             if not text.strip():
                 key = f"rationale {name}", split
                 self._counts[key] += 1
-                if self._counts[key] <= MOST_PLACES:
+                if self._counts[key] <= MAX_PLACES:
                     self._places[key].append(Place(place, ""))
         return True
 

@@ -15,7 +15,7 @@ from r2d_jax.data.mentions import LabelFinder
 # Above these, naming labels alone tells something about the gold label, and not by luck.
 _LEAST_LEAKING_ROWS, _ABOVE_CHANCE, _STANDARD_ERRORS = 20, 0.2, 4.0
 _REPEATED_SHARE, _REPEATED_ROWS = 0.5, 10
-_MOST_LABELS = 200
+_MAX_LABELS = 200
 _SHORT_WORDS, _COPIED_WORDS = 3, 3
 # Labels that are ordinary words stand in any text, so that naming one says nothing.
 _ORDINARY = frozenset(
@@ -39,7 +39,7 @@ class Rationales:
     def __init__(self, labels: LabelTable, tally: Tally):
         """Prepare for rows of these labels; where they are no classes, no label is looked for."""
         self._tally = tally
-        self.finds_labels = not labels.looks_like_text and len(labels.labels) <= _MOST_LABELS
+        self.finds_labels = not labels.looks_like_text and len(labels.labels) <= _MAX_LABELS
         self._finder = LabelFinder(labels.labels if self.finds_labels else ())
         self._named: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         self._first: dict[tuple[str, str], str] = {}

@@ -22,7 +22,7 @@ Rows = Callable[[], Iterable[tuple[str, Example]]]
 
 ONE_SPLIT = "all"
 """Name of the split where rows are not split."""
-_MOST_SPLITS = 1000
+_MAX_SPLITS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def check_rows(
     targets = tuple(f"rationale {name}" for name in sources)
     if not labels.splits:
         raise UserError("data", "there are no rows to check", "Give a file with rows that have a rationale.")
-    if len(labels.splits) > _MOST_SPLITS:
+    if len(labels.splits) > _MAX_SPLITS:
         raise UserError(
             "data.columns.split", f"it has {len(labels.splits)} values", "Name the column of the splits."
         )

@@ -10,9 +10,9 @@ from r2d_jax.data.schema import Splits
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 
-_MOST_LINES = 12
+_MAX_LINES = 12
 # Of more rows a run looks at the texts of about so many, which takes some seconds.
-MOST_TEXTS = 10_000
+MAX_TEXTS = 10_000
 
 
 def check_before_run(
@@ -40,7 +40,7 @@ def check_before_run(
     if config.check == "off":
         return None, []
     check = check_rows(
-        rows_of(splits), config, tokenizer, sources=sources, most_texts=MOST_TEXTS, progress=progress
+        rows_of(splits), config, tokenizer, sources=sources, most_texts=MAX_TEXTS, progress=progress
     )
     if config.check == "stop":
         refuse(check)
@@ -107,12 +107,12 @@ def summary_lines(check: DataCheck) -> list[str]:
     keys = dict.fromkeys(
         (found.code, found.field) for found in check.findings if found.severity in ("error", "warning")
     )
-    for code, field in list(keys)[:_MOST_LINES]:
+    for code, field in list(keys)[:_MAX_LINES]:
         first = _where(check, code, field)[0]
         lines.append(
             f"  {first.severity}: {field}: {first.told} ({counts_told(check, code, field)} rows"
             f"{_first(check, code, field)}) [{code}]"
         )
-    if len(keys) > _MOST_LINES:
-        lines.append(f"  and {len(keys) - _MOST_LINES} more; `r2d data check` tells all")
+    if len(keys) > _MAX_LINES:
+        lines.append(f"  and {len(keys) - _MAX_LINES} more; `r2d data check` tells all")
     return lines

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from r2d_jax.config import DataConfig
-from r2d_jax.data.check.findings import MOST_PLACES, Place, SeenRow, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, Place, SeenRow, Tally
 from r2d_jax.data.check.labels import LabelTable
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.check.text import LINE_BREAK, OWN_RULES, SPECIAL_TOKEN
@@ -17,7 +17,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 INPUT = "input"
 # From this share of the characters of a field on, the vocabulary does not fit the language of the rows.
 LOST_SHARE = 0.05
-_MOST_CHARACTERS = 2_000
+_MAX_CHARACTERS = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +184,11 @@ class Vocabulary:
 
     def _see_character(self, field: str, char: str, text: str, row: SeenRow) -> None:
         key = field, char
-        if key not in self._seen and len(self._seen) == _MOST_CHARACTERS:
+        if key not in self._seen and len(self._seen) == _MAX_CHARACTERS:
             return
         times, rows = self._seen.get(key, (0, 0))
         self._seen[key] = [times + text.count(char), rows + 1]
-        if rows < MOST_PLACES:
+        if rows < MAX_PLACES:
             start = text.index(char)
             self._places[key].append(self._tally.place(row, text, start, start + 1))
 
@@ -205,7 +205,7 @@ class Vocabulary:
         for (field, split), times in self._lost.items():
             count = self._tally.count("characters-lost", field, split)
             share = times / max(self._characters[field, split], 1)
-            severe: Severity | None = "error" if share >= LOST_SHARE and count >= MOST_PLACES else None
+            severe: Severity | None = "error" if share >= LOST_SHARE and count >= MAX_PLACES else None
             self._tally.detail(
                 "characters-lost",
                 field,

@@ -15,7 +15,7 @@ from r2d_jax.data.named.contract import NamedDataset, SourceFile
 from r2d_jax.errors import UserError
 
 _HF = re.compile(r"hf:(?P<repo>[^/@:]+/[^/@:]+)(@(?P<revision>[^/@:]+))?")
-_MOST_ZIPPED_BYTES = 8 << 30
+_MAX_ZIPPED_BYTES = 8 << 30
 # Each way of packing tells damage in its own way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
 
@@ -107,7 +107,7 @@ def _unpacked(path: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
             ]
             if len(members) != 1:
                 raise UserError(str(path), f"holds {len(members)} files, not one", "Unpack it yourself.")
-            if members[0].file_size > _MOST_ZIPPED_BYTES:
+            if members[0].file_size > _MAX_ZIPPED_BYTES:
                 raise UserError(str(path), "unpacks to over 8 GiB", "Unpack it yourself.")
             with archive.open(members[0]) as packed, target.open("wb") as plain:
                 shutil.copyfileobj(packed, plain, 1 << 20)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _SHOWN_NAMES, _SHOWN_LENGTH = 30, 40
-_MOST_WORDS = 5
+_MAX_WORDS = 5
 _NUMBER = re.compile(r"\W*\d[\W\d]*")
 _DELIMITERS = {";": "';'", ",": "','", "\t": "tabs", "|": "'|'"}
 
@@ -69,7 +69,7 @@ def looks_like_data(names: Sequence[str]) -> bool:
     # What holds another delimiter may be a whole header, of which the parts tell.
     parts = [part for name in names for part in re.split("[,;|\t]", name)]
     return any(len(name) > _SHOWN_LENGTH for name in (names if len(names) > 1 else parts)) or any(
-        len(part.split()) > _MOST_WORDS or part.rstrip().endswith((".", "!", "?")) or _NUMBER.fullmatch(part)
+        len(part.split()) > _MAX_WORDS or part.rstrip().endswith((".", "!", "?")) or _NUMBER.fullmatch(part)
         for part in parts
     )
 

@@ -6,7 +6,7 @@ import { percent } from "./text.js";
 const at = (id) => document.getElementById(id);
 const FORMATS = { csv: "csv", tsv: "tsv", jsonl: "jsonl", ndjson: "jsonl" };
 const LOOK_EVERY_MS = 700;
-const MOST_LABELS = 8;
+const MAX_LABELS = 8;
 let current = null;
 let limits = null;
 
@@ -34,8 +34,8 @@ function showStatus(status) {
   const text = `${words[state]} ${shown}`;
   if (at("file-state").textContent !== text) at("file-state").textContent = text;
   const labels = Object.entries(status.labels);
-  const counts = labels.slice(0, MOST_LABELS).map(([label, count]) => `${label === "" ? "(nothing)" : label} ${count}`);
-  if (labels.length > MOST_LABELS) counts.push(`${labels.length - MOST_LABELS} other labels`);
+  const counts = labels.slice(0, MAX_LABELS).map(([label, count]) => `${label === "" ? "(nothing)" : label} ${count}`);
+  if (labels.length > MAX_LABELS) counts.push(`${labels.length - MAX_LABELS} other labels`);
   if (status.abstained) counts.push(`abstained ${status.abstained}`);
   if (status.faults) counts.push(`without an answer ${status.faults}`);
   at("file-counts").textContent = `${done} of ${rows} rows${counts.length ? ": " : ""}${counts.join(" · ")}`;
