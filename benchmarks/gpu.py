@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=positive, default=64)
     parser.add_argument("--repeats", type=positive, default=12)
     parser.add_argument("--generation-repeats", type=positive, default=3)
-    parser.add_argument("--length-buckets", type=positive, default=10, help="each is compiled anew")
+    parser.add_argument("--length-buckets", type=positive, default=10, help="each is compiled separately")
     parser.add_argument("--xla-flags", default="", metavar="FLAGS", help="XLA_FLAGS of r2d_jax")
     parser.add_argument("--cache", type=pathlib.Path, help="keep compiled programs here (default: nowhere)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")

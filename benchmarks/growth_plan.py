@@ -13,7 +13,7 @@ class Plan:
 
     Attributes:
         shape: of prepare.SHAPES.
-        notes: synthetic notes behind the vocabulary and the rows.
+        notes: synthetic notes that the vocabulary and the rows come from.
         length: input tokens of the encoder.
         length_batch: rows of a batch there.
         length_parts: what is measured there.

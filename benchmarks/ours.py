@@ -250,7 +250,7 @@ class Ours:
     def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
         """Greedy labels ("label", "long_label") or rationales given the gold label.
 
-        No row ends early, but for those of an "ended_rationale", which are as long as their gold rationales.
+        No row ends early, except those of an "ended_rationale", which are as long as their gold rationales.
 
         Of a batch of all rows sorted by length, as `Predictor` decodes them; of the first rows of the file where
         both sides must have the `same`.

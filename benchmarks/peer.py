@@ -170,7 +170,7 @@ class Peer:
     def generate(self, kind: str, index: int, same: bool = False) -> dict[str, Any]:
         """Greedy labels ("label", "long_label") or rationales given the gold label.
 
-        No row ends early, but for those of an "ended_rationale", which are as long as their gold rationales.
+        No row ends early, except those of an "ended_rationale", which are as long as their gold rationales.
 
         Of a batch of all rows in the order of the file; of the first rows where both sides must have the `same`.
         """

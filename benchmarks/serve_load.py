@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", default="1,8,64", help="numbers of clients, with commas")
     parser.add_argument("--requests", type=int, default=256, help="notes per round")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for the results")
-    parser.add_argument("serve", nargs="*", help="options of r2d serve, behind --")
+    parser.add_argument("serve", nargs="*", help="options of r2d serve, after --")
     chosen = parser.parse_args(arguments)
     rows = TriageConfig(train_rows=1, validation_rows=1, test_rows=min(chosen.requests, MAX_REQUESTS))
     texts = [question_text(example) for example in generate(rows, seed=1).test]

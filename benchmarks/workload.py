@@ -44,7 +44,7 @@ class Settings:
         device: "cpu" or "gpu".
         remat: as model.remat.
         scan_layers: as model.scan_layers.
-        length_buckets: as data.length_buckets, of ours; 10 in the configs for PubMedQA. Each is compiled anew.
+        length_buckets: as data.length_buckets, of ours; 10 in the configs for PubMedQA. Each is compiled separately.
         xla_flags: XLA_FLAGS of ours; empty: the compiler's defaults.
         peer_threads: of torch on CPU; None: all cores. (XLA takes all cores.)
         alternating: the sides take turns, both in memory; else one after the other, as a GPU's memory asks for.

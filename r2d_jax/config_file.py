@@ -165,7 +165,7 @@ def _keys_at(location: Sequence[Any]) -> list[str]:
 
 
 def _line_of(path: pathlib.Path, location: Sequence[Any]) -> int | None:
-    """Line on which a setting stands in a file; None where it comes from elsewhere."""
+    """Line on which a setting is in a file; None where it comes from elsewhere."""
     node = _yaml().compose(path.read_text(encoding="utf-8"))
     line = None
     for part in location:

@@ -9,7 +9,7 @@ from torch_oracle import END, GIVEN, PAD, PREDICT, THEN_EXPLAIN, Trainer, alpha
 class R2DCTrainer(Trainer):
     """Reason2Decide's second stage with confidence-adaptive sampling and the cycle loss.
 
-    `confidences` holds those of each step; tau is worked out anew from all of them.
+    `confidences` holds those of each step; tau is computed again from all of them.
     """
 
     def __init__(self, model, config, *, vocab_limit, label_tokens):
@@ -30,7 +30,7 @@ class R2DCTrainer(Trainer):
         return sum(together) / len(together) if together else None
 
     def logits(self, inputs, written):
-        """Of every position behind written tokens (the start token not among them)."""
+        """Of every position after written tokens (the start token not among them)."""
         start = torch.tensor([[PAD, *written]])
         return self.model(**inputs, decoder_input_ids=start).logits[0]
 
@@ -53,7 +53,7 @@ class R2DCTrainer(Trainer):
         return -torch.log_softmax(logits, -1)[torch.arange(len(targets)), torch.tensor(targets)].sum(), logits
 
     def cycle_loss(self, logits, rationale, label, noise, temperature):
-        """Summed loss of the label's ids behind `predict: ` and the blurred rationale."""
+        """Summed loss of the label's ids after `predict: ` and the blurred rationale."""
         words = len(rationale) - (rationale[-1] == END)
         noisy = (logits[:words] + torch.tensor(noise[:words])) / temperature
         forbidden = torch.ones(noisy.shape[1], dtype=torch.bool)

@@ -202,7 +202,7 @@ def predicted(model, path, output, **options):
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory):
-    """Gold labels are those predicted where the model is sure and others where it is not, but for some rows."""
+    """Gold labels are those predicted where the model is sure and others where it is not, except for some rows."""
     path = tmp_path_factory.mktemp("abstention")
     model = make_model(path / "model")
     questions = [{"id": str(row), "question": text} for row, text in enumerate(words(ROWS, 1, 50))]

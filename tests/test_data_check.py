@@ -402,7 +402,7 @@ def test_many_rows_make_an_error_of_a_warning(code, count):
 
 @pytest.mark.parametrize("field", ["question", "context", "rationale default"])
 def test_a_windows_file_read_as_latin_1_is_an_error_that_names_its_encoding(field):
-    """It was a warning of control characters, to be mended elsewhere."""
+    """It was a warning of control characters, to be corrected elsewhere."""
     damaged = "A range of 120–130… \u201cstable\u201d at 5 €".encode("cp1252").decode("latin-1")
 
     def changed(index):

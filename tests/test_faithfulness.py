@@ -369,7 +369,7 @@ def test_an_evaluation_tells_reasons_and_no_text(evaluated):
 
 
 def test_labels_are_those_of_the_texts_alone(evaluated):
-    """Each ablated text is predicted anew, as an input of its own."""
+    """Each ablated text is predicted again, as an input of its own."""
     predictions = lines_of(evaluated.folder, "predictions.jsonl")
     rationales, labels = ([row[name] for row in predictions] for name in ("rationale", "label"))
     ablations = ablate(evaluated.examples, rationales, labels, evaluated.predictor.encoder, rows=12)

@@ -155,7 +155,7 @@ def prompts_of(encoder, examples, source):
         assert ids.shape == mask.shape == (len(examples), builder.width(shapes.question))
         assert ids.dtype == mask.dtype == jnp.int32
         kept = [np.asarray(row)[np.asarray(real) > 0].tolist() for row, real in zip(ids, mask, strict=True)]
-        # The mask is one run from the left, and behind it stands only padding.
+        # The mask is one run from the left, and only padding follows it.
         for row, real, ids_kept in zip(np.asarray(ids), np.asarray(mask), kept, strict=True):
             assert real.tolist() == [1] * len(ids_kept) + [0] * (len(real) - len(ids_kept))
             assert not row[len(ids_kept) :].any()

@@ -282,7 +282,7 @@ def check_prompts(tokenizer, prompts, tokens, read, question, label, told):
     assert predict == [*tokenizer.encode(f"predict: {asked}"), END]
     assert explain == [*tokenizer.encode(f"explain: {asked}"), END]
     text = f"given label: {read.label}, explain: {asked}"
-    # T5 has pieces of a digit, bracket or quote and a comma; behind a letter the border of pieces is certain.
+    # T5 has pieces of a digit, bracket or quote and a comma; after a letter the border of pieces is certain.
     if re.search(r"[A-Za-z]\Z", read.label):
         assert given_label == [*tokenizer.encode(text), END]
     if not told["question"] | told["context"]:

@@ -150,7 +150,7 @@ def test_attention_has_float32_scores(length: int, cached: bool) -> None:
 
 
 def test_no_factor_is_rounded_to_bfloat16_before_it_multiplies() -> None:
-    """Else all weights that are kept, or all logits of a tied head, are off alike: here by 0.16 % and 0.13 %."""
+    """Otherwise all weights that are kept, or all logits of a tied head, are off alike: here by 0.16 % and 0.13 %."""
     scores = _drawn(64, 64, 64, seed=3)
     keep = jax.random.bernoulli(jax.random.key(5), 0.9, scores.shape)
     weights = dropped_softmax(scores, keep, 1 / 0.9, jnp.dtype("bfloat16"))

@@ -79,7 +79,7 @@ def test_every_wrong_tensor_is_named_in_one_error(tied: pathlib.Path) -> None:
 def test_a_weight_that_is_no_number_is_named_with_its_file(
     tmp_path: pathlib.Path, dtype: str, value: float
 ) -> None:
-    """Else a model with NaN gives a label, with the probability NaN."""
+    """Otherwise a model with NaN gives a label, with the probability NaN."""
     shape = SHAPES["tied_relu"]
     write_hf_folder(tmp_path / "m", shape, random_weights(shape), dtype=dtype, generation={})
     name = "encoder.block.1.layer.0.SelfAttention.q.weight"

@@ -1,4 +1,4 @@
-"""What is done for each row does not handle every label anew, and gives what it gave when it did."""
+"""What is done for each row does not handle every label again, and gives what it gave when it did."""
 
 import collections
 import re

@@ -1,4 +1,4 @@
-"""ROUGE-L by hand, and the sums behind corpus BLEU against sacrebleu."""
+"""ROUGE-L by hand, and the sums of corpus BLEU against sacrebleu."""
 
 import time
 

@@ -319,7 +319,7 @@ def test_a_template_of_the_user(generating_rows, tmp_path, server):
         generating_rows.sent[0].prompt == f'{{"case": {row["question"]}|{row["context"]}}} is {row["label"]}'
     )
     first = generating_rows.lines()[0]["rationale_llm_provenance"]
-    # The cache is keyed by the template: another one asks anew, the old one does not.
+    # The cache is keyed by the template: another one asks again, the old one does not.
     prompt.write_text("{question}{context} {label}!", encoding="utf-8")
     generating_rows("--prompt", prompt, "--overwrite").done("sent now: 6 requests")
     second = generating_rows.lines()[0]["rationale_llm_provenance"]

@@ -88,7 +88,7 @@ ON_ROWS_OF_A_RUN = {
 def test_rows_that_came_after_the_training_are_not_taken_for_those_of_the_run(
     r2d, changed, tmp_path, monkeypatch, command
 ):
-    """The splits were drawn anew from whatever the file held, and rows of the training were scored as test rows."""
+    """The splits were drawn again from whatever the file held, and rows of the training were scored as test rows."""
     monkeypatch.chdir(tmp_path)
     line = '{"id": "line 2", "label": "urgent", "rationale": "r", "gold_label": "urgent"}\n'
     (tmp_path / "predictions.jsonl").write_text(line, encoding="utf-8")

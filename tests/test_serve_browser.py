@@ -243,7 +243,7 @@ def test_the_answer_to_one_note_is_not_shown_beside_another(page, server):
     retype(browser, NOTE)
     assert not browser.value(visible("changed"))
     assert shown(browser, "note-state") == "Done. Label: urgent."
-    # The reply to a note that was sent and cleared comes behind that to the next one.
+    # The reply to a note that was sent and cleared comes after that to the next one.
     send_note(browser, OTHER_NOTE)
     assert not browser.value(visible("answer"))
     browser.value("document.getElementById('clear').click()")

@@ -1,4 +1,4 @@
-"""Token ids kept on disk: equal to those made anew, never stale, never damaged, and padded only when asked for."""
+"""Token ids kept on disk: equal to those made again, never stale, never damaged, and padded only when asked for."""
 
 import json
 import os

@@ -109,7 +109,7 @@ def test_one_fact_decides_and_distractors_never_do(rows):
 
 
 def test_what_is_absent_is_mentioned_about_as_often_as_what_is_present():
-    """Else a mention alone would tell that a finding is there, or that it is not."""
+    """Otherwise a mention alone would tell that a finding is there, or that it is not."""
     present, absent = {}, {}
     for index in range(4000):
         for fact in generate_row(CONFIG, SEED, "train", index).patient.facts:

@@ -263,7 +263,7 @@ def test_an_evaluation_by_two_processes_is_of_the_same_rows(homes, alone, tmp_pa
 
 
 def test_what_another_machine_writes_is_seen_at_once(tmp_path, monkeypatch):
-    """NFS went on for half a minute that run.json was not there, since it was asked for before; it lists anew."""
+    """NFS went on for half a minute that run.json was not there, since it was asked for before; it lists again."""
     absent, is_file, listed = set(), pathlib.Path.is_file, os.listdir
 
     def remembered(path, **options):

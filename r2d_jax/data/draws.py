@@ -7,7 +7,7 @@ import numpy as np
 
 from r2d_jax.data.packed_columns import BYTES, numbered
 
-# Needs that are equal but for the error of floating point are ties.
+# Needs that are equal up to floating-point error are ties.
 _DIGITS = 9
 
 

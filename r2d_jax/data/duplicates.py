@@ -1,4 +1,4 @@
-"""Rows that stand in two splits; in: digests of inputs and labels by split, out: which rows, and it in words."""
+"""Rows that are in two splits; in: digests of inputs and labels by split, out: which rows, and it in words."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
 
 
 class Overlap(NamedTuple):
-    """Rows of `split` whose question and context also stand in `kept`, compared character by character.
+    """Rows of `split` whose question and context also appear in `kept`, compared character by character.
 
     Attributes:
         split: its name.
@@ -28,9 +28,9 @@ class Overlap(NamedTuple):
 def drop_duplicates(
     rows: Mapping[str, np.ndarray], inputs: np.ndarray, labels: np.ndarray
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Rows by split without those of train that stand in validation or test, and those of validation in test.
+    """Rows by split without those of train that are in validation or test, and those of validation in test.
 
-    Test rows always stay, and so do rows that stand twice within one split.
+    Test rows always stay, and so do rows that appear twice within one split.
 
     Args:
         rows: int64 [n], row numbers by split.

@@ -1,6 +1,6 @@
 """What an English clinical text denies; in: a text, out: the places of negations and of the words they cover.
 
-Rules in the manner of NegEx (Chapman et al., J Biomed Inform 34, 2001): a trigger before or behind covers a few
+Rules in the manner of NegEx (Chapman et al., J Biomed Inform 34, 2001): a trigger before or after covers a few
 words, up to the end of its clause. The libraries that have such rules need spaCy and a model of its own.
 """
 
@@ -75,7 +75,7 @@ class Negations(NamedTuple):
 def negations(composed: str) -> Negations:
     """Find what a text denies.
 
-    Behind a comma a denial goes on only in a list that ends so: "no fever, chills or cough" and "no fever,
+    After a comma a denial goes on only in a list that ends so: "no fever, chills or cough" and "no fever,
     chills, and cough" deny all three, "no fever, severe cough" the fever alone. A denial reaches 1,000 characters.
 
     Args:
@@ -105,7 +105,7 @@ def _ahead(text: str, start: int, *, and_goes_on: bool) -> list[Span]:
 
 
 def _goes_on(text: str, part: Span, number: int, and_goes_on: bool) -> bool:
-    """Whether a part behind a comma ends a list, so that what came before the comma goes on in it."""
+    """Whether a part after a comma ends a list, so that what came before the comma goes on in it."""
     found = _AND.search(text, *part)
     first = found is not None and not text[part[0] : found.start()].strip()
     return bool(_OR.search(text, *part)) or (found is not None and (and_goes_on or (first and number > 1)))

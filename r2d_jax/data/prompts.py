@@ -81,7 +81,7 @@ def concatenate(segments: Sequence[tuple[jax.Array, jax.Array]], width: int) -> 
         width: S of the result.
 
     Returns:
-        ids int32 [B, S], pad behind the end, and mask int32 [B, S], 1 = real.
+        ids int32 [B, S], pad after the end, and mask int32 [B, S], 1 = real.
     """
     batch = segments[0][0].shape[0]
     position = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32)[None, :], (batch, width))
@@ -147,7 +147,7 @@ class PromptBuilder:
         Args:
             question_ids: int32 [B, Q].
             question_length: int32 [B].
-            label_ids: int32 [B, L]; what stands behind label_length is not read.
+            label_ids: int32 [B, L]; what follows after label_length is not read.
             label_length: int32 [B], tokens of the label without its end token.
         """
         batch = question_ids.shape[0]

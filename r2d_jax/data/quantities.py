@@ -84,7 +84,7 @@ class Quantity(NamedTuple):
     Attributes:
         written: number and unit as they stand there.
         value: the number, so that 39, 39.0 and 39,0 are one.
-        unit: in one spelling of several ("/min" for bpm), behind a power of superscript digits ("²" of 10²);
+        unit: in one spelling of several ("/min" for bpm), after a power of superscript digits ("²" of 10²);
             "" where none follows.
         comparison: the sign before it, such as "<"; "" where there is none.
     """
@@ -125,7 +125,7 @@ def located_quantities(composed: str) -> list[tuple[Quantity, Span]]:
 
 
 def _list_marks(composed: str) -> set[int]:
-    """Where the numbers of lists of two or more items stand: 1, 2, ... at starts of lines or behind sentences."""
+    """Where the numbers of lists of two or more items stand: 1, 2, ... at starts of lines or after sentences."""
     marks: set[int] = set()
     first, last = -1, 0
     for match in _LIST_MARK.finditer(composed):
@@ -140,7 +140,7 @@ def _list_marks(composed: str) -> set[int]:
 
 
 def unit_behind(composed: str, place: int) -> tuple[str, int]:
-    """The unit that stands at a place, behind a number word, and where it ends; "" and the place without one."""
+    """The unit that stands at a place, after a number word, and where it ends; "" and the place without one."""
     match = _BEHIND_A_WORD.match(composed, place)
     return (_unit(match.group()), match.end()) if match else ("", place)
 

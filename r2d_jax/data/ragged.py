@@ -41,7 +41,7 @@ class Ragged:
         return np.diff(self.offsets)
 
     def padded(self, rows: np.ndarray, width: int) -> np.ndarray:
-        """int32 [n, width]: rows of these numbers int64 [n], cut at the width, padding behind."""
+        """int32 [n, width]: rows of these numbers int64 [n], cut at the width, then padding."""
         starts = self.offsets[rows]
         lengths = np.minimum(self.offsets[rows + 1] - starts, width)
         inside = np.arange(width) < lengths[:, None]

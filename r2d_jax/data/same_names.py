@@ -1,4 +1,4 @@
-"""Short and long names of one thing in clinical notes; in: the stems of a text, out: where such names stand in it."""
+"""Short and long names of one thing in clinical notes; in: the stems of a text, out: where such names appear in it."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence

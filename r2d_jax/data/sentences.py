@@ -4,7 +4,7 @@ import re
 
 from r2d_jax.data.composed import Span
 
-# Notes go on in lower case behind a full stop, so that a capital letter cannot be asked for.
+# Notes go on in lower case after a full stop, so that a capital letter cannot be asked for.
 # A run of stops or blanks is looked at from its first one alone, or a long run would take minutes.
 _END = re.compile(r"(?<![.!?])[.!?]+[\"'\u201d\u2019)\]]*(?=\s)|;(?=\s)|(?<![^\S\n])[^\S\n]*\n\s*")
 _LAST_WORD = re.compile(r"[^\s(\[]+$")
@@ -18,7 +18,7 @@ def sentences(text: str) -> list[Span]:
     """The sentences of a text, in order and apart, without the blanks around them.
 
     A sentence ends at a line break, at a semicolon, or at a full stop, question or exclamation mark with a blank
-    behind it, but not at an abbreviation ("vs.", "e.g.", "b.i.d. ") with a small letter or digit behind it. A
+    after it, but not at an abbreviation ("vs.", "e.g.", "b.i.d. ") with a small letter or digit after it. A
     part without two letters, such as the "1." of a list, goes with what follows it.
     """
     spans: list[Span] = []

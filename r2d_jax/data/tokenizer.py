@@ -180,7 +180,7 @@ class Tokenizer:
         """What `encode` gives for each of N texts, on all cores.
 
         Returns:
-            Ids of all texts one behind the other, int64 [tokens], and how many each has, int64 [N].
+            Ids of all texts one after the other, int64 [tokens], and how many each has, int64 [N].
         """
         plain = [PLAIN.fullmatch(text) is not None for text in texts]
         encoded: list[list[int]] = [[]] * len(texts)

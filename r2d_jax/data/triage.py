@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
         example: the row as the run sees it.
-        patient: the facts behind the note.
+        patient: the facts of the note.
         rule_label: label by the rules; example.label differs from it where label noise struck.
         nurse_partial: the nurse's rationale leaves the deciding finding out.
     """
@@ -46,8 +46,8 @@ class Row:
 def generate(config: TriageConfig, seed: int) -> Splits:
     """The three splits.
 
-    Row i of a split does not depend on the number of rows, on other rows or, but for its label and the
-    conclusion of its rationales, on label noise. No question stands in two splits.
+    Row i of a split does not depend on the number of rows, on other rows or, except for its label and the
+    conclusion of its rationales, on label noise. No question is in two splits.
 
     Args:
         config: sizes, shares of levels, label noise (train only), most distractors.
@@ -68,7 +68,7 @@ def generate(config: TriageConfig, seed: int) -> Splits:
 def generate_row(
     config: TriageConfig, seed: int, split: Literal["train", "validation", "test"], index: int
 ) -> Row:
-    """Row `index` of a split, with the facts behind it.
+    """Row `index` of a split, with its facts.
 
     Args:
         config: as for `generate`.

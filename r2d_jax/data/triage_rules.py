@@ -26,7 +26,7 @@ class Complaint:
         meaning: what it suggests.
         painful: a pain score makes sense beside it.
         inheritable: may be told of a relative.
-        group: complaints of one group never stand in one note, since they would contradict each other.
+        group: complaints of one group never appear in one note, since they would contradict each other.
     """
 
     key: str
@@ -67,8 +67,8 @@ class Vital:
     Attributes:
         key: name in facts.
         name: what rationales call it.
-        unit: behind a number in rationales, without a space.
-        decimals: digits behind the point.
+        unit: after a number in rationales, without a space.
+        decimals: digits after the point.
         formats: how notes write it; {v} is the value, {d} a diastolic pressure.
         signed_format: how notes write it with < or ≥ before the value.
         shorthand: how a nurse's rationale writes it.

@@ -21,7 +21,7 @@ class Part(NamedTuple):
     """An input as the ablation sees it.
 
     Attributes:
-        head: what always stays: the question where there is a context, with a blank behind it; else "".
+        head: what always stays: the question where there is a context, with a blank after it; otherwise "".
         text: the rest, whose sentences are removed: the context, or the whole input.
     """
 

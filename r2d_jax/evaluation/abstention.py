@@ -5,7 +5,7 @@ import numpy as np
 from r2d_jax.evaluation.intervals import Statistic
 
 CURVE_POINTS = 100
-"""Most points of the curve that is written down."""
+"""Maximum number of points of the curve that is written down."""
 
 
 def upper_risk(errors: int, rows: int, confidence: float) -> float:

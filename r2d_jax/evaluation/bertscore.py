@@ -49,7 +49,7 @@ def bertscore_rows(
         precision, recall, f1: means over all N rows. A row with an empty text on either side never reaches
             the model and counts as 0, rescaled or not.
         empty_predictions, empty_references, truncated_predictions, truncated_references, rows: counts.
-        model, num_layers, max_tokens, rescaled, baseline, hash, version: the settings behind the figures;
+        model, num_layers, max_tokens, rescaled, baseline, hash, version: the settings of the figures;
             hash is the library's own text for them.
 
     Raises:

@@ -99,7 +99,7 @@ def _folded(text: str) -> str:
 
 
 def kept_text(text: str, places: Sequence[Span], kept: Collection[int]) -> str:
-    """The text with only some of its sentences, each with the white space behind it; in their order.
+    """The text with only some of its sentences, each with the white space after it; in their order.
 
     Args:
         text: as written.

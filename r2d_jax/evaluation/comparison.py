@@ -190,7 +190,7 @@ def _tests(
 
 
 def _both(first: RunResult, second: RunResult, path: str) -> Statistic | None:
-    """The statistic over the rows of `first` and, behind them, those of `second`."""
+    """The statistic over the rows of `first` followed by those of `second`."""
     if path == "macro_f1":
         gold = [normalise_label(text) for text in first.gold + second.gold]
         return macro_f1_of(*text_ids(gold, _counted(first) + _counted(second)))

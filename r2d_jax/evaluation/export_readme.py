@@ -58,7 +58,7 @@ a number, bracket or quote that the vocabulary has in one piece with a comma.
 
 _GIVEN = """\
 rationale = generate([*encode("{before_given}"), *label, *{then_explain}, *question], {rationale_tokens})
-print(decode(label), decode(rationale))  # {then_explain} is "{after_given}" behind a word"""
+print(decode(label), decode(rationale))  # {then_explain} is "{after_given}" after a word"""
 _EXPLAIN = """\
 rationale = generate([*encode("{before_rationale}"), *question], {rationale_tokens})
 print(decode(label), decode(rationale))"""
@@ -239,7 +239,7 @@ def usage_text(
     onnx: bool = False,
     counted: Collection[str] | None = None,
 ) -> str:
-    """The part of README.md with code; that does what `r2d predict` does, but for rounding where it says so.
+    """The part of README.md with code; that does what `r2d predict` does, except for rounding where it says so.
 
     Args:
         card: of the model.

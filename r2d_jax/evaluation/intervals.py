@@ -100,7 +100,7 @@ def macro_f1_of(
         gold: class of each row.
         predicted: class of each row's prediction.
         classes: K.
-        published: also count the classes that are only predicted (the definition behind published figures);
+        published: also count the classes that are only predicted (the definition of published figures);
             else the mean is over the classes that occur in gold.
     """
 
@@ -148,7 +148,7 @@ def paired_test(
 
     Args:
         statistics: one for each training seed, over 2·N outputs: rows 0 to N - 1 are the first method's, the
-            same rows of the second follow behind.
+            same rows of the second follow.
         rows: N.
         resamples: samples of interval and test.
         seed: of the draws.

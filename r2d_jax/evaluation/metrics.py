@@ -53,7 +53,7 @@ def label_metrics(gold: Sequence[str], predicted: Sequence[str], label_set: Sequ
         macro_f1: mean F1 over the labels that occur in gold (a label without gold rows has no recall, so
             rows of other labels would decide its 0); macro_f1_labels names them.
         macro_f1_published: every distinct string in gold or predictions is a class (scikit-learn's default
-            and the definition behind published figures).
+            and the definition of published figures).
         invalid_fraction, empty_fraction: shares of predictions; empty ones are invalid too.
         per_class: label to precision, recall, f1, support (gold rows) and predicted (predictions of it).
         confusion: labels; cells: gold, predicted (None: invalid) and count of each pair that occurs, in the

@@ -254,7 +254,7 @@ class Predictor:
         """Predictions of all rows, in the order of the rows.
 
         Rows are decoded in another order, by length. A row's prediction depends on neither that nor the batch
-        size, but for the last digits of its confidence and scores.
+        size, except for the last digits of its confidence and scores.
 
         Args:
             params: weights.

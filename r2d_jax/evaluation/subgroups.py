@@ -27,7 +27,7 @@ def subgroup_figures(
         examples: N rows; all have the same subgroups.
         statistics: figure to its `Statistic` over the N rows.
         least_rows: fewest rows of a group that may be named the worst.
-        resamples: bootstrap samples behind each interval; 0: no intervals.
+        resamples: bootstrap samples for each interval; 0: no intervals.
 
     Returns:
         least_rows; by: subgroup name to groups (group, rows, and figures: name to value, low and high, None where

@@ -89,7 +89,7 @@ class Case:
     Attributes:
         message: the user message.
         fault: looks at the kept fields of an answer to this very row and names what is wrong with them. It
-            is asked anew for an answer from the cache, for it may depend on more than the prompt.
+            is asked again for an answer from the cache, for it may depend on more than the prompt.
     """
 
     message: str

@@ -20,7 +20,7 @@ _FLAN = {
 
 
 def known_shape(name: str) -> T5Config | None:
-    """The shape behind a hub name such as "google-t5/t5-large" or "google/flan-t5-xl"; None for others."""
+    """The shape of the model with a hub name such as "google-t5/t5-large" or "google/flan-t5-xl"; None for others."""
     short = name.rpartition("/")[2]
     for prefix, sizes, gated in (("flan-t5-", _FLAN, True), ("t5-v1_1-", _FLAN, True), ("t5-", _T5, False)):
         size = short.removeprefix(prefix)

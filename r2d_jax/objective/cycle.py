@@ -63,7 +63,7 @@ def soft_predict(
         model: whose embeddings are mixed.
         prompts: lays out the input as that of any text.
         shares: float32 [B, T, V], from `soft_tokens`.
-        words: int32 [B]; places behind them are left out.
+        words: int32 [B]; positions after them are left out.
 
     Returns:
         embeddings [B, S, D] in the compute dtype and mask int32 [B, S].

@@ -81,7 +81,7 @@ def new_rationale(
 
     A faulty answer gives no rationale, nor does one whose label is not the gold one: it argues for another
     label than the one it would be trained with. A label off the list is not told here, as it may be text of
-    the case; it stands in the cache of answers alone.
+    the case; it is kept in the cache of answers alone.
     """
     more: dict[str, Any] = {"label_given": not hide_label}
     value = answer.value or {}

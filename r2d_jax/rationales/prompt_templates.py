@@ -28,7 +28,7 @@ class PromptTemplate:
 
     @property
     def places(self) -> frozenset[str]:
-        """Names of the placeholders that stand in it."""
+        """Names of the placeholders that it has."""
         return frozenset(self.template.columns)
 
     def fill(self, example: Example, labels: Sequence[str], rationale: str = "") -> str:

@@ -47,7 +47,7 @@ class _LatestWhole(ocp.training.preservation_policies.PreservationPolicy):
     foreign: frozenset[int]
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        # One of them may have been written anew; the step that is being written is not whole yet.
+        # One of them may have been written again; the step that is being written is not whole yet.
         foreign = self.foreign.difference(complete_steps(self.folder))
         kept = [one.step for one in checkpoints if one.step not in foreign][-self.count :]
         return [one.step in foreign or one.step in kept for one in checkpoints]
@@ -95,7 +95,7 @@ class StageCheckpoints:
 
         Args:
             folder: of the stage.
-            config_hash: of the run; stands in every checkpoint.
+            config_hash: of the run; part of every checkpoint.
         """
         self.folder = folder
         self.config_hash = config_hash

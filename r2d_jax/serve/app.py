@@ -271,7 +271,7 @@ def _add_faults(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> JSONResponse:
-        # It is raised again behind this answer, and logged without its message.
+        # It is raised again after this answer, and logged without its message.
         return JSONResponse({"detail": INTERNAL}, 500)
 
     @app.exception_handler(RequestValidationError)

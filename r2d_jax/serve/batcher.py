@@ -29,7 +29,7 @@ class _Waiting:
 class Batcher:
     """A queue and one thread. Items of one group are worked on together, the oldest first.
 
-    Patient items come behind all others: they fill batches up, and have some of their own while nothing else waits.
+    Patient items come after all others: they fill batches up, and have some of their own while nothing else waits.
 
     A batch goes off when it is full, when its oldest item has waited long enough, or when nothing may be added
     any more. While a batch is computed the next ones gather, so waiting costs nothing under load.

@@ -8,7 +8,7 @@ _JSON_BYTES_PER_CHARACTER, _JSON_FRAME_BYTES = 6, 4096
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Most that one server takes, holds and waits for.
+    """How much one server takes and holds, and how long it waits, at most.
 
     Attributes:
         note_characters: of question and context together.
@@ -32,7 +32,7 @@ class Limits:
 
     @property
     def note_bytes(self) -> int:
-        """Most bytes of a JSON body that holds a note."""
+        """Maximum number of bytes of a JSON body that holds a note."""
         return self.note_characters * _JSON_BYTES_PER_CHARACTER + _JSON_FRAME_BYTES
 
 

@@ -22,7 +22,7 @@ class Note(BaseModel):
     model_config = _example(question=_NOTE, context="", explain=True)
     question: Annotated[str, Field(description="The text; may not be blank.")]
     context: Annotated[
-        str, Field(description="More text behind it. Its end is left out first where the note is too long.")
+        str, Field(description="More text after it. Its end is left out first where the note is too long.")
     ] = ""
     explain: Annotated[
         bool, Field(description="Whether to write a rationale, which takes most of the time.")
@@ -34,12 +34,12 @@ class WhatIf(BaseModel):
 
     model_config = _example(question=_NOTE, context="", label="standard")
     question: Annotated[str, Field(description="The text; may not be blank.")]
-    context: Annotated[str, Field(description="More text behind it.")] = ""
+    context: Annotated[str, Field(description="More text after it.")] = ""
     label: Annotated[str, Field(description="A label of the label set; any text where the model has none.")]
 
 
 class Span(BaseModel):
-    """A part of a text; characters are Unicode code points, and `end` is the first one behind it."""
+    """A part of a text; characters are Unicode code points, and `end` is the first one after it."""
 
     start: int
     end: int
@@ -161,7 +161,7 @@ class WhatIfAnswer(BaseModel):
 
 
 class ModelLimits(BaseModel):
-    """Most that the server takes."""
+    """The limits of the server."""
 
     note_characters: int
     upload_bytes: int

@@ -1,4 +1,4 @@
-"""A model behind a queue; in: texts as ids of few widths, batch by batch, out: labels, probabilities and rationales."""
+"""A model and its queue; in: texts as ids of few widths, batch by batch, out: labels, probabilities and rationales."""
 
 import dataclasses
 import itertools

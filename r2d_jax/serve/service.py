@@ -1,4 +1,4 @@
-"""Everything behind the routes; in: notes and uploads, out: their answers, through one queue and one model."""
+"""Everything that the routes call; in: notes and uploads, out: their answers, through one queue and one model."""
 
 import asyncio
 import contextlib

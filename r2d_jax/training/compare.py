@@ -33,7 +33,7 @@ def run_comparison(
     """Train what is not finished yet, then write comparison.md, comparison.csv and comparison.json.
 
     Runs whose first stages are the same share one: it is trained once and copied. The table of some methods only is
-    comparison-only.md (.csv, .json). Either is made anew each time.
+    comparison-only.md (.csv, .json). Either is rewritten each time.
 
     Args:
         path: the comparison file.

@@ -156,7 +156,7 @@ def target_pass(
     keys: jax.Array | None,
     encoded: jax.Array | None = None,
 ) -> Pass:
-    """One pass: summed cross-entropy of a batch's labels or rationales behind a prompt.
+    """One pass: summed cross-entropy of a batch's labels or rationales given a prompt.
 
     Args:
         model: T5.
@@ -180,7 +180,7 @@ def question_of(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def label_pass(context: StepContext, model: T5, batch: Batch, keys: jax.Array | None) -> Pass:
-    """As `target_pass`, of the labels behind the predict prompts, which are not encoded where ENCODED is there."""
+    """As `target_pass`, of the labels given the predict prompts, which are not encoded where ENCODED is there."""
     prompt = context.prompts.predict(*question_of(batch))
     return target_pass(model, batch, "label", prompt, keys, batch.get(ENCODED))
 
@@ -295,7 +295,7 @@ def stage1_objective(context: StepContext) -> Objective:
 def explain_given(
     context: StepContext, model: T5, batch: Batch, step: jax.Array, training: bool
 ) -> tuple[Terms, jax.Array]:
-    """The rationale pass of stage 2 behind the labels of the batch: those drawn, or where none are the gold ones.
+    """The rationale pass of stage 2 given the labels of the batch: those drawn, or where none are the gold ones.
 
     Returns:
         rationale_loss_sum and sampled_rows; logits float32 [B, T, V].

@@ -147,7 +147,7 @@ class Workdir:
             self.check_started(config)
 
     def check_started(self, config: Config) -> None:
-        """Refuse to go on with the run in this folder by another config, or where a file stands in its way.
+        """Refuse to go on with the run in this folder by another config, or where a file is in the way.
 
         Raises:
             UserError: names the settings that differ, or the file.

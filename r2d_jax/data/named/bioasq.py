@@ -146,7 +146,7 @@ BIOASQ = NamedDataset(
         "empty ones left out",
         "split: golden batches are test, and training questions with their id or question are left out; the others "
         "are 80 % train, 10 % validation, 10 % test by sha256 of seed and question (with golden batches this last "
-        "tenth is train too), so that the same question never stands in two splits",
+        "tenth is train too), so that the same question is never in two splits",
     ),
     files=(
         SourceFile("training", ("*train*.json",), ".json"),

@@ -177,7 +177,7 @@ def draw(seed: int, text: str) -> float:
 
 
 def drawn_split(seed: int, question: str) -> str:
-    """One of train (80 %), validation (10 %) and test (10 %); the same question never stands in two."""
+    """One of train (80 %), validation (10 %) and test (10 %); the same question is never in two."""
     number = draw(seed, " ".join(question.split()).casefold())
     if number < _SHARES["train"]:
         return "train"

@@ -94,7 +94,7 @@ def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _TwiceError(Exception):
-    """A key stands twice in one object; holds the key."""
+    """A key appears twice in one object; holds the key."""
 
 
 class _Scanner:

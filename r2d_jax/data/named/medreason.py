@@ -134,7 +134,7 @@ MEDREASON = NamedDataset(
         f"{_LONGEST_OPEN_CHARS} characters it is a passage and the row is left out",
         "id = dataset_name-id_in_dataset",
         "split: 80 % train, 10 % validation, 10 % test by sha256 of seed and question without options, so the same "
-        "question never stands in two",
+        "question is never in two",
     ),
     files=(SourceFile("rows", ("ours_quality_33000.jsonl", "*edreason*.jsonl", "*.jsonl"), ".jsonl"),),
     splits=("train", "validation", "test"),

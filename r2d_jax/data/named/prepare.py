@@ -30,7 +30,7 @@ def prepare(
 ) -> DataCard:
     """Convert a data set into a folder, which stands there whole or not at all.
 
-    Rows are written one by one, so memory does not grow with them but for a set of their ids and of open labels.
+    Rows are written one by one, so memory does not grow with them, except for a set of their ids and of open labels.
 
     Args:
         name: of the data set.

@@ -46,7 +46,7 @@ def locate(dataset: NamedDataset, source: str, scratch: pathlib.Path) -> Located
         scratch: folder for unpacked files; the caller removes it.
 
     Raises:
-        UserError: a file is missing or stands twice, or the download failed.
+        UserError: a file is missing or named twice, or the download failed.
     """
     commit = None
     if source.startswith("hf:"):

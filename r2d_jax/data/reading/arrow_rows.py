@@ -53,7 +53,7 @@ def table_rows(
         label_names: by column of integers, the text that each number stands for; -1 is null.
 
     Raises:
-        UserError: a column stands twice, or text is not UTF-8.
+        UserError: a column appears twice, or text is not UTF-8.
     """
     if twice := repeated(schema.names):
         raise UserError(path, f"column {shown(twice)} appears twice", "Rename one of them.")

@@ -13,7 +13,7 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
     """Records below the header, as RFC 4180 has them; blank lines are skipped, cells are never trimmed.
 
     Raises:
-        UserError: a name of a column stands twice, a row has more or fewer cells or repeats the header, broken quoting.
+        UserError: a column name appears twice, a row has more or fewer cells or repeats the header, broken quoting.
     """
     csv.field_size_limit(2**31 - 1)
     header: list[str] = []

@@ -1,4 +1,4 @@
-"""Files behind a path, a pattern or an address; in: "a.csv", "part-*.jsonl.gz", "gs://...", out: their parts."""
+"""Files of a path, a pattern or an address; in: "a.csv", "part-*.jsonl.gz", "gs://...", out: their parts."""
 
 import contextlib
 import glob

@@ -19,7 +19,7 @@ _ARRAY_FIX = "Write [{...}, {...}], or one object a line as .jsonl."
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that knows which of its keys stand twice."""
+    """A JSON object that knows which of its keys appear twice."""
 
     def __init__(self, pairs: list[tuple[str, Any]]):
         super().__init__(pairs)
