@@ -74,8 +74,8 @@ def _joined(distributed: str, timeout_secs: int, *, deterministic: bool = False)
     return console(quiet=not is_writer())
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"r2d_jax {__version__}")
         raise typer.Exit
 
@@ -83,7 +83,7 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def _every_command(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -205,8 +205,8 @@ def evaluate(
     from r2d_jax.evaluation.report import print_results
     from r2d_jax.runtime.reporting import say
 
-    asked = {"batch_size": batch_size, "rationale_checks": checks}
-    settings: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given = {"batch_size": batch_size, "rationale_checks": checks}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if bertscore is not None:
         settings["bertscore"] = BertScoreConfig(bertscore, bertscore_layers)
     console = _joined(distributed, start_timeout)

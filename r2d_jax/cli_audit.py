@@ -159,9 +159,9 @@ def audit(
     pairs = list(zip(rows.rows, audited, strict=True))
     with audit_files(output, audited, result):
         if filter is not None:
-            write_rows(filter, [row.cells for row, one in pairs if not one.failures])
+            write_rows(filter, [row.cells for row, scored in pairs if not scored.failures])
         if flag is not None:
-            write_rows(flag, [{**row.cells, flags: list(one.failures)} for row, one in pairs])
+            write_rows(flag, [{**row.cells, flags: list(scored.failures)} for row, scored in pairs])
     print_audit(result, console())
     written = [output / AUDIT_ROWS, output / AUDIT_SUMMARY, *(path for _, path in named)]
     print(f"written: {', '.join(map(str, written))}")

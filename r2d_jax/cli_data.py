@@ -244,7 +244,7 @@ def check(
         progress=_counter("rows read"),
     )
     # Of a file's rows the ids are hidden already.
-    found = check_rows(
+    result = check_rows(
         rows,
         settled.data,
         vocabulary,
@@ -254,9 +254,9 @@ def check(
     )
     for note in notes:
         print(f"note: {note}")
-    print_data_check(found, console())
+    print_data_check(result, console())
     if json_file is not None:
-        write_json(json_file, data_check_json(found, vocabulary.fingerprint if vocabulary else None))
+        write_json(json_file, data_check_json(result, vocabulary.fingerprint if vocabulary else None))
         print(f"written: {json_file}")
-    if found.damaging:
+    if result.damaging:
         raise typer.Exit(EXIT_DAMAGING)

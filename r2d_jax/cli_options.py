@@ -59,7 +59,7 @@ def shares_options(command: Callable[..., None]) -> Callable[..., None]:
 
     expanded.__doc__ = command.__doc__
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded
 
 

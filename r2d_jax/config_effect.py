@@ -37,10 +37,10 @@ def without_effect(config: Config) -> list[str]:
         unread += ["stage2.label_decode_dropout"]
     unread += [] if evaluation.rationale_checks else _CHECKS
     unread += [] if evaluation.probabilities else _PROBABILITIES
-    asked, defaults = all_settings(config), all_settings(Config())
+    settings, defaults = all_settings(config), all_settings(Config())
     return [
         name
-        for name, value in asked.items()
+        for name, value in settings.items()
         if name != "stage1.enabled"
         and (name not in defaults or value != defaults[name])
         and any(fnmatch.fnmatchcase(name, pattern) for pattern in unread)

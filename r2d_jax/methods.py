@@ -15,13 +15,13 @@ class Method:
     """All that sets a method apart but what it minimises (`training/stages.py`).
 
     Attributes:
-        told: how its models are trained, to stand after "trained".
+        trained: how its models are trained, to follow the word "trained".
         rationale_prompt: of its models.
         two_stages: whether it has a first stage, and samples labels in the second.
         adaptive: whether it has the settings of R2D-C.
     """
 
-    told: str
+    trained: str
     rationale_prompt: RationalePrompt
     two_stages: bool = False
     adaptive: bool = False

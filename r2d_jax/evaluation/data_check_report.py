@@ -111,7 +111,7 @@ def _print_findings(check: DataCheck, group: Sequence[Finding], console: Console
     worst = group[0]
     head = Text(f"{worst.severity:<{len(_INDENT)}}", style=_STYLE[worst.severity])
     console.print(head.append(worst.code, style="bold"))
-    body = [_plain(f"{worst.told[0].upper()}{worst.told[1:]}.")]
+    body = [_plain(f"{worst.message[0].upper()}{worst.message[1:]}.")]
     for field in dict.fromkeys(found.field for found in group):
         here = [found for found in group if found.field == field]
         places = [place for found in here for place in found.places][:MAX_PLACES]
@@ -171,7 +171,7 @@ def data_check_json(check: DataCheck, tokenizer: str | None) -> dict[str, Any]:
             "rows": found.rows,
             "places": [_place(place) for place in found.places],
             "details": dict(found.details),
-            "told": found.told,
+            "told": found.message,
             "fix": found.fix,
         }
         for found in check.findings

@@ -105,7 +105,7 @@ def _method(card: ModelCard, facts: RunFacts | None) -> str:
     by_prompt = next(one for one in METHODS.values() if one.rationale_prompt == card.rationale_prompt)
     method = METHODS.get(str(settings.get("method")), by_prompt)
     without = by_prompt.two_stages and settings.get("stage1.enabled") is False
-    return method.told + (", here without the first stage" if without else "")
+    return method.trained + (", here without the first stage" if without else "")
 
 
 def _training(card: ModelCard, facts: RunFacts | None, options: CardOptions) -> Iterator[str]:

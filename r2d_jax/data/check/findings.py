@@ -49,9 +49,9 @@ class Finding:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """What was found, in words."""
-        return RULES[self.code].told
+        return RULES[self.code].message
 
     @property
     def fix(self) -> str:

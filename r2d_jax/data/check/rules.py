@@ -14,14 +14,14 @@ class Rule:
 
     Attributes:
         severity: what a finding is, where it does not stop a run.
-        told: what was found; holds no case text.
+        message: what was found; holds no case text.
         fix: what to do; "" where there is nothing to do.
         error_share: from this share of the rows that could show it, a finding is an error.
         error_rows: ... if it counts at least as many rows, for in a handful a share says nothing.
     """
 
     severity: Severity
-    told: str
+    message: str
     fix: str
     error_share: float | None = None
     error_rows: int = 5

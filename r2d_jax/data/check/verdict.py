@@ -110,7 +110,7 @@ def summary_lines(check: DataCheck) -> list[str]:
     for code, field in list(keys)[:_MAX_LINES]:
         first = _where(check, code, field)[0]
         lines.append(
-            f"  {first.severity}: {field}: {first.told} ({counts_told(check, code, field)} rows"
+            f"  {first.severity}: {field}: {first.message} ({counts_told(check, code, field)} rows"
             f"{_first(check, code, field)}) [{code}]"
         )
     if len(keys) > _MAX_LINES:
