@@ -22,7 +22,9 @@ _Tokens = Annotated[int, Field(ge=2, le=65_536)]
 _Axis = Annotated[int, Field(le=10**6)]
 _Width = Annotated[int, Field(ge=1, le=2**20)]
 _Depth = Annotated[int, Field(ge=1, le=128)]
-Temperature = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+_Decay = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Temperature = _Positive
 SplitName = Literal["train", "validation", "test"]
 ComputeType = Literal["float32", "bfloat16"]
 LabelDecode = Literal["free", "constrained"]
@@ -52,7 +54,7 @@ class T5Config:
     """Half of them are for positions to the right; half of the rest hold one distance each."""
     relative_attention_max_distance: _Width = 128
     """From here on all distances share a bucket; above half of the number of buckets."""
-    layer_norm_epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    layer_norm_epsilon: _Positive = 1e-6
     """Added to the mean square before its root is taken."""
     dropout_rate: Fraction = 0.1
     """Share of activations that training sets to 0."""
@@ -188,17 +190,17 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW as published; the rate decays linearly to 0 over the stage's max_steps."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    learning_rate: _Positive = 5e-5
     """Highest rate, from which it decays."""
     warmup_steps: Annotated[int, Field(ge=0, le=10**8)] = 0
     """Steps in which the rate first rises linearly from 0."""
-    beta1: Fraction = 0.9
+    beta1: _Decay = 0.9
     """Decay of the mean of the gradients, per step."""
-    beta2: Fraction = 0.999
+    beta2: _Decay = 0.999
     """Decay of the mean of their squares, per step."""
-    eps: float = 1e-8
-    """Added to the divisor of each update."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    eps: _Positive = 1e-8
+    """Added to the divisor of each update, so that none is 0."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Of every weight, norms and position biases too, as torch's AdamW does."""
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     """Largest global gradient norm."""

@@ -63,8 +63,6 @@ def check_config(config: Config) -> None:
     _check_subgroups(config.data.columns)
     if config.evaluation.triage is not None:
         _check_triage(config.evaluation.triage)
-    if config.model.shape.layer_norm_epsilon <= 0 or not math.isfinite(config.model.shape.layer_norm_epsilon):
-        raise UserError("model.shape.layer_norm_epsilon", "must be above 0", "Use for example 1e-6.")
 
 
 def _check_data(data: DataConfig, *, needs_rationales: bool) -> None:
@@ -168,16 +166,6 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
             f"{stage.batch_size} rows do not divide into {parts} micro-batches",
             f"Set {below} or {below + parts}.",
         )
-    for key in ("beta1", "beta2"):
-        if getattr(stage.optimizer, key) >= 1:
-            raise UserError(f"{name}.optimizer.{key}", "must be below 1", "Use for example 0.9.")
-    for key, usual in (("eps", "1e-8"), ("learning_rate", "5e-5"), ("weight_decay", "0")):
-        value = getattr(stage.optimizer, key)
-        # eps 0 divides by zero wherever a gradient is 0, as in embedding rows that no batch used.
-        if not math.isfinite(value) or (key == "eps" and value <= 0):
-            raise UserError(
-                f"{name}.optimizer.{key}", f"{value} is no usable number", f"Use for example {usual}."
-            )
     sources = rationale_sources(config)
     if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
         raise UserError(

@@ -151,19 +151,6 @@ def rows_by_split(
 
 
 def _check(config: DataConfig) -> None:
-    others = [name for name in NAMES if getattr(config, f"{name}_path") is not None]
-    if config.path is not None and others:
-        raise UserError(
-            "data", f"both data.path and data.{others[0]}_path are set", "Set one file or one file per split."
-        )
-    if config.path is None and config.train_path is None:
-        raise UserError(
-            "data",
-            "neither data.path nor data.train_path is set",
-            "Name your files, or set data.source=triage for generated rows.",
-        )
-    if config.path is not None and len(set(config.split_values.values())) < len(config.split_values):
-        raise UserError("data.split_values", "two splits have the same value", "Give each its own value.")
     if blank := [label for label, new in config.label_map.items() if not new.strip()]:
         raise UserError("data.label_map", f"maps {shown(blank)} to nothing", "Give a label for it.")
     shares = config.split_shares
