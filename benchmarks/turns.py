@@ -1,4 +1,4 @@
-"""What one side is asked, turn by turn; in: the side and what is measured, out: its answers, section by section."""
+"""The order in which a side is measured; in: a Side and Settings, out: its answers, section by section."""
 
 import collections
 import dataclasses

@@ -1,4 +1,4 @@
-"""What both sides are given; in: a folder written by `prepare`, out: the same rows and prompts as token ids."""
+"""What both sides are given; in: a folder written by `prepare`, out: Settings, and rows and prompts as token ids."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""How settings fit together; in: a Config whose fields are valid one by one, out: nothing or a UserError."""
+"""How settings fit together; in: a Config, out: its stages and rationale sources, or a UserError that says what fits."""
 
 import difflib
 import itertools
