@@ -218,7 +218,7 @@ def check(
             json_file, "--json", inputs=[pathlib.Path(file) if file else None, config], overwrite=overwrite
         )
     if no_rationales and rationale_column:
-        raise UserError("--no-rationales", "stands beside --rationale-column", "Give one of the two.")
+        raise UserError("--no-rationales", "cannot be combined with --rationale-column", "Give one of the two.")
     columns = {
         "question": question_column,
         "context": context_column,

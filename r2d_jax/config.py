@@ -354,7 +354,7 @@ class EvaluationConfig:
     triage: TriageScoringConfig | None = None
     """Score under- and over-triage, weighted kappa and expected cost."""
     subgroup_least_rows: _Rows = 30
-    """Fewest test rows of a group that may be named the worst one; smaller groups are only reported."""
+    """Minimum number of test rows of a group that may be named the worst one; smaller groups are only reported."""
     bertscore: BertScoreConfig | None = None
     """Score rationales by BERTScore too; needs the extra [eval]."""
 

@@ -143,7 +143,7 @@ def _check_triage(triage: TriageScoringConfig) -> None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to do about a name that is not known: the nearest one, or all there are."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose of {', '.join(known) or 'none'}."
+    return f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known) or 'none'}."
 
 
 def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
@@ -169,11 +169,11 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
     sources = rationale_sources(config)
     if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
         raise UserError(
-            f"{name}.rationale_source", "several sources and none chosen", f"Choose of {', '.join(sources)}."
+            f"{name}.rationale_source", "several sources and none chosen", f"Choose one of {', '.join(sources)}."
         )
     if stage.rationale_source is not None and stage.rationale_source not in sources:
         raise UserError(
             f"{name}.rationale_source",
             f"{stage.rationale_source!r} is not a source",
-            f"Choose of {', '.join(sources)}.",
+            f"Choose one of {', '.join(sources)}.",
         )

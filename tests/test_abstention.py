@@ -467,7 +467,7 @@ def test_the_command(used, r2d, capsys):
         found = load_calibration(used.model)
         assert (found.target_risk, found.risk_confidence) == aim, options
     code, text = r2d(*again, "--no-target-risk", "--target-risk", 0.1)
-    assert (code, "--no-target-risk: stands beside --target-risk" in text) == (2, True)
+    assert (code, "--no-target-risk: cannot be combined with --target-risk" in text) == (2, True)
     path = used.model / "calibration.json"
     path.write_text("{")
     code, text = r2d(*again)

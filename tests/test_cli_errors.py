@@ -412,7 +412,7 @@ def test_an_export_target_that_exists(r2d, kept, tmp_path):
     (target / "thesis.txt").write_text("years of work")
     export(r2d, kept.workdir, tmp_path).refused("out: is not empty", "nothing was changed")
     ended = r2d("export", "--model", kept.workdir, "--output", target, "--overwrite")
-    ended.refused("out: is not empty and no model", "Choose another folder")
+    ended.refused("out: is not empty and holds no model", "Choose another folder")
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
     r2d("export", "--model", kept.workdir, "--output", target / "thesis.txt").refused(
         "is a file", "another folder"

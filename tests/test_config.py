@@ -287,7 +287,7 @@ def test_extends_merges_and_refuses_a_circle(tmp_path):
         ("stage2.eval_every_steps=30001", r"stage2\.eval_every_steps: 30001 is beyond .* Set at most 30000"),
         ("stage2.micro_batches=5", "64 rows do not divide into 5 micro-batches. Set 60 or 65"),
         ("stage2.micro_batches=100", "64 rows do not divide into 100 micro-batches. Set 100 or 200"),
-        ("stage1.rationale_source=gpt", "'gpt' is not a source. Choose of llm, nurse, nurse_polished"),
+        ("stage1.rationale_source=gpt", "'gpt' is not a source. Choose one of llm, nurse, nurse_polished"),
         ("stage1.optimizer.beta2=1", "beta2: should be less than 1 .*Set a number below 1"),
         ("stage1.optimizer.eps=0", r"stage1\.optimizer\.eps: should be greater than 0"),
         ("stage1.optimizer.eps=.nan", "eps: should be a finite number"),

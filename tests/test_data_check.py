@@ -878,7 +878,7 @@ def test_the_command_on_rows_with_damage(data_check):
     [
         (("--label-column", "urgency"), r"no column 'urgency'"),
         (("--split-column", "question"), r"values that name no split"),
-        (("--no-rationales", "--rationale-column", "rationale"), "stands beside"),
+        (("--no-rationales", "--rationale-column", "rationale"), "cannot be combined"),
         (("--tokenizer", "./nowhere"), "no such folder"),
         (("data.chek=off",), "chek"),
     ],

@@ -192,7 +192,7 @@ def test_a_target_is_looked_at_before_the_model_is_loaded(tmp_path, shared_data,
     (used / "thesis.txt").write_text("years of work")
     monkeypatch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
     for target, overwrite, wanted in (
-        (used, True, "used: is not empty and no model"),
+        (used, True, "used: is not empty and holds no model"),
         (used / "thesis.txt", True, "thesis.txt: is a file"),
         (used / "thesis.txt" / "x" / "y", False, r"y: cannot be written \(Not a directory\)"),
         (model, False, "model: holds a model.*--overwrite"),

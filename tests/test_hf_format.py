@@ -150,7 +150,7 @@ def test_a_full_folder_is_replaced_only_when_asked_and_only_if_a_model(tied: pat
     notes = tied.parent / "notes"
     notes.mkdir()
     (notes / "diary.txt").write_text("mine")
-    with pytest.raises(UserError, match="notes: is not empty and no model"):
+    with pytest.raises(UserError, match="notes: is not empty and holds no model"):
         write_hf_folder(notes, shape, other, generation={}, overwrite=True)
     assert (notes / "diary.txt").read_text() == "mine"
     assert sorted(path.name for path in tied.parent.iterdir()) == ["notes", "tied"]

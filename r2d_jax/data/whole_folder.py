@@ -81,7 +81,7 @@ def _check_target(out: pathlib.Path, kind: str, markers: Sequence[str], overwrit
         raise UserError(str(out), "is a file", "Choose another folder; nothing was changed.")
     if not all((out / marker).is_file() for marker in markers):
         raise UserError(
-            str(out), f"is not empty and no {kind}", "Choose another folder; nothing was changed."
+            str(out), f"is not empty and holds no {kind}", "Choose another folder; nothing was changed."
         )
     if not overwrite:
         raise UserError(

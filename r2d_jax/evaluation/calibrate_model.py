@@ -54,7 +54,7 @@ def settled_aim(
     """
     if without_target:
         if target_risk is not None:
-            raise UserError("--no-target-risk", "stands beside --target-risk", "Leave one of them out.")
+            raise UserError("--no-target-risk", "cannot be combined with --target-risk", "Leave one of them out.")
         return Aim(None, None)
     confidence = EvaluationConfig().risk_confidence
     if target_risk is None:

@@ -106,7 +106,7 @@ def load_comparison(
         )
     for name in (comparison.reference, *only):
         if name not in known:
-            raise UserError(str(path), f"has no method {name!r}", f"Choose of {', '.join(known)}.")
+            raise UserError(str(path), f"has no method {name!r}", f"Choose one of {', '.join(known)}.")
     return comparison, [run for run in runs if not only or run.method in only]
 
 

@@ -74,7 +74,7 @@ def refuse(check: DataCheck) -> None:
     raise UserError(
         "data",
         f"the data check found what would damage training: {'; '.join(told)}",
-        f"{worst.fix} `r2d data check` tells all; data.check=warn goes on all the same.",
+        f"{worst.fix} `r2d data check` shows everything; data.check=warn continues anyway.",
     )
 
 
@@ -114,5 +114,5 @@ def summary_lines(check: DataCheck) -> list[str]:
             f"{_first(check, code, field)}) [{code}]"
         )
     if len(keys) > _MAX_LINES:
-        lines.append(f"  and {len(keys) - _MAX_LINES} more; `r2d data check` tells all")
+        lines.append(f"  and {len(keys) - _MAX_LINES} more; `r2d data check` shows all")
     return lines
