@@ -79,7 +79,7 @@ CASES = [
     ),
     (r"", r"export ", "export", ""),
     (r"", r"(taskset|OMP_WAIT_POLICY|python benchmarks/)", "benchmark", "measures for minutes to hours"),
-    (r"", r"(\.venv/bin/)?pip install ", "packages", "changes the environment of these tests"),
+    (r"", r"(\.venv(-gpu)?/bin/)?pip install ", "packages", "changes the environment of these tests"),
     (r"docs/serving\.md", r"curl ", "ask", ""),
     (r"", r"\. \.venv(-gpu)?/bin/activate", "nothing", "the environment of these tests stands in its place"),
     (r"docs/howto\.md", r"python docs/build_api\.py", "nothing", "tests/test_api_reference.py runs it"),

@@ -10,6 +10,7 @@ from docs_cases import PAGES, blocks, commands, commands_of, name_of, words
 
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
+from r2d_jax.objective.schedules import transition_end_step
 
 README = ROOT / "README.md"
 # As small as it gets; the command itself stays as it is.
@@ -90,6 +91,20 @@ def test_three_files_are_taken_by_the_config_of_ones_own_rows():
         load_config(ROOT / "configs" / "own_rows.yaml", files)
     assert load_config(ROOT / "configs" / "own_rows.yaml", ["data.path=null", *files]).data.path is None
     assert "`data.path=null`" in README.read_text(encoding="utf-8")
+
+
+@pytestdef test_the_pretrained_config_for_ones_own_rows_draws_splits_and_can_stop_early():
+    config = load_config(ROOT / "configs" / "own_rows_t5_base.yaml")
+    assert config.data.columns.split is None
+    assert config.data.split_shares is not None
+    # The published 30,000 steps let no small run stop before 19,500 of them.
+    stage = config.stage2
+    assert transition_end_step(stage) + stage.patience_evals * stage.eval_every_steps < stage.max_steps
+    assert transition_end_step(stage) == 1300
+    with_column = load_config(
+        ROOT / "configs" / "own_rows_t5_base.yaml", ["data.split_shares=null", "data.columns.split=split"]
+    )
+    assert with_column.data.split_values == {name: name for name in ("train", "validation", "test")}
 
 
 @pytest.mark.usefixtures("compiled_quickly")
