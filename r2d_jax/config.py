@@ -251,7 +251,8 @@ class Stage2Config(StageConfig):
     """alpha after warm-up: the weight of the label loss; for dss its weight in every step."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: the loss of a label counts N / (number of labels x rows of the label), so that rare labels
-    weigh as much as frequent ones; rationales and validation losses are not weighted."""
+    weigh as much as frequent ones; rationales and validation losses are not weighted. Probabilities of rare labels
+    become too high, which calibration cannot undo: do not use it together with costs."""
     warmup_fraction: Fraction = 0.05
     """Share of max_steps in which alpha rises from 0 to label_weight."""
     transition_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.6
