@@ -50,7 +50,7 @@ CASES = [
     (r"", r"r2d compile ", "parsed", "compiles for minutes; tests/test_topology.py does"),
     (
         r"",
-        r"r2d (eval|predict|calibrate|export|push) ",
+        r"r2d (eval|predict|calibrate|export|import|push) ",
         "parsed",
         "its model needs a long run; docs/howto.md has one",
     ),
