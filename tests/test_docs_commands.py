@@ -55,7 +55,7 @@ CASES = [
         "its model needs a long run; docs/howto.md has one",
     ),
     (r"", r"r2d serve ", "parsed", "runs until it is stopped; the tutorial starts and stops one"),
-    (r"", r"r2d doctor --platform gpu", "parsed", "there is no GPU here"),
+    (r"", r"r2d doctor", "parsed", "asks the machine of these tests, which has no GPU"),
     (r"", r"r2d data prepare ", "parsed", "the original files are not here; tests/test_named_*.py have some"),
     (r"", r"r2d data (check|tfds) ", "parsed", "its rows are the reader's; other pages run it"),
     (
@@ -85,6 +85,7 @@ CASES = [
     (r"docs/howto\.md", r"python docs/build_api\.py", "nothing", "tests/test_api_reference.py runs it"),
     (r"docs/launch\.md", r"(gcloud|kubectl|docker) ", "nothing", "needs an account, a cluster or a registry"),
     (r"docs/launch\.md", r"python3\.12 -m venv", "nothing", "that Python may not be here"),
+    (r"README\.md", r"python3 -m venv", "nothing", "the environment of these tests stands in its place"),
     (r"docs/huggingface\.md", r"hf auth login", "nothing", "asks for a token of the Hub"),
     (
         r"docs/llm\.md",
