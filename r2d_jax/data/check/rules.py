@@ -33,9 +33,9 @@ class Rule:
         return "error" if count >= self.error_share * rows else self.severity
 
 
-_RENAME = "Write one class in one way in every row, or join the spellings with data.label_map."
+_RENAME = "Write each class the same way in every row, or join the spellings with data.label_map."
 _COLUMN = "Check data.columns: this looks like a wrong column."
-_SOURCE = "Fix it where the rows come from; the check changes nothing."
+_SOURCE = "Correct it where the rows come from; the check changes nothing."
 _REMOVE = "Mask it before training. This is not de-identification: names, for one, are not found."
 
 # In the order in which findings of one severity are told.
@@ -43,7 +43,7 @@ RULES: Mapping[str, Rule] = {
     # Labels.
     "label-one": Rule("error", "all training rows have one label, so there is nothing to learn", _COLUMN),
     "label-spellings": Rule(
-        "error", "labels that differ only in case, blanks or invisible characters are classes apart", _RENAME
+        "error", "labels that differ only in case, spaces or invisible characters count as different classes", _RENAME
     ),
     "label-lost": Rule(
         "error",
@@ -84,36 +84,36 @@ RULES: Mapping[str, Rule] = {
     # Rows that are alike.
     "labels-contradict": Rule(
         "warning",
-        "rows with the same question and context, but for case and blanks, have different labels",
-        "Settle their label; if all are alike, a column such as the context is missing.",
+        "rows with the same question and context, apart from case and spaces, have different labels",
+        "Decide which label is right; if there are many, a column such as the context may be missing.",
         error_share=0.5,
         error_rows=10,
     ),
     "split-overlap": Rule(
         "warning",
-        "rows whose question and context stand in the training rows too, but for case and blanks",
-        "Take them out of one split (data.duplicates=drop does, where they are exactly alike): scores on them measure "
-        "memory.",
+        "rows whose question and context are also in the training rows, apart from case and spaces",
+        "Remove them from one split (data.duplicates=drop handles exact copies); otherwise test scores measure "
+        "memorisation.",
         error_share=0.5,
         error_rows=10,
     ),
     "validation-overlap": Rule(
         "warning",
-        "rows to be scored whose question and context stand in the validation rows too, but for case and blanks",
-        "Take them out of one split (data.duplicates=drop does, where they are exactly alike): the checkpoint that is "
-        "scored on them was chosen by them.",
+        "rows to be scored whose question and context are also in the validation rows, apart from case and spaces",
+        "Remove them from one split (data.duplicates=drop handles exact copies); otherwise they have chosen the "
+        "checkpoint that they score.",
     ),
     "duplicates": Rule(
-        "note", "further rows with the very question and context of an earlier one", "Keep it if it is meant."
+        "note", "further rows with exactly the question and context of an earlier one", "Keep them if they are meant."
     ),
     "duplicates-folded": Rule(
-        "note", "further rows that equal an earlier one but for case and blanks", "Keep it if it is meant."
+        "note", "further rows that equal an earlier one apart from case and spaces", "Keep them if they are meant."
     ),
     # Rationales.
     "rationale-concludes-other": Rule(
         "warning",
         'rationales that conclude with another label ("the answer is ...")',
-        "Fix the label or the rationale; if most disagree, the columns are out of step.",
+        "Correct the label or the rationale; if most disagree, the columns are out of step.",
         error_share=0.5,
         error_rows=20,
     ),
@@ -124,16 +124,16 @@ RULES: Mapping[str, Rule] = {
     ),
     "rationale-is-label": Rule(
         "warning",
-        "rationales that are nothing but the label",
+        "rationales that consist of the label alone",
         "Give reasons, or train labels alone (method=sft).",
         error_share=0.9,
     ),
     "rationale-is-question": Rule(
-        "warning", "rationales that are nothing but the question or context", _COLUMN, error_share=0.9
+        "warning", "rationales that only repeat the question or context", _COLUMN, error_share=0.9
     ),
     "rationale-repeated": Rule(
         "warning",
-        "the same rationale appears in many rows",
+        "the same rationale is in many rows",
         "Check data.columns.rationales; such a text explains no row.",
         error_share=0.9,
         error_rows=50,
@@ -146,7 +146,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "rationale-short": Rule("note", "rationales of one or two words", "Look whether they explain anything."),
     "rationale-in-input": Rule(
-        "note", "rationales that stand word for word in the question or context", "Know that they are copied."
+        "note", "rationales that appear word for word in the question or context", "Be aware that they are copied."
     ),
     "label-in-input": Rule(
         "warning",
@@ -175,7 +175,7 @@ RULES: Mapping[str, Rule] = {
         "Set tokenizer.text_map=true, or take it out.",
     ),
     "line-breaks-lost": Rule(
-        "warning", "line breaks become blanks with this tokenizer", "Set tokenizer.text_map=true."
+        "warning", "line breaks become spaces with this tokenizer", "Set tokenizer.text_map=true."
     ),
     "lone-surrogates": Rule(
         "error", "half of a character pair, which no tokenizer takes", "Write the whole pair."
@@ -192,7 +192,7 @@ RULES: Mapping[str, Rule] = {
     "wrong-code-page": Rule(
         "warning",
         "U+0080 to U+009F: what becomes of dashes and quotes where a Windows file (cp1252) is read as latin-1",
-        "Read the source with data.encoding=cp1252. If it is UTF-8, it was read wrongly before: fix it there.",
+        "Read the source with data.encoding=cp1252. If it is UTF-8, it was read wrongly before: correct it there.",
         error_share=0.05,
     ),
     "control-characters": Rule("warning", "control characters", _SOURCE),
@@ -206,8 +206,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "markup": Rule("warning", "remains of HTML, such as &lt; or <br>", "Turn it into plain text."),
     "special-tokens": Rule("note", "the text spells a control token such as </s>; it stays text", ""),
-    "composed": Rule("note", "accents apart from their letter are joined to it (Unicode NFC)", ""),
-    "blanks": Rule("note", "tabs, runs of blanks and blanks at the ends are folded to one blank or none", ""),
+    "composed": Rule("note", "accents separate from their letter are joined to it (Unicode NFC)", ""),
+    "blanks": Rule("note", "tabs, repeated spaces and spaces at the ends are folded to one space or none", ""),
     "line-breaks": Rule("note", "line breaks; the text map carries them", ""),
     # Lengths.
     "question-cut": Rule(
