@@ -313,3 +313,14 @@ def test_balanced_weights_are_those_of_scikit_learn():
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights, compute_sample_weight("balanced", labels), rtol=1e-6)
     assert weights.mean() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_lost_characters_are_counted_by_row(shared_data, mapped):
+    """Two of them may share one unknown id; without the map the signs of a special token are lost, too."""
+    texts = ["fever 日本 38 日", "fever, 38.5 °C", "", "a </s> b"]
+    rows = [Example(str(number), text, "", {}) for number, text in enumerate(texts)]
+    rows.append(Example("5", "fever", "", {}, "ж"))
+    encoder = FeatureEncoder(DataConfig(), Tokenizer.load(shared_data / "t5_tokenizer", text_map=mapped), ())
+    lost = encoder.lost_characters(rows, encoder.encode(rows, None))
+    assert lost.tolist() == [3, 0, 0, 0 if mapped else 1, 1]

@@ -62,9 +62,21 @@ def test_a_note_gets_its_answer(server):
     ]
     assert (told["probability"], told["label_valid"], told["calibrated"]) == (0.75, True, False)
     assert (told["abstained"], told["threshold"], told["input_cut"]) == (None, None, False)
+    assert told["lost_characters"] == 0
     assert told["explanation"]["rationale"] == f"Read {mark_of(text)}"
     assert told["intended_use"] == INTENDED_USE
     assert server.predict("fever", explain=False).json()["explanation"] is None
+
+
+def test_characters_that_the_model_cannot_read_are_counted(server):
+    """The note looked as if it was read whole, whatever sign stood there."""
+    note = {"question": "SpO2 \ufffc 90 %, \ufffc"}
+    assert server.predict(**note).json()["lost_characters"] == 2
+    told = server.ask("POST", "/api/what-if", note | {"label": LABELS[0]}).json()
+    assert told["lost_characters"] == 2
+    begun = server.upload("id,question\n1,a \ufffc\n2,b\n3, \n")
+    rows = rows_of(server, server.finished(begun.json()["id"])["id"])
+    assert [row["lost_characters"] for row in rows] == [1, 0, 0]
 
 
 def test_what_if_is_the_rationale_of_the_other_label(server):

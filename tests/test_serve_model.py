@@ -49,13 +49,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 TEXTS = [*notes(14, seed=3, most=20), " ".join(WORDS * 12), "\u0000", "fever < 38.5\n\u202epain\u202c"]
 
 
-def test_answers_are_those_of_predict_and_nothing_is_compiled_for_them(model, folder, tmp_path):
+def test_answers_are_those_of_predict_and_nothing_is_compiled_for_them(model, folder, tmp_path, capsys):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(
         "".join(json.dumps({"id": str(k), "question": text}) + "\n" for k, text in enumerate(TEXTS))
     )
     # Here all eight devices and one width for all rows; in the server one device, and each note by its width.
     predict_file(folder, rows, tmp_path / "out.jsonl", columns={"id": "id"}, batch_size=24)
+    assert "warning: the vocabulary lacks 3 characters in 2 of 17 inputs" in capsys.readouterr().out
     expected = [json.loads(line) for line in (tmp_path / "out.jsonl").open(encoding="utf-8")]
     assert len({row["rationale"] for row in expected}) > 5
     with running(model) as server:
@@ -76,6 +77,8 @@ def test_answers_are_those_of_predict_and_nothing_is_compiled_for_them(model, fo
             assert sum(one["probability"] for one in told["probabilities"]) == pytest.approx(1, abs=1e-5)
         cut = [answer.json()["input_cut"] for answer in answers]
         assert cut == [text == TEXTS[14] for text in TEXTS]
+        lost = [answer.json()["lost_characters"] for answer in answers]
+        assert lost == [0] * 15 + [1, 2]
         predictor = model.predictor
         features = predictor.features_of([TEXTS[0]], [LABELS[1]])
         (rationale,) = itertools.chain.from_iterable(predictor.explain(model.model.params, features, 1))

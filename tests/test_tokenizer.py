@@ -68,6 +68,7 @@ CARRIED = [
     "≠ ≈ ∞ √ − ÷ ≪ ≫ ♀ ♂",
     "[less] than] [at [least",
     "a [b] [c]",
+    "SpO2 ≦ 90 %, not ≧ 90 %, ≮ 3 ≯, CRP ⊕, PCR ⊖, ✔ ✗ ✘ ☐ ☑ ☒, K⇑ Na⇓, ▲ ▼, ↗ ↘, 2⅛ mg, ⅜ ⅝⅞ ⅕",
 ]
 
 
@@ -83,6 +84,14 @@ def test_b004_every_marker_stands_for_one_character(tokenizer, char, marker):
     for text in (char, f"a{char}b", f"a {char} b", f"{char}{char}", f"({char})"):
         assert through(tokenizer, text) == fold_blanks(text)
         assert tokenizer.unk_id not in tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("pair", ["≦≧", "≮≯", "⊕⊖", "✔✗", "☑☐", "⇑⇓", "▲▼", "↗↘", "⅛⅜"])
+def test_b001_signs_of_opposite_meaning_are_different_inputs(real, pair):
+    """Each was the unknown id, so that "SpO2 ≦ 90 %" and "SpO2 ≧ 90 %" got one label."""
+    one, other = (real.encode(f"SpO2 {sign} 90 %") for sign in pair)
+    assert one != other
+    assert real.lost_characters([f"SpO2 {pair} 90 %"]) == [0]
 
 
 def test_markers_are_distinct_plain_words_in_brackets():
@@ -217,6 +226,18 @@ def test_a_map_that_is_there_cannot_be_switched_off(tmp_path, trained):
     with pytest.raises(UserError, match=r"holds the text map.*Set tokenizer\.text_map=true"):
         Tokenizer.load(tmp_path, text_map=False)
     assert Tokenizer.load(tmp_path, text_map=True).fingerprint == trained.fingerprint
+
+
+def test_a_tokenizer_of_before_a_marker_was_added_stays_as_it_is(tmp_path, tokenizer):
+    """A model has not learned the new marker."""
+    stored = json.loads(tokenizer._backend.to_str())
+    steps = stored["normalizer"]["normalizers"]
+    stored["normalizer"]["normalizers"] = [step for step in steps if step.get("content") != MARKERS["≦"]]
+    write_texts(tmp_path, tokenizer.files() | {"tokenizer.json": json.dumps(stored)})
+    before = Tokenizer.load(tmp_path, text_map=True)
+    assert before.markers == {char: marker for char, marker in tokenizer.markers.items() if char != "≦"}
+    assert before.encode("a ≦ b") == before.encode("a 日 b")
+    assert before.lost_characters(["a ≦≦ b", "a ≧ b", ""]) == [2, 0, 0]
 
 
 def test_b010_the_fingerprint_tells_vocabularies_and_settings_apart(real, trained, shared_data):

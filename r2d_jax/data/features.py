@@ -242,6 +242,23 @@ class FeatureEncoder:
         ends = np.cumsum(lengths)[there]
         writer.append(np.insert(ids, ends, END_ID), lengths + there)
 
+    def lost_characters(self, examples: Sequence[Example], rows: EncodedRows) -> np.ndarray:
+        """Int64 [N]: how many characters of each input became the unknown id.
+
+        Args:
+            examples: N rows.
+            rows: what `encode` made of them.
+        """
+        unknown = np.flatnonzero(rows.question.ids == self.tokenizer.unk_id)
+        numbers, ids = np.unique(
+            np.searchsorted(rows.question.offsets, unknown, side="right") - 1, return_counts=True
+        )
+        texts = (question_text(examples[number]) for number in numbers.tolist())
+        lost = np.zeros(len(rows), np.int64)
+        # Neighbours may share one id; without the map a text that spells a special token has one, too.
+        lost[numbers] = np.maximum(ids, self.tokenizer.lost_characters(texts))
+        return lost
+
     def shapes(self, *splits: EncodedRows) -> Shapes:
         """The smallest static sizes, a multiple of 8 each but L, that hold all rows as cut by the limits."""
         question = max((_longest(rows.question) for rows in splits if len(rows)), default=1)

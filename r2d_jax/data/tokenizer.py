@@ -205,6 +205,17 @@ class Tokenizer:
         characters = set(unicodedata.normalize("NFC", text))
         return {char for char in characters if not _survives(self._backend, char)}
 
+    def lost_characters(self, texts: Iterable[str]) -> list[int]:
+        """How many characters of each text, composed by NFC, have no id of their own: the model cannot tell which."""
+        lost: dict[str, bool] = {}
+        counts = []
+        for text in texts:
+            composed = unicodedata.normalize("NFC", text)
+            for char in set(composed) - lost.keys():
+                lost[char] = self.unk_id in self.encode(char)
+            counts.append(sum(lost[char] for char in composed))
+        return counts
+
     def marker_collisions(self, text: str) -> set[str]:
         """Markers that the text spells itself and that decoding would turn into their character.
 

@@ -113,6 +113,12 @@ def _predictor(
         print(
             f"warning: {features.cut_questions} of {len(examples)} inputs were cut to {shapes.question} tokens"
         )
+    lost = encoder.lost_characters(examples, encoded)
+    if lost.any():
+        print(
+            f"warning: the vocabulary lacks {lost.sum()} characters in {(lost > 0).sum()} of {len(examples)} inputs, "
+            "and the model cannot tell them apart; `r2d data check FILE --tokenizer FOLDER` names them"
+        )
     return predictor, features
 
 

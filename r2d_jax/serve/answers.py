@@ -94,6 +94,7 @@ def answer_of(served: ServedModel, text: str, item: ServedNote, outcome: Outcome
         else None,
         input_tokens=item.tokens,
         input_cut=item.cut,
+        lost_characters=item.lost,
     )
 
 
@@ -106,6 +107,7 @@ def what_if_of(
         label=known,
         explanation=explanation(text, known, served.card.labels, outcome.prediction.rationale, None),
         input_cut=item.cut,
+        lost_characters=item.lost,
     )
 
 
@@ -147,6 +149,7 @@ def result_row(row_id: str, answer: Answer) -> dict[str, Any]:
         "rationale_names": "none" if told is None else told.names,
         "unsupported": [] if told is None else [one.text for one in told.unsupported],
         "input_cut": answer.input_cut,
+        "lost_characters": answer.lost_characters,
         "error": "",
     }
 
@@ -172,5 +175,6 @@ def failed_row(row_id: str, error: str, *, marked: bool) -> dict[str, Any]:
         "rationale_names": "none",
         "unsupported": [],
         "input_cut": False,
+        "lost_characters": 0,
         "error": error,
     }

@@ -112,6 +112,7 @@ class Answer(BaseModel):
                     },
                     "input_tokens": 31,
                     "input_cut": False,
+                    "lost_characters": 0,
                     "intended_use": INTENDED_USE,
                 }
             ]
@@ -148,6 +149,9 @@ class Answer(BaseModel):
     ]
     input_tokens: Annotated[int, Field(description="Of the whole note.")]
     input_cut: Annotated[bool, Field(description="true: the model did not see the end of the note.")]
+    lost_characters: Annotated[
+        int, Field(description="Characters of the note that the vocabulary lacks: the model saw none of them.")
+    ]
     intended_use: str = INTENDED_USE
 
 
@@ -157,6 +161,7 @@ class WhatIfAnswer(BaseModel):
     label: Annotated[str, Field(description="The given label, as the label set spells it.")]
     explanation: Explanation
     input_cut: bool
+    lost_characters: int
     intended_use: str = INTENDED_USE
 
 

@@ -48,12 +48,14 @@ class ServedNote:
         question_ids: int32 [n], n <= group.width.
         label_ids: int32 [m], end token included; empty where no label is given.
         tokens: of the whole note.
+        lost: characters of the note that the vocabulary lacks.
     """
 
     group: Group
     question_ids: np.ndarray
     label_ids: np.ndarray
     tokens: int
+    lost: int = 0
 
     @property
     def cut(self) -> bool:
@@ -159,14 +161,16 @@ class ServedModel:
         """
         encoder = self.predictor.encoder
         given = self.known_label(label) if label else ""
-        rows = encoder.encode([Example("", text, given, {})], None)
+        examples = [Example("", text, given, {})]
+        rows = encoder.encode(examples, None)
         ids, label_ids = (np.asarray(one.row(0), np.int32) for one in (rows.question, rows.label))
         if len(label_ids) > encoder.label_tokens:
             raise Refused(422, "long_label", f"label: is longer than {encoder.label_tokens} tokens.")
         kept = ids[: self.widths[-1]]
         task: Task = "given" if label else "full" if explain and self.predictor.explains else "label"
         group = Group(task, smallest_that_holds(self.widths, len(kept)))
-        return ServedNote(group, kept, label_ids, len(ids))
+        lost = int(encoder.lost_characters(examples, rows)[0])
+        return ServedNote(group, kept, label_ids, len(ids), lost)
 
     def work(self, group: Hashable, items: Sequence[ServedNote]) -> list[Outcome]:
         """Outcomes of at most sizes[-1] notes of one group, in their order."""

@@ -125,6 +125,9 @@ function remarks(answer) {
       `The note has ${answer.input_tokens} tokens; the model saw the first ${facts.limits.input_tokens} only.`,
     );
   }
+  if (answer.lost_characters > 0) {
+    told.push(`The model cannot read ${answer.lost_characters} characters of the note, such as rare signs; it saw a gap.`);
+  }
   if (answer.explanation?.rationale_finished === false) told.push("The explanation was cut at its length limit.");
   const likeliest = answer.probabilities?.[0];
   if (likeliest && answer.label_valid && likeliest.label !== answer.label) {
