@@ -23,8 +23,9 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.model.t5 import T5
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.loop import Selection
 from r2d_jax.training.objectives import StepContext, stage2_objective
-from r2d_jax.training.stages import stage2
+from r2d_jax.training.stages import stage1, stage2
 from r2d_jax.training.steps import make_loss_sums
 from r2d_jax.training.validation import losses_alone, losses_and_labels
 
@@ -203,7 +204,7 @@ def prepared_with(made, predictor):
         mesh=predictor.programs.mesh,
         labels=LABELS,
         splits=types.SimpleNamespace(validation=examples),
-        stages={2: types.SimpleNamespace(validation=features)},
+        stages={number: types.SimpleNamespace(validation=features) for number in (1, 2)},
         predictor=lambda: predictor,
     )
 
@@ -243,3 +244,25 @@ def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
     expected = stage2(prepared).evaluate(params, 0, lambda: None)
     assert {"eval/label_loss", "eval/rationale_loss", "eval/macro_f1"} <= set(expected)
     assert found == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("before", ["false", "true"])
+def test_each_stage_chooses_by_its_own_figure_and_from_its_own_step(made, spread, before):
+    """Stage 2 takes the evaluations from 65 % of its steps on, or all; either way patience begins there."""
+    prepared = prepared_with(made, spread[0])
+    changes = ("stage2.max_steps=200", f"stage2.select_before_transition={before}")
+    prepared.config = load_config(None, ["data.source=triage", *changes])
+    assert stage1(prepared).selection == Selection("eval/rationale_loss", False, 0, 0)
+    assert stage2(prepared).selection == Selection("eval/macro_f1", True, {"false": 130, "true": 0}[before], 130)
+    prepared.config = load_config(None, ["data.source=triage", *changes, "method=sft"])
+    assert stage2(prepared).selection == Selection("eval/macro_f1", True, 0, 0)
+
+
+def test_b065_a_validation_of_stage_1_looks_at_the_stop_after_each_batch(made, spread, monkeypatch):
+    """That of stage 2 is counted above, where it is computed."""
+    sums = {"rationale_loss_sum": 3.0}, {"rationale": 2.0}
+    monkeypatch.setattr("r2d_jax.training.validation.make_loss_sums", lambda *_: lambda *_: sums)
+    stops = []
+    values = stage1(prepared_with(made, spread[0])).evaluate(None, 0, lambda: stops.append(1))
+    assert values == {"eval/rationale_loss": 1.5}
+    assert len(stops) == 6

@@ -103,7 +103,7 @@ def evaluate_rows(
         settings: batch size (figures do not depend on it), checks, intervals and BERTScore.
         folder: where the files go.
         calibration: of the model's probabilities; None: it has none.
-        check_stop: called between batches; may raise to stop.
+        check_stop: called between batches, before the scoring and after it; may raise to stop.
 
     Raises:
         UserError: settings.target_risk is set and the labels cannot be scored.
@@ -135,7 +135,10 @@ def evaluate_rows(
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)
         readings = _read_back(checks, examples, predictions, labels, source, settings)
+    # BERTScore and intervals may take minutes, in which nothing is looked at.
+    check_stop()
     scores = score(examples, predictions, labels, source, settings, readings, probabilities=table)
+    check_stop()
     if probabilities is not None:
         found = probabilities.scores([example.label for example in examples])
         scores = found.added_to(scores, settings.resamples)
