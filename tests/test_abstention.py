@@ -434,6 +434,7 @@ def test_the_command(used, r2d, capsys):
     assert "no run folder" in r2d(*command, "--overwrite")[1]
     code, text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")
     assert (code, "no threshold reaches at most 1 % wrong with confidence 0.95" in text) == (0, True)
+    assert text.startswith("devices: cpu: ")
     assert "earlier calibration" not in text
     (used.model / "README.md").write_text("figures")
     text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[1]

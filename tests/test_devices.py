@@ -10,6 +10,7 @@ import pytest
 
 from r2d_jax.cli import main
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.model_folder import devices_in_use
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.files import write_fault
 
@@ -58,6 +59,19 @@ def test_another_platform_than_asked_for_ends_the_run():
     assert check_platform("cpu") == check_platform("any")
     with pytest.raises(UserError, match="asks for tpu, JAX found cpu"):
         check_platform("tpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "warned"),
+    [(None, None), ("platform: any\n", None), ("platform: cpu\n", None), ("platform: tpu\ndata:\n  path: a\n", "tpu")],
+)
+def test_a_model_in_use_tells_its_devices(tmp_path, config, warned):
+    """B073: commands after the training neither told the devices nor knew what the run had asked for."""
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    line, *more = devices_in_use(tmp_path).splitlines()
+    assert line == f"devices: {check_platform('any')}"
+    assert [f"platform={warned}, and JAX found a CPU only" in one for one in more] == [True] * bool(warned)
 
 
 def test_the_doctor_tells_versions_and_devices_and_no_secret(monkeypatch, tmp_path, capsys):

@@ -2,13 +2,14 @@
 
 import io
 import json
+import pathlib
 
 import pytest
 from rich.console import Console
 from test_run import write_config
 
 from r2d_jax.config_file import load_config
-from r2d_jax.training.run import start
+from r2d_jax.training.run import start, takes_days
 from r2d_jax.training.workdir import Workdir
 
 
@@ -23,6 +24,7 @@ def config(tmp_path):
     return path
 
 
+ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = ["data.columns.rationales={short: rationale, long: long}", "stage2.rationale_source=short"]
 
 
@@ -44,3 +46,21 @@ def test_cut_rationales_of_both_stages_are_told(config, tmp_path, monkeypatch, f
     assert all(f"{count} rationales" in line for line, (_, count) in zip(lines, cut, strict=True))
     assert "without effect in this run (method=r2d): stage2.cycle_weight\n" in told
     assert "deterministic: XLA_FLAGS=--xla_gpu_deterministic_ops=true\n" in told
+
+
+def test_a_published_size_on_a_cpu_takes_days_and_a_tiny_one_does_not():
+    """B073: with platform=any a run without its accelerator went on with the CPU, and only its pace told."""
+    published = load_config(ROOT / "configs" / "pubmedqa_t5_small.yaml")
+    quick = load_config(ROOT / "configs" / "quickstart.yaml")
+    assert takes_days(published, 60_506_624)
+    assert not takes_days(quick, 2_000_000)
+
+
+@pytest.mark.parametrize("platform", ["any", "cpu"])
+def test_a_start_without_an_accelerator_warns_where_it_would_take_days(config, tmp_path, monkeypatch, platform):
+    monkeypatch.setattr("r2d_jax.training.run.enable_compile_cache", lambda: None)
+    monkeypatch.setattr("r2d_jax.training.run._DAYS_ON_A_CPU", 1.0)
+    stream = io.StringIO()
+    settings = load_config(config, [*SOURCES, f"platform={platform}"])
+    start(settings, Workdir(tmp_path / "run"), Console(file=stream, width=1000))
+    assert ("warning: JAX found a CPU only" in stream.getvalue()) == (platform == "any")

@@ -216,6 +216,7 @@ def test_the_command_serves_stops_and_tells_nothing(folder, tmp_path):
     assert process.returncode == 0, err
     assert len(answers) == 1
     said = "".join(lines) + out + err
+    assert said.startswith("devices: cpu: ")
     assert "This is not a medical device" in said
     assert out.endswith("stopped\n")
     assert re.search(r"POST /api/predict 200 \d+ ms", err)

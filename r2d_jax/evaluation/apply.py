@@ -24,6 +24,7 @@ from r2d_jax.evaluation.labelled_rows import require_file_for, rows_to_evaluate,
 from r2d_jax.evaluation.model_folder import (
     LoadedModel,
     ModelCard,
+    devices_in_use,
     find_model_folder,
     load_model,
     read_card,
@@ -67,6 +68,8 @@ def _open(path: pathlib.Path, batch_size: int) -> tuple[LoadedModel, Mesh]:
     enable_compile_cache()
     mesh = make_mesh(MeshConfig())
     check_batch_size("--batch-size", batch_size, 1, mesh)
+    if is_writer():
+        print(devices_in_use(find_model_folder(path)))
     return load_model(path, mesh), mesh
 
 

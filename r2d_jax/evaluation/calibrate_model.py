@@ -18,7 +18,7 @@ from r2d_jax.evaluation.calibration import (
     load_calibration,
 )
 from r2d_jax.evaluation.labelled_rows import form_of_file, require_file_for, splits_as_trained
-from r2d_jax.evaluation.model_folder import find_model_folder, load_model, read_card
+from r2d_jax.evaluation.model_folder import devices_in_use, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.files import require_writable, write_text
 from r2d_jax.runtime.mesh import check_batch_size, make_mesh
@@ -112,6 +112,7 @@ def calibrate_model(
     enable_compile_cache()
     mesh = make_mesh(MeshConfig())
     check_batch_size("--batch-size", batch_size, 1, mesh)
+    print(devices_in_use(home))
     model = load_model(model_path, mesh)
     if not is_calibrated(home, model.source):
         raise UserError(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from r2d_jax.methods import RationalePrompt
 from r2d_jax.model.hf_format import read_hf_folder
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.checkpoint_files import BEST, LATEST, complete_steps, restore_params
+from r2d_jax.runtime.devices import check_platform
 from r2d_jax.runtime.distributed import require_same
 from r2d_jax.runtime.mesh import put, tree_shardings, with_shardings
 from r2d_jax.runtime.run_files import HF_WEIGHTS, MODEL_CARD
@@ -82,6 +84,25 @@ class LoadedModel:
     params: Params
     tokenizer: Tokenizer
     source: str
+
+
+def devices_in_use(folder: pathlib.Path) -> str:
+    """The devices that a model is used on, as a line; with a warning where its run asked for an accelerator in vain.
+
+    A model may be used elsewhere than it was trained, so that this is no error.
+
+    Args:
+        folder: of the model; a run's has a config.yaml.
+    """
+    path = folder / "config.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    line, asked = f"devices: {check_platform('any')}", re.search(r"^platform: (gpu|tpu)$", text, re.M)
+    if asked and jax.default_backend() == "cpu":
+        line += (
+            f"\nwarning: its run asked for platform={asked[1]}, and JAX found a CPU only, which takes far longer; "
+            "`r2d doctor` tells what JAX found"
+        )
+    return line
 
 
 def read_card(folder: pathlib.Path) -> ModelCard:

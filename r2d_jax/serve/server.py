@@ -15,6 +15,7 @@ import uvicorn
 from rich.console import Console
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.model_folder import devices_in_use, find_model_folder
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.stop_signal import StopSignal
@@ -239,6 +240,7 @@ def serve(
     with bound:
         local = is_local(bound)
         model = ServedModel.open(path, batch_size=batch_size, widths=widths)
+        say(console, devices_in_use(find_model_folder(path)))
         write_logs()
         warn_of_reach(local=local, token=token)
 

@@ -42,6 +42,9 @@ from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
 from r2d_jax.training.workdir import Workdir, adopt_stage1
 
+# Weights x rows, of all steps: two cores do 4e7 to 8e7 of these a second (T5-small, PubMedQA).
+_DAYS_ON_A_CPU = 1e13
+
 
 def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
     """Check config, devices, workdir and data, in this order, before anything costly.
@@ -54,7 +57,8 @@ def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
     cache = enable_compile_cache()
     if config.deterministic:
         say(console, f"deterministic: {request_deterministic_gpu_ops()}")
-    say(console, f"devices: {check_platform(config.platform)}")
+    devices = check_platform(config.platform)
+    say(console, f"devices: {devices}")
     prepared = prepare(config, workdir, make_mesh(config.mesh), lambda line: say(console, line))
     say(console, f"workdir: {workdir.path}")
     say(console, f"compile cache: {cache or 'none'}")
@@ -80,7 +84,19 @@ def start(config: Config, workdir: Workdir, console: Console) -> Prepared:
         f"weights: {weight_count(rows):,} in {len(rows)} arrays, {device_bytes / MIB:.1f} MiB per device; "
         f"table: {path}",
     )
+    if config.platform == "any" and devices.startswith("cpu") and takes_days(config, weight_count(rows)):
+        say(
+            console,
+            "warning: JAX found a CPU only, which takes days or weeks for so many weights and steps; platform=gpu or "
+            "platform=tpu ends a run that does not find one, platform=cpu ends this warning",
+        )
     return prepared
+
+
+def takes_days(config: Config, weights: int) -> bool:
+    """Whether a CPU of a few cores works on a model of so many weights for days, by a rule of thumb."""
+    rows = sum(stage.max_steps * stage.batch_size for stage in stage_configs(config).values())
+    return weights * rows > _DAYS_ON_A_CPU
 
 
 def _say_limits(prepared: Prepared, console: Console) -> None:
