@@ -385,8 +385,11 @@ def test_a_label_outside_the_set_has_no_probability_and_no_answer(used, tmp_path
     assert len(invalid) > 10
     assert {(row["label_probability"], row["abstained"]) for row in invalid} == {(None, True)}
     # A row without a question has no label, whatever the model says.
-    blank = write_rows(tmp_path / "blank.jsonl", [{"id": "1", "question": " "}])
-    (row,) = predicted(used.model, blank, "out.jsonl")
+    blank = write_rows(
+        tmp_path / "blank.jsonl", [{"id": "1", "question": " "}, {"id": "2", "question": "\u200b\ufeff"}]
+    )
+    row, other = predicted(used.model, blank, "out.jsonl")
+    assert row == other | {"id": "1"}
     assert (row["label"], row["label_probability"], row["abstained"]) == ("", None, True)
 
 

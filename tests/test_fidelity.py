@@ -16,6 +16,7 @@ from source_cases import as_bytes
 from r2d_jax.config import ColumnsConfig, DataConfig, MeshConfig, T5Config
 from r2d_jax.data.check.run_check import ONE_SPLIT, check_rows
 from r2d_jax.data.features import FeatureEncoder, question_text
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT, PromptBuilder, PromptTokens
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.text_map import MARKERS
@@ -107,7 +108,7 @@ _MOSTLY_CARRIED = st.one_of(
     st.text(string.printable, max_size=6),
 )
 TEXT = st.one_of(*(st.lists(piece, max_size=8).map("".join) for piece in (_PIECE, _MOSTLY_CARRIED)))
-FULL = TEXT.filter(str.strip)
+FULL = TEXT.filter(lambda text: not is_blank(text))
 LABEL = st.one_of(
     st.sampled_from(["urgent", "None", "01", "ESI 2", "≥ 3", "[newline]", "</s>", "a\nb\n"]), FULL
 )
@@ -297,7 +298,7 @@ def check_written(folder, row):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 1
     assert json.loads(text) == row
-    if row["rationale"].strip():
+    if not is_blank(row["rationale"]):
         for suffix in FORMATS:
             read_back(folder, {"question": "q", "context": ""} | row, suffix)
 

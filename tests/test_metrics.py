@@ -12,10 +12,13 @@ import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
+from r2d_jax.data.mentions import evidence_fraction, is_blank, label_agreement, rationale_names_label
+from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.metrics import label_metrics, normalise_label, outside_name
 from r2d_jax.evaluation.overlap import bleu
+from r2d_jax.evaluation.rationale_checks import has_text
+from r2d_jax.evaluation.scoring import with_gold_rationale
 
 LEVELS = ["resuscitation", "very urgent", "urgent", "less urgent", "non-urgent"]
 label_rows = st.lists(
@@ -399,3 +402,12 @@ def test_label_agreement_shares_sum_to_one_and_labels_stay() -> None:
     }
     assert labels == ["urgent", "urgent", "urgent", "non-urgent"]
     assert label_agreement(["text"], ["a"], []) is None
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u00a0\u3000", "\u200b", "\ufeff\u200d \u200f"])
+def test_zero_width_characters_alone_are_blank(text):
+    assert is_blank(text)
+    assert not is_blank(f"{text}.")
+    assert with_gold_rationale([Example("1", "q", "a", {"gold": text})], "gold").tolist() == [False]
+    assert Example("1", "q", "a", {"gold": text}).lacks_rationale
+    assert has_text([text, "a"]).tolist() == [0.0, 1.0]

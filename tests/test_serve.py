@@ -74,7 +74,7 @@ def test_characters_that_the_model_cannot_read_are_counted(server):
     assert server.predict(**note).json()["lost_characters"] == 2
     told = server.ask("POST", "/api/what-if", note | {"label": LABELS[0]}).json()
     assert told["lost_characters"] == 2
-    begun = server.upload("id,question\n1,a \ufffc\n2,b\n3, \n")
+    begun = server.upload("id,question\n1,a \ufffc\n2,b\n3,\u200b\n")
     rows = rows_of(server, server.finished(begun.json()["id"])["id"])
     assert [row["lost_characters"] for row in rows] == [1, 0, 0]
 
@@ -167,6 +167,7 @@ def test_notes_bodies_and_rows_over_a_limit(server):
     assert server.predict("x" * (most + 1)).status == 413
     assert server.predict("x" * most, context="y").status == 413
     assert server.predict("\n ").json() == {"detail": "question: is blank."}
+    assert server.predict("\u200b\ufeff").json() == {"detail": "question: is blank."}
     # Written as JSON escapes of six bytes, and filled up with blanks to the last byte that is taken.
     body = json.dumps({"question": "\u2265" * most}).encode()
     assert 6 * most < len(body) < server.limits.note_bytes

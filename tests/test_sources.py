@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.sources import read_examples, read_source
 from r2d_jax.errors import UserError
 
@@ -329,7 +330,7 @@ def test_b020_json_array_is_read_and_its_faults_name_the_element(write):
     refusal(write("g.jsonl", json.dumps([row()], indent=1)), "line 1", ".json file")
 
 
-@pytest.mark.parametrize("empty", ["", "  ", "\t\n", "\u00a0"])
+@pytest.mark.parametrize("empty", ["", "  ", "\t\n", "\u00a0", "\u200b", "\ufeff \u200f"])
 @pytest.mark.parametrize("field", ["question", "label", "rationale"])
 def test_b021_empty_field_names_line_and_field(write_jsonl, field, empty):
     refusal(write_jsonl(row(), row() | {field: empty}), "line 2", repr(field), "empty")
@@ -439,7 +440,7 @@ def test_split_column_is_not_needed_where_no_split_is_asked_for(write_jsonl):
     assert len(read(write_jsonl(row()), ColumnsConfig(split="split"))) == 1
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: text.strip())
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: not is_blank(text))
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,6 +10,7 @@ from r2d_jax.errors import UserError
 # T5's own normaliser writes the zero-width characters as spaces, so no output could ever match a
 # reference that holds them.
 _WHITE_SPACE = re.compile("[\\s\u200b-\u200f\ufeff]+")
+_BLANK = re.compile("[\\s\u200b-\u200f\ufeff]*")
 _HYPHENS = "\\-\u2010\u2011"
 _JOINT = re.compile(f"(?<=\\w)[ {_HYPHENS}](?=\\w)")
 
@@ -19,6 +20,11 @@ Naming = Literal["label", "other", "none"]
 def fold_white_space(text: str) -> str:
     """The text with each run of white space, line breaks and zero-width characters as one space."""
     return _WHITE_SPACE.sub(" ", text).strip()
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text holds nothing to read: white space and zero-width characters alone, or nothing."""
+    return _BLANK.fullmatch(text) is not None
 
 
 def check_same_rows(**columns: Sequence[object]) -> int:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from r2d_jax.data.mentions import is_blank
+
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -30,7 +32,7 @@ class Example:
     @property
     def lacks_rationale(self) -> bool:
         """Whether one of its rationales is blank."""
-        return not all(text.strip() for text in self.rationales.values())
+        return any(map(is_blank, self.rationales.values()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from r2d_jax.config import Config, DataConfig, EvaluationConfig, LabelDecode, Me
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.features import FeatureEncoder, Features
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.subgroups import MISSING
@@ -186,10 +187,10 @@ def predict_file(
                 if scale is not None:
                     row |= {"least_cost_label": least_cost_labels(scale, card.labels, known.table)[0]}
             # Whatever the model makes of nothing at all is no prediction.
-            yield row if example.question.strip() else _unpredicted(row)
+            yield _unpredicted(row) if is_blank(example.question) else row
 
     write_jsonl(output_file, rows())
-    without = sum(not example.question.strip() for example in examples)
+    without = sum(is_blank(example.question) for example in examples)
     return len(examples) - without, without
 
 

@@ -9,6 +9,7 @@ from r2d_jax.config import ColumnsConfig, Config, EvaluationConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.labels import looks_like_text
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example, Splits
@@ -260,7 +261,7 @@ def rows_to_evaluate(
     )
     if not card.labels:
         _labels_alone(examples, columns.label)
-    if source is not None and not any(example.rationales[source].strip() for example in examples):
+    if source is not None and all(is_blank(example.rationales[source]) for example in examples):
         source = None
     return examples, source
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.data.features import question_text
-from r2d_jax.data.mentions import rationale_names_label
+from r2d_jax.data.mentions import is_blank, rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.intervals import Statistic, ratio_of
 from r2d_jax.evaluation.metrics import normalise_label
@@ -104,7 +104,7 @@ def agreement(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
 
 def has_text(rationales: Sequence[str]) -> np.ndarray:
     """Float64 [N], 1 where a rationale is not empty: from an empty one a model still gives a label, but reads none."""
-    return np.array([float(bool(text.strip())) for text in rationales])
+    return np.array([float(not is_blank(text)) for text in rationales])
 
 
 def flip_figures(flips: Sequence[Flip], labels: Sequence[str]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.config import BertScoreConfig, EvaluationConfig
-from r2d_jax.data.mentions import evidence_fraction, label_agreement, rationale_names_label
+from r2d_jax.data.mentions import evidence_fraction, is_blank, label_agreement, rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.bertscore import bertscore_rows, load_scorer
@@ -254,7 +254,7 @@ def _share(flags: Any) -> float:
 
 def with_gold_rationale(examples: Sequence[Example], source: str) -> np.ndarray:
     """Bool [N]: which of N rows have a rationale of this source."""
-    return np.array([bool(example.rationales[source].strip()) for example in examples])
+    return np.array([not is_blank(example.rationales[source]) for example in examples])
 
 
 def _spread(values: np.ndarray, places: np.ndarray, fill: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.serve import answers
 from r2d_jax.serve.batcher import Batcher
 from r2d_jax.serve.limits import Limits, Refused
@@ -102,7 +103,7 @@ class Service:
         """
         text = answers.note_text(question, context)
         _require_whole(text, "question and context")
-        if not question.strip():
+        if is_blank(question):
             raise Refused(422, "blank", "question: is blank.")
         if len(text) > self.limits.note_characters:
             most = self.limits.note_characters
@@ -132,7 +133,7 @@ class Service:
             raise Refused(409, "what_if", "This model writes no rationale for a given label.")
         text = self.checked_text(question, context)
         _require_whole(label, "label")
-        if not label.strip() or len(label) > self.limits.note_characters:
+        if is_blank(label) or len(label) > self.limits.note_characters:
             raise Refused(422, "blank_label", "label: is blank or too long.")
         item: ServedNote = await run_in_threadpool(self.model.prepare, text, label=label)
         outcome = await self._outcome(item)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import IO, Literal, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.cell_checks import text_of
 from r2d_jax.data.reading.cells import Row
 from r2d_jax.data.reading.csv_rows import csv_rows
@@ -93,7 +94,7 @@ def _uploaded(
     row_id = text_of(_FILE, row, id_column, required=True, number=True) if id_column else row.place
     asked = question.fill_unless_blank(cells_of(question))
     text = note_text(asked, context.fill(cells_of(context)) if context else "")
-    if not asked.strip():
+    if is_blank(asked):
         return UploadedRow(row_id, "", "empty question")
     if len(text) > limits.note_characters:
         return UploadedRow(row_id, "", f"longer than {limits.note_characters} characters")

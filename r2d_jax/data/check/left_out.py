@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 
 from r2d_jax.config import DataConfig
 from r2d_jax.data.check.findings import MAX_PLACES, Place, Tally
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
 
 
@@ -27,7 +28,7 @@ class LeftOut:
         if not self.lacks(example):
             return False
         for name, text in example.rationales.items():
-            if not text.strip():
+            if is_blank(text):
                 key = f"rationale {name}", split
                 self._counts[key] += 1
                 if self._counts[key] <= MAX_PLACES:

@@ -10,7 +10,7 @@ import numpy as np
 from r2d_jax.data.check.duplicates import INPUT, digest
 from r2d_jax.data.check.findings import SeenRow, Tally
 from r2d_jax.data.check.labels import LabelTable
-from r2d_jax.data.mentions import LabelFinder
+from r2d_jax.data.mentions import LabelFinder, is_blank
 
 # Above these, naming labels alone tells something about the gold label, and not by luck.
 _LEAST_LEAKING_ROWS, _ABOVE_CHANCE, _STANDARD_ERRORS = 20, 0.2, 4.0
@@ -59,7 +59,7 @@ class Rationales:
         for field in sources:
             text = row.texts.get(field, "")
             self._tally.rows[field, row.split] += not text
-            if not text.strip():
+            if is_blank(text):
                 self._tally.add("rationale-missing", field, row)
                 continue
             prepared = self._finder.prepared(text)

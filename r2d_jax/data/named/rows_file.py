@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.named.contract import ConversionCounts, NamedDataset, NamedRow
 from r2d_jax.errors import UserError
 
@@ -47,7 +48,7 @@ class RowsFile:
     def _usable(self, row: NamedRow) -> bool:
         rationale = row.rationales[self.dataset.rationales[0]]
         for what, text in {"question": row.question, "label": row.label, "rationale": rationale}.items():
-            if not text.strip():
+            if is_blank(text):
                 self.tally.drop(f"no {what}")
                 return False
         labels = self.dataset.labels
@@ -94,7 +95,7 @@ class RowsFile:
         self.tally.rows[row.split] += 1
         self.labels[row.split, row.label] += 1
         for name in self.dataset.rationales:
-            self.rationales[name] += bool(row.rationales[name].strip())
+            self.rationales[name] += not is_blank(row.rationales[name])
         damaged = sum(text.count("\ufffd") for text in cells.values())
         self.tally.note("replacement characters (U+FFFD), damaged before they came here", damaged)
         total = self.tally.rows.total()

@@ -5,6 +5,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.cells import (
     Number,
     Row,
@@ -105,7 +106,7 @@ def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = 
         raise fault(
             f"is {kind_of(value)}, not text", 'Store it as text (in JSON in quotes, for example "1").'
         )
-    if required and not value.strip():
+    if required and is_blank(value):
         raise fault("is empty", "Fill it in, or remove the row.")
     return whole_text(f"{path} {row.place}, field {column!r}", value)
 

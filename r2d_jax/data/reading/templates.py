@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.errors import UserError
 
 _TOKEN = re.compile(r"(\{\{|\}\})|\{([^{}]+)\}|([{}])")
@@ -30,7 +31,7 @@ class Template:
 
     def fill_unless_blank(self, cells: Mapping[str, str]) -> str:
         """As `fill`, but "" where all cells are blank: what stands around them is no question."""
-        return self.fill(cells) if any(cells[name].strip() for name in self.columns) else ""
+        return "" if all(is_blank(cells[name]) for name in self.columns) else self.fill(cells)
 
 
 def parse_template(text: str, setting: str) -> Template:
