@@ -1,7 +1,9 @@
 """Figures do not depend on batch size, row order or devices; collapse and per-row parts are told."""
 
 import dataclasses
+import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,12 +12,15 @@ pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import as_lines, in_a_process, make_rows, nearly, settings
+from rich.console import Console
 from ruamel.yaml import YAML
 
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.schema import Example
+from r2d_jax.evaluation import evaluate as evaluating
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.rationale_checks import Flip, flip_figures, flip_statistics
+from r2d_jax.evaluation.rationale_checks import Flip, RationaleChecks, flip_figures, flip_statistics
+from r2d_jax.evaluation.report import print_results
 from r2d_jax.evaluation.scoring import Readings, label_scores, score
 
 
@@ -165,6 +170,24 @@ def test_scores_with_readings_by_hand():
     assert (metrics["label_limit_fraction"], metrics["rationale_limit_fraction"]) == (0.25, 0.25)
     assert metrics["intervals"] == {}
     assert metrics["label_flip"] is None
+
+
+def test_texts_that_are_cut_when_read_back_are_counted():
+    """Consistency, sufficiency and gold robustness were figures of the beginnings of such texts without a word."""
+    gold = [Example(str(i), "q", "yes", {"a": text}) for i, text in enumerate(["yes " * 9, "yes", "yes " * 8])]
+    predictions = [Prediction("yes", True, 0.9, text) for text in ("yes " * 7, "yes", "")]
+    predictor = types.SimpleNamespace(
+        features_of=lambda texts, *_: types.SimpleNamespace(cut_questions=sum(len(text) > 20 for text in texts)),
+        predict=lambda *_, **__: iter([[Prediction("yes", True, 0.9)] * 3]),
+    )
+    checks = RationaleChecks(types.SimpleNamespace(params=None), predictor, 8, lambda: None)
+    settings = EvaluationConfig(resamples=0, flip_rows=0)
+    readings = evaluating._read_back(checks, gold, predictions, ("yes", "no"), "a", settings)
+    metrics = score(gold, predictions, ("yes", "no"), "a", settings, readings).metrics
+    assert metrics["read_back_cut"] == {"rationales": 1, "gold_rationales": 2}
+    stream = io.StringIO()
+    print_results(metrics, Console(file=stream, width=300))
+    assert "1 rationales and 2 gold ones are over the input limit" in stream.getvalue()
 
 
 def test_flips_by_hand():

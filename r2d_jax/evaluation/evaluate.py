@@ -206,9 +206,11 @@ def _read_back(
     settings: EvaluationConfig,
 ) -> Readings:
     rationales = [prediction.rationale for prediction in predictions]
+    own, cut = checks.labels_of(rationales)
+    gold, cut_gold = checks.labels_of([example.rationales[source] for example in examples])
     return Readings(
-        checks.labels_of(rationales),
-        checks.labels_of([example.rationales[source] for example in examples]),
+        own,
+        gold,
         checks.flips(
             examples,
             [prediction.label for prediction in predictions],
@@ -217,6 +219,8 @@ def _read_back(
             rows=settings.flip_rows,
             labels_per_row=settings.flip_labels,
         ),
+        cut,
+        cut_gold,
     )
 
 

@@ -48,11 +48,11 @@ class RationaleChecks:
         self._batch_size = batch_size
         self._check_stop = check_stop
 
-    def labels_of(self, texts: Sequence[str]) -> list[str]:
-        """The label that the model predicts from each of N texts alone."""
+    def labels_of(self, texts: Sequence[str]) -> tuple[list[str], int]:
+        """The label that the model predicts from each of N texts alone, and how many were cut to the input limit."""
         features = self._predictor.features_of(texts)
         lists = self._predictor.predict(self._model.params, features, self._batch_size, rationales=False)
-        return [row.label for row in all_of(lists, self._check_stop)]
+        return [row.label for row in all_of(lists, self._check_stop)], features.cut_questions
 
     def flips(
         self,
@@ -89,9 +89,10 @@ class RationaleChecks:
         )
         lists = self._predictor.explain(self._model.params, features, self._batch_size)
         texts = all_of(lists, self._check_stop)
+        labels_read, _ = self.labels_of(texts)
         return [
             Flip(row, given, text, label, text != rationales[row])
-            for (row, given), text, label in zip(asked, texts, self.labels_of(texts), strict=True)
+            for (row, given), text, label in zip(asked, texts, labels_read, strict=True)
         ]
 
 

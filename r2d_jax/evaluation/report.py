@@ -78,6 +78,11 @@ def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"{percent(risk)} of the answered rows are wrong, more than the target of {target}"
     if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
         yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
+    if (read := metrics.get("read_back_cut")) and any(read.values()):
+        yield (
+            f"consistency, sufficiency and gold robustness: {read['rationales']} rationales and "
+            f"{read['gold_rationales']} gold ones are over the input limit, and were read without their end"
+        )
     if text := repetition_of(metrics):
         yield text
     if score := metrics.get("bertscore"):

@@ -65,11 +65,15 @@ class Readings:
         from_rationale: from each row's generated rationale, N labels.
         from_gold: from each row's gold rationale, N labels.
         flips: rationales under other labels.
+        cut_rationales: generated rationales whose end was left out, as they were longer than the input limit.
+        cut_gold_rationales: gold rationales likewise.
     """
 
     from_rationale: Sequence[str]
     from_gold: Sequence[str]
     flips: Sequence[Flip]
+    cut_rationales: int = 0
+    cut_gold_rationales: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +243,10 @@ def _reading_part(
         "gold_robustness_fraction": np.where(compared, agreement(readings.from_gold, gold), np.nan),
     }
     metrics: dict[str, Any] = {name: float(np.nanmean(values)) for name, values in rows.items()}
+    metrics["read_back_cut"] = {
+        "rationales": readings.cut_rationales,
+        "gold_rationales": readings.cut_gold_rationales,
+    }
     metrics["label_flip"] = flip_figures(readings.flips, labels)
     statistics: dict[str, Statistic] = {}
     if readings.flips:
