@@ -60,6 +60,7 @@ def test_published_settings():
         "weight_decay": 0.0,
         "clip_norm": 1.0,
     }
+    assert dataclasses.asdict(config.stage1.optimizer) == optimizer
     assert (config.stage1.max_steps, config.stage1.eval_every_steps, config.stage1.patience_evals) == (
         50000,
         1000,
@@ -71,6 +72,10 @@ def test_published_settings():
         5,
     )
     assert (config.data.input_limit_tokens, config.data.rationale_limit_tokens) == (1024, 256)
+    assert (config.stage1.batch_size, config.stage2.batch_size) == (64, 64)
+    assert (config.stage2.label_weight, config.stage2.warmup_fraction) == (0.7, 0.05)
+    assert (config.stage2.transition_fraction, config.stage2.max_sampling_probability) == (0.6, 0.9)
+    assert config.model.shape.dropout_rate == 0.1
     assert config.model.compute_dtype == "bfloat16"
 
 
