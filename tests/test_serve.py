@@ -516,10 +516,11 @@ def test_a_row_without_an_answer_is_no_answered_one(risk, abstained):
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_cell_begins_as_a_formula_of_a_spreadsheet(start):
-    held = Upload("1", (), [{"id": "a", "rationale": f"{start}1+1", "unsupported": [f"{start}2"]}])
+    held = Upload("1", (), [{"id": f"{start}1", "rationale": f"{start}1+1", "unsupported": [f"{start}2"]}])
     _, line, _ = results_text(held, "csv").split("\n")
-    assert [cell.strip('"') for cell in line.split(",")] == ["a", f"'{start}1+1", f"'{start}2"]
+    assert [cell.strip('"') for cell in line.split(",")] == [f"'{start}1", f"'{start}1+1", f"'{start}2"]
     assert json.loads(results_text(held, "jsonl"))["rationale"] == f"{start}1+1"
+    assert json.loads(results_text(held, "jsonl"))["id"] == f"{start}1"
 
 
 def test_columns_may_have_other_names(server):
