@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,11 +119,10 @@ def train(
     iterator = batches(step)
     window: list[dict[str, jax.Array]] = []
     window_start = time.monotonic()
-    metrics: dict[str, jax.Array] = {}
     stop_before: jax.Array | None = None
 
     def save() -> None:
-        _require_finite(metrics, reporter.stage, step)
+        _require_finite(window, reporter.stage, step)
         saved = dataclasses.asdict(progress)
         checkpoints.save_latest(step, state.params, state.opt_state, saved, state.objective_state)
 
@@ -142,7 +141,7 @@ def train(
         finished = step >= config.max_steps or progress.stopped_early
         due = step > 0 and (step % config.eval_every_steps == 0 or step >= config.max_steps)
         if due and progress.last_eval_step < step:
-            _require_finite(metrics, reporter.stage, step)
+            _require_finite(window, reporter.stage, step)
             values = evaluate(state.params, step, check_stop)
             best = selection.update(progress, step, values, config.patience_evals)
             reporter.scalars(step, values)
@@ -166,9 +165,8 @@ def train(
         asked = metrics.pop(STOP)
         window.append(metrics)
         if step % config.log_every_steps == 0 or step >= config.max_steps:
+            _require_finite(window, reporter.stage, step)
             values = _window_values(window, config.batch_size, window_start)
-            means = {name.removeprefix("train/"): value for name, value in values.items()}
-            _require_finite(means, reporter.stage, step)
             reporter.scalars(step, values)
             reporter.progress(step, values)
             window_start, window = time.monotonic(), []
@@ -184,18 +182,19 @@ def train(
     return state, progress
 
 
-def _require_finite(metrics: Mapping[str, Any], stage: str, step: int) -> None:
-    # The loss is that before the update, so it does not show what the last update did; its gradients do.
-    broken = [
-        name for name in ("loss", "grad_norm") if not np.isfinite(jax.device_get(metrics.get(name, 0.0)))
-    ]
-    if broken:
-        named = {"loss": "the loss", "grad_norm": "the norm of the gradients"}[broken[0]]
-        raise UserError(
-            f"{stage}, step {step} or shortly before",
-            f"{named} is not finite",
-            "Lower the learning rate or use model.compute_dtype=float32; the checkpoints are intact.",
-        )
+def _require_finite(window: Sequence[Mapping[str, Any]], stage: str, step: int) -> None:
+    # Of each step since the last log or evaluation, of which `step` is the last. The loss is that before the update,
+    # so it does not show what the last update did; its gradients do.
+    names = {"loss": "the loss", "grad_norm": "the norm of the gradients"}
+    fetched = jax.device_get([{name: one[name] for name in names if name in one} for one in window])
+    for number, values in enumerate(fetched, start=step - len(window) + 1):
+        for name in names:
+            if not np.isfinite(values.get(name, 0.0)):
+                raise UserError(
+                    f"{stage}, step {number}",
+                    f"{names[name]} is not finite",
+                    "Lower the learning rate or use model.compute_dtype=float32; the checkpoints are intact.",
+                )
 
 
 _OF_LAST_STEP = (
