@@ -1,5 +1,6 @@
 """Places that a run writes to, and the devices it finds: faults are told before anything costly."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -7,10 +8,12 @@ import sys
 import threading
 
 import pytest
+from etils import epath
 
 from r2d_jax.cli import main
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import devices_in_use
+from r2d_jax.runtime import devices
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache
 from r2d_jax.runtime.files import write_fault
 
@@ -32,6 +35,48 @@ def test_a_place_that_does_not_answer_is_a_fault_after_a_while(tmp_path, monkeyp
     monkeypatch.setattr(pathlib.Path, "write_text", lambda *_, **__: answered.wait(30))
     assert write_fault(tmp_path, limit_secs=0.2) == "no answer within 0.2 s"
     answered.set()
+
+
+class Bucket:
+    """Stands for etils' path of an address."""
+
+    def __init__(self, write):
+        self.write_text = lambda _: write()
+
+    def __truediv__(self, name):
+        return self
+
+    def mkdir(self, **_):
+        pass
+
+    def unlink(self):
+        pass
+
+
+def test_an_address_for_the_cache_is_tried_with_a_time_limit(monkeypatch):
+    """B075: it was given to JAX as it was, which waits for a bucket that does not answer, or compiles each time."""
+    assert write_fault("nowhere://bucket").startswith("KeyError: ")
+    answered = threading.Event()
+    monkeypatch.setattr(devices, "write_fault", functools.partial(write_fault, limit_secs=0.2))
+    monkeypatch.setattr(devices, "_keep_programs", lambda place: place)
+    monkeypatch.delenv("R2D_COMPILE_CACHE", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/compiled")
+
+    def refuse():
+        raise PermissionError("storage.objects.create is missing\nmore")
+
+    for write, fault in (
+        (refuse, "PermissionError: storage.objects.create is missing"),
+        (lambda: answered.wait(30), "no answer within 0.2 s"),
+    ):
+        monkeypatch.setattr(epath, "Path", lambda _, write=write: Bucket(write))
+        with pytest.raises(
+            UserError, match=rf"^JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled: cannot be written .{fault}.\. Name"
+        ):
+            enable_compile_cache()
+    answered.set()
+    monkeypatch.setattr(epath, "Path", lambda _: Bucket(lambda: None))
+    assert enable_compile_cache() == "gs://bucket/compiled"
 
 
 @pytest.mark.parametrize("variable", ["R2D_COMPILE_CACHE", "JAX_COMPILATION_CACHE_DIR"])

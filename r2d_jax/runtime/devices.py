@@ -26,14 +26,20 @@ def enable_compile_cache() -> str | None:
         The folder or address; None, with a warning, where the user's cache folder cannot be written to.
 
     Raises:
-        UserError: a folder named by a variable cannot be written to, or does not answer, or an address is named where
-            a folder has to be.
+        UserError: a folder or address named by a variable cannot be written to, or does not answer, or an address is
+            named where a folder has to be.
     """
     give_back_after_compiling()
     variable = next((name for name in (CACHE_VARIABLE, _JAX_VARIABLE) if os.environ.get(name)), "")
     place = os.environ[variable] if variable else str(_users_cache() / "r2d_jax" / "jax")
     if variable == _JAX_VARIABLE and "://" in place:
-        # What JAX cannot reach it tells in a warning, and compiles.
+        # JAX tells in a warning what it cannot reach, or waits for it.
+        if fault := write_fault(place):
+            raise UserError(
+                f"{variable}={place}",
+                f"cannot be written ({fault})",
+                "Name a bucket that can, install the package for it (gcsfs, s3fs), or unset the variable.",
+            )
         return _keep_programs(place)
     folder = pathlib.Path(place)
     require_local(folder, variable or "XDG_CACHE_HOME")

@@ -125,8 +125,10 @@ def _strict_json(value: Any, path: pathlib.Path, figure: str, advice: str, inden
         raise UserError(str(path), f"{figure} is not a number", advice) from error
 
 
-def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None:
+def write_fault(folder: pathlib.Path | str, *, limit_secs: float = 60.0) -> str | None:
     """Why a folder cannot be written to, or None; makes the folder and leaves nothing else behind.
+
+    Text is an address such as gs://bucket/compiled, which is tried through the library by which JAX writes to it.
 
     A mounted bucket or network disk that does not answer is a fault too, after `limit_secs`.
     """
@@ -134,20 +136,34 @@ def write_fault(folder: pathlib.Path, *, limit_secs: float = 60.0) -> str | None
 
     def probe() -> None:
         # A name of its own, since several processes may look at once.
-        file = folder / f".write_probe_{uuid.uuid4().hex}"
+        name = f".write_probe_{uuid.uuid4().hex}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            place = _of_address(folder) if isinstance(folder, str) else folder
+            file = place / name
+            place.mkdir(parents=True, exist_ok=True)
             file.write_text("")
             file.unlink()
             answer.append(None)
-        except OSError as error:
-            answer.append(str(error.strerror))
+        except Exception as error:
+            # The libraries of buckets have errors of their own.
+            answer.append(_reason(error))
 
     # A thread of its own can be left hanging; it dies with the process.
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     thread.join(limit_secs)
     return answer[0] if answer else f"no answer within {limit_secs:g} s"
+
+
+def _reason(error: Exception) -> str:
+    system = error.strerror if isinstance(error, OSError) else None
+    return system or " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]])
+
+
+def _of_address(address: str) -> Any:
+    from etils import epath
+
+    return epath.Path(address)
 
 
 def require_writable(path: pathlib.Path, where: str = "") -> None:
