@@ -1,5 +1,6 @@
 """The route between text and ids: no silent loss, text never becomes a control token, one answer everywhere."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -250,6 +251,30 @@ def test_b010_the_fingerprint_tells_vocabularies_and_settings_apart(real, traine
         Tokenizer.train([*TEXTS, "zzz zzz zzz"], 400),
     ]
     assert len({each.fingerprint for each in others}) == len(others)
+
+
+def test_b010_a_folder_of_another_version_of_the_library_is_the_one_it_was(tmp_path, real, trained):
+    """That version lacks a field, which this one would write; the folder was refused as another tokenizer."""
+    stored = json.loads(trained.files()["tokenizer.json"])
+    del stored["model"]["ignore_merges"]
+
+    def loaded(**changes):
+        text = json.dumps(stored | changes, indent=2, ensure_ascii=False)
+        write_texts(tmp_path, trained.files() | {"tokenizer.json": text})
+        return text, Tokenizer.load(tmp_path)
+
+    text, found = loaded()
+    assert "ignore_merges" in json.loads(found._backend.to_str())["model"]
+    saved = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+    assert found.fingerprint == saved != trained.fingerprint
+    assert found.files()["tokenizer.json"] == text
+    assert [found.has_fingerprint(one) for one in (saved, trained.fingerprint, real.fingerprint)] == [True, True, False]
+    # A cut that another program has put there is taken out, in the file too.
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    _, found = loaded(truncation=cut)
+    assert len(found.encode("chest pain since two days")) > 3
+    assert json.loads(found.files()["tokenizer.json"])["truncation"] is None
+    assert found.fingerprint == trained.fingerprint
 
 
 @pytest.mark.parametrize("parallel", ["true", "false"])

@@ -6,7 +6,8 @@ import json
 import pathlib
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -59,8 +60,13 @@ class Tokenizer:
 
     pad_id, eos_id, unk_id = 0, 1, 2
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer, stored: str | None = None):
         """Wrap a backend whose map is in place.
+
+        Args:
+            backend: the tokenizer of the library.
+            stored: tokenizer.json, where it was saved here; another version of the library may write the same tokenizer
+                in another way. None: as the library writes it now.
 
         Raises:
             UserError: its special ids are not T5's.
@@ -70,6 +76,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.encode_special_tokens = True
         self._backend = backend
+        self._stored = stored
         self._plain = for_plain_texts(backend)
         self._control = {
             index for index, token in backend.get_added_tokens_decoder().items() if token.special
@@ -92,14 +99,14 @@ class Tokenizer:
         folder = pathlib.Path(folder)
         backend = _read(folder / FILE) if (folder / FILE).is_file() else _converted(folder)
         if text_map is None:
-            text_map = _saved_map(folder / SETTINGS_FILE)
+            text_map = _saved_map(_settings(folder / SETTINGS_FILE))
         elif not text_map and _has_map(backend):
             raise UserError(
                 str(folder),
                 "this tokenizer holds the text map, and tokenizer.text_map=false cannot take it out",
                 "Set tokenizer.text_map=true, or use a tokenizer without the map.",
             )
-        return cls(_with_map(backend) if text_map else backend)
+        return cls(_with_map(backend) if text_map else backend, _saved_text(folder, backend))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, text_map: bool = True) -> "Tokenizer":
@@ -149,7 +156,7 @@ class Tokenizer:
             _MAP_KEY: _has_map(self._backend),
         }
         return {
-            FILE: self._backend.to_str(pretty=True),
+            FILE: self._stored or self._backend.to_str(pretty=True),
             SETTINGS_FILE: json.dumps(settings, indent=2) + "\n",
             "special_tokens_map.json": json.dumps(tokens, indent=2) + "\n",
         }
@@ -163,9 +170,12 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of vocabulary and settings."""
-        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        """sha256 of vocabulary and settings, as they were saved."""
+        return _digest(self._stored or self._backend.to_str())
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether this is the tokenizer of that fingerprint, as it was saved or as the library writes it now."""
+        return fingerprint in (self.fingerprint, _digest(self._backend.to_str()))
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without an end token.
@@ -244,12 +254,32 @@ def _require_t5(backend: tokenizers.Tokenizer) -> None:
         )
 
 
-def _saved_map(path: pathlib.Path) -> bool:
+def _settings(path: pathlib.Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return True
-    return not isinstance(settings, dict) or settings.get(_MAP_KEY, True) is not False
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _saved_map(settings: Mapping[str, Any]) -> bool:
+    return settings.get(_MAP_KEY, True) is not False
+
+
+def _saved_text(folder: pathlib.Path, backend: tokenizers.Tokenizer) -> str | None:
+    """The tokenizer.json of a folder that was saved here, where nothing of it is changed on loading."""
+    settings, path = _settings(folder / SETTINGS_FILE), folder / FILE
+    if not path.is_file() or not (_MAP_KEY in settings and _has_map(backend) == _saved_map(settings)):
+        return None
+    text = path.read_text(encoding="utf-8")
+    stored = json.loads(text)
+    # Who loads it and saves it again may have put these there.
+    return text if stored.get("truncation") is None and stored.get("padding") is None else None
+
+
+def _digest(stored: str) -> str:
+    canonical = json.dumps(json.loads(stored), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _survives(backend: tokenizers.Tokenizer, char: str) -> bool:

@@ -182,7 +182,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
     card = read_card(folder)
     is_hf = (folder / HF_WEIGHTS).is_file()
     tokenizer = Tokenizer.load(folder if is_hf else folder / TOKENIZER_FOLDER)
-    if tokenizer.fingerprint != card.tokenizer_fingerprint:
+    if not tokenizer.has_fingerprint(card.tokenizer_fingerprint):
         raise UserError(
             str(folder),
             "the tokenizer is not the one that the model was trained with",

@@ -171,7 +171,7 @@ def _check_same_tokenizer(workdir: Workdir, tokenizer: Tokenizer) -> None:
     # Going on with other ids would spoil the checkpoints, and the run would only be refused at its end.
     if not (workdir.started and (workdir.path / MODEL_CARD).is_file()):
         return
-    if read_card(workdir.path).tokenizer_fingerprint != tokenizer.fingerprint:
+    if not tokenizer.has_fingerprint(read_card(workdir.path).tokenizer_fingerprint):
         raise UserError(
             str(workdir.tokenizer),
             "is not the tokenizer that this run began with",
