@@ -261,6 +261,7 @@ def export(r2d, model, tmp_path):
         ("stage2/latest/3", "stage2/latest/3"),
         ("stage1", "stage1/best/3"),
         ("stage1/best/3", "stage1/best/3"),
+        ("stage2/best/../../stage1", "stage1/best/3"),
         ("export", "export/model.safetensors"),
     ],
 )

@@ -1,6 +1,8 @@
 """Folders of models that something has spoilt; in: a sound folder and a change to it, out: one line, or the model."""
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -13,12 +15,15 @@ from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import (
     TOKENIZER_FOLDER,
     WEIGHTS_FOLDER,
     LoadedModel,
     ModelCard,
+    find_model_folder,
+    load_model,
     place_params,
 )
 from r2d_jax.model.parameters import T5Factory
@@ -238,3 +243,40 @@ def test_the_card_tells_of_the_model_beside_it(exported, model, predict, r2d, tm
 
 def test_a_rationale_of_one_token_is_a_limit_like_any_other(exported, predict, tmp_path):
     predict(reworded(exported, rationale_tokens=1)).done()
+
+
+def test_dots_in_a_path_lead_to_the_model_that_the_shell_shows(exported, model, tmp_path, monkeypatch):
+    """`../other` was taken for a part of the model in whose folder the shell stood."""
+    monkeypatch.chdir(exported)
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(UserError, match=re.escape("../plain: no r2d_model.json here or above")):
+        find_model_folder(pathlib.Path("../plain"))
+    imported(model, tmp_path / "other", model.params)
+    loaded = load_model(pathlib.Path("../other"), make_mesh(MeshConfig()))
+    assert loaded.source == str(tmp_path / "other" / WEIGHTS_FOLDER)
+    assert find_model_folder(tmp_path / "other" / WEIGHTS_FOLDER / ".." / TOKENIZER_FOLDER) == tmp_path / "other"
+    # Through a link, `..` is the folder above what it leads to.
+    (exported / "link").symlink_to(tmp_path / "other" / WEIGHTS_FOLDER)
+    assert find_model_folder(pathlib.Path("link/..")) == tmp_path / "other"
+
+
+@pytest.mark.parametrize("kept_as", ["export", "import"])
+def test_a_folder_in_that_of_a_model_is_not_taken_for_it(exported, model, tmp_path, kept_as):
+    """Another model may lie there; the one around it answered in its place."""
+    folder = exported if kept_as == "export" else imported(model, tmp_path / "imported", model.params)
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text("{}")
+    told = f"base: no r2d_model.json here, and no part of the model in {folder}. Give a run's workdir"
+    for inside in ("base", "base/config.json"):
+        with pytest.raises(UserError, match=re.escape(told.replace("base", inside, 1))):
+            find_model_folder(folder / inside)
+    for inside in ("onnx", WEIGHTS_FOLDER, TOKENIZER_FOLDER):
+        (folder / inside).mkdir(exist_ok=True)
+        assert find_model_folder(folder / inside) == folder
+    assert find_model_folder(folder / CARD_FILE) == folder
+    # A stage of a run may lie on another disk.
+    (tmp_path / "disk" / "best").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CARD_FILE).write_text(model.card.to_json(), encoding="utf-8")
+    (tmp_path / "run" / "stage2").symlink_to(tmp_path / "disk")
+    assert find_model_folder(tmp_path / "run" / "stage2" / "best") == tmp_path / "run"

@@ -27,6 +27,8 @@ from r2d_jax.runtime.run_files import HF_WEIGHTS, MODEL_CARD
 
 WEIGHTS_FOLDER = "weights"
 TOKENIZER_FOLDER = "tokenizer"
+_PARTS = frozenset({WEIGHTS_FOLDER, TOKENIZER_FOLDER, "onnx"})
+"""Folders of an exported or imported model that stand for it."""
 
 
 @dataclass(frozen=True)
@@ -120,33 +122,55 @@ def read_card(folder: pathlib.Path) -> ModelCard:
         raise UserError(str(path), what, "Export or import the model again.") from error
 
 
+def _place(path: pathlib.Path) -> pathlib.Path:
+    # Only `..` is followed through links: a stage of a run may be a link to another disk.
+    return path.resolve() if ".." in path.parts else path.absolute()
+
+
+def _stands_for(start: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a path in a folder with a model card means that model; another model may lie there, too."""
+    inside = start.relative_to(folder).parts
+    is_run = not ((folder / WEIGHTS_FOLDER).is_dir() or (folder / HF_WEIGHTS_FILE).is_file())
+    # Of a run `weights_source` says which parts hold a checkpoint.
+    return is_run or not inside or inside[0] in _PARTS or (len(inside) == 1 and start.is_file())
+
+
 def find_model_folder(path: pathlib.Path) -> pathlib.Path:
-    """The folder with the model card at `path` or up to four levels above it (a stage, step or weights folder).
+    """The folder with the model card at `path`, or up to four levels above where `path` is a part of that model.
+
+    Parts of a run are its stages, with all in them; of another model its folders of weights, tokenizer and graphs.
 
     Raises:
         UserError: there is none; says what was looked for.
     """
-    start = path.absolute()
+    start = _place(path)
     if not start.exists():
         raise UserError(
             str(path), "no such folder", "Give a run's workdir, an exported or an imported folder."
         )
-    for folder in (start, *list(start.parents)[:4]):
-        if (folder / MODEL_CARD).is_file():
-            return folder
+    cards = [one for one in (start, *list(start.parents)[:4]) if (one / MODEL_CARD).is_file()]
+    if cards and _stands_for(start, cards[0]):
+        return cards[0]
     below = sorted(start.glob(f"*/{MODEL_CARD}")) if start.is_dir() else []
     hint = (
         f"Did you mean {below[0].parent}?"
         if below
         else "Give a run's workdir, an exported or an imported folder."
     )
-    raise UserError(str(path), f"no {MODEL_CARD} here or above", hint)
+    above = f", and no part of the model in {cards[0]}" if cards else " or above"
+    raise UserError(str(path), f"no {MODEL_CARD} here{above}", hint)
 
 
-def _weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
-    if (folder / WEIGHTS_FOLDER).is_dir():
-        return folder / WEIGHTS_FOLDER
-    inside = asked.absolute().relative_to(folder).parts
+def weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
+    """The file or folder of weights that a path means; `folder` is what `find_model_folder` says of it.
+
+    Raises:
+        UserError: it lies in a run and names no checkpoint that is there.
+    """
+    for weights in (folder / HF_WEIGHTS_FILE, folder / WEIGHTS_FOLDER):
+        if weights.exists():
+            return weights
+    inside = _place(asked).relative_to(folder).parts
     stage, kind, step, *_ = (*inside, *("stage2", BEST, "")[len(inside) :])
     # A file of the run stands for the run.
     if len(inside) == 1 and (folder / stage).is_file():
@@ -193,7 +217,7 @@ def load_model(path: pathlib.Path, mesh: Mesh, compute_dtype: str | None = None)
         shape, params = read_hf_folder(folder)
         require_shape(folder, card, shape)
         return LoadedModel(card, factory, place_params(params, mesh), tokenizer, str(folder / HF_WEIGHTS))
-    source = _weights_source(folder, path)
+    source = weights_source(folder, path)
     params = restore_params(source, with_shardings(factory.abstract_params, mesh))
     return LoadedModel(card, factory, params, tokenizer, str(source))
 
