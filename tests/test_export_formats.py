@@ -24,6 +24,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import convert
 from r2d_jax.evaluation.apply import predict_file
+from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, labels_digest, load_calibration
 from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model, read_card
@@ -262,3 +263,55 @@ def test_a_run_exports_into_its_own_folder_through_a_link(tmp_path, shared_data,
     monkeypatch.setattr(convert, "load_model", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export_folder(run, run / "export", dtype="float32", overwrite=True)
+
+
+def test_an_export_never_replaces_a_folder_around_its_model(tmp_path, shared_data, monkeypatch):
+    """The model that is read was gone, with the only copy of its weights."""
+    outer, inner = tmp_path / "exports", tmp_path / "exports" / "fp32"
+    export_model(made_model(shared_data), outer)
+    export_model(made_model(shared_data), inner)
+    monkeypatch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "link").symlink_to(outer)
+    for target in (outer, tmp_path / "link", inner / ".."):
+        with pytest.raises(UserError, match=r"--output .*: holds the model that is read\. .*nothing was changed"):
+            export_folder(inner, target, dtype="float32", overwrite=True)
+    assert (inner / "model.safetensors").is_file()
+
+
+def test_what_a_user_added_to_an_export_is_not_lost(tmp_path, shared_data, monkeypatch, capsys):
+    """LICENSE, which `r2d push` sends, an evaluation and a calibration made there were gone without a word."""
+
+    def calibrated(folder, temperature):
+        made = Calibration(temperature, None, None, 9, labels_digest(("yes", "no")))
+        (folder / CALIBRATION_FILE).write_text(made.to_json())
+
+    def again():
+        export_folder(model, target, dtype="bfloat16", overwrite=True)
+        return capsys.readouterr().out
+
+    model, target = tmp_path / "model", tmp_path / "out"
+    for folder in (model, target):
+        export_model(made_model(shared_data), folder)
+    (target / "LICENSE").write_text("mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
+        (target / "wards").mkdir()
+        for name in ("wards/metrics.json", "wards/predictions.jsonl"):
+            (target / name).write_text("{}")
+        with pytest.raises(UserError, match=r"out: holds wards/metrics\.json and 1 more, which no export writes"):
+            again()
+        (target / "wards").rename(tmp_path / "wards")
+        calibrated(target, 2.0)
+        with pytest.raises(UserError, match=r"out: holds a calibration\.json, and the model has none\. Move it"):
+            again()
+    calibrated(model, 2.0)
+    assert again() == ""
+    assert json.loads((target / "config.json").read_text())["dtype"] == "bfloat16"
+    calibrated(model, 3.0)
+    assert "differed from that of the model" in again()
+    assert load_calibration(target) == load_calibration(model)
+    assert (target / "LICENSE").read_text() == "mine"
+    (target / "LICENSE").unlink()
+    (target / "LICENSE").symlink_to("elsewhere")
+    again()
+    assert (target / "LICENSE").is_symlink()

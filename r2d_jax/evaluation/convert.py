@@ -6,7 +6,7 @@ from r2d_jax.config import DataConfig, MeshConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.calibration import load_calibration
+from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.export_onnx import require_onnx
@@ -18,6 +18,7 @@ from r2d_jax.evaluation.model_folder import (
     load_model,
     read_card,
     require_shape,
+    weights_source,
 )
 from r2d_jax.model.hf_format import STORED_TYPES, locate, read_hf_folder, require_hf_target
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
@@ -30,6 +31,7 @@ from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
 
 # A label limit for models that come without a label set (the published target length).
 _IMPORTED_LABEL_TOKENS = 50
+_MOVE = "Move it away, or choose another folder; nothing was changed."
 
 
 def export_folder(
@@ -47,13 +49,14 @@ def export_folder(
         model_path: run, exported or imported folder.
         folder: target.
         dtype: of the stored weights: "float32", "bfloat16" or "int8".
-        overwrite: replace a folder that is there.
+        overwrite: replace an exported folder that is there; its LICENSE is kept.
         format: "safetensors", or "onnx" for ONNX graphs beside these.
         options: what only the user can say in the model card.
 
     Raises:
-        UserError: no model there, an unknown dtype or format, or the target is in use, cannot be written to, is
-            the model itself or belongs to another run; all of this before the model is loaded.
+        UserError: no model there, an unknown dtype or format, or the target is in use, cannot be written to, is or
+            holds the model itself, belongs to another run, or holds what would be lost; all of this before the
+            model is loaded.
     """
     if dtype not in STORED_TYPES:
         raise UserError(
@@ -73,14 +76,60 @@ def export_folder(
     home = find_model_folder(model_path)
     if folder.resolve() != (home / "export").resolve():
         require_not_own(folder)
-    if folder.resolve() == home.resolve():
+    if home.resolve().is_relative_to(folder.resolve()):
+        what = "is" if home.resolve() == folder.resolve() else "holds"
         raise UserError(
-            f"--output {folder}", "is the model that is read", "Choose another folder; nothing was changed."
+            f"--output {folder}", f"{what} the model that is read", "Choose another folder; nothing was changed."
         )
+    replaced = False
+    if overwrite:
+        _require_no_other_files(folder)
+        replaced = _has_another_calibration(folder, home, model_path)
     enable_compile_cache()
     model = load_model(model_path, make_mesh(MeshConfig()))
     export_model(model, folder, dtype=dtype, onnx=onnx, overwrite=overwrite, home=home, options=options)
+    if replaced:
+        print(f"the {CALIBRATION_FILE} that was in {folder} differed from that of the model, which is there now")
     return model.source
+
+
+def _require_no_other_files(folder: pathlib.Path) -> None:
+    """Refuse a folder to replace with files that no export writes, such as an evaluation: they would be gone.
+
+    Raises:
+        UserError: there are some.
+    """
+    # Loads the client of the Hub, which an import does without.
+    from r2d_jax.evaluation.push import ALLOWED
+
+    place = folder.resolve()
+    found = (one for one in place.rglob("*") if one.is_symlink() or not one.is_dir())
+    names = sorted({one.relative_to(place).as_posix() for one in found} - ALLOWED)
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(f"--output {folder}", f"holds {names[0]}{more}, which no export writes", _MOVE)
+
+
+def _has_another_calibration(folder: pathlib.Path, home: pathlib.Path, model_path: pathlib.Path) -> bool:
+    """Whether another calibration than that of the model lies in a folder to replace.
+
+    Raises:
+        UserError: it would be lost with none in its place.
+    """
+    there = _readable_calibration(folder)
+    if there is None or there == _readable_calibration(home):
+        return False
+    if load_calibration(home, str(weights_source(home, model_path))) is None:
+        raise UserError(f"--output {folder}", f"holds a {CALIBRATION_FILE}, and the model has none", _MOVE)
+    return True
+
+
+def _readable_calibration(folder: pathlib.Path) -> Calibration | None:
+    try:
+        return load_calibration(folder)
+    except UserError:
+        # Nothing is lost with a damaged one.
+        return None
 
 
 def import_model(source: str, folder: pathlib.Path, tokenizer_source: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import shutil
 
 import jax
 
@@ -14,6 +15,9 @@ from r2d_jax.evaluation.run_facts import read_facts
 from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.runtime.distributed import fetch, is_writer
 from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
+
+LICENSE_FILE = "LICENSE"
+"""What a user may add to an exported folder; one that replaces it keeps it."""
 
 
 def export_model(
@@ -33,7 +37,7 @@ def export_model(
         folder: target; written whole or not at all.
         dtype: of the stored weights: "float32", "bfloat16" or "int8".
         onnx: write ONNX graphs too, in onnx/; needs the extra [onnx].
-        overwrite: replace a folder that is there.
+        overwrite: replace a folder that is there; its LICENSE is kept.
         home: folder that the model was loaded from; of a run, what its card tells of training and figures.
         options: what only the user can say in the card.
 
@@ -45,12 +49,17 @@ def export_model(
     params = jax.tree.map(fetch, model.params)
     if not is_writer():
         return
-    finish = None
+    finishes = [functools.partial(_keep_license, folder)]
     if onnx:
         # Its libraries are large, and only this needs them.
         from r2d_jax.evaluation.export_onnx import add_onnx
 
-        finish = functools.partial(add_onnx, vocabulary=model.tokenizer.size)
+        finishes.append(functools.partial(add_onnx, vocabulary=model.tokenizer.size))
+
+    def finish(partial: pathlib.Path) -> None:
+        for one in finishes:
+            one(partial)
+
     facts = read_facts(home, model.source, card.label_decode) if home is not None else None
     readme = readme_text(card, model.tokenizer, dtype=dtype, onnx=onnx, facts=facts, options=options)
     write_hf_folder(
@@ -68,6 +77,12 @@ def export_model(
         overwrite=overwrite,
         finish=finish,
     )
+
+
+def _keep_license(folder: pathlib.Path, partial: pathlib.Path) -> None:
+    there = folder.expanduser() / LICENSE_FILE
+    if there.is_file() or there.is_symlink():
+        shutil.copy2(there, partial / LICENSE_FILE, follow_symlinks=False)
 
 
 def _generation(card: ModelCard, tokenizer: Tokenizer) -> dict[str, object]:

@@ -9,6 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.export import LICENSE_FILE
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.model.hf_format import GENERATION_FILE
 from r2d_jax.runtime.run_files import CALIBRATION, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, RUN_STATE
@@ -23,7 +24,7 @@ ALLOWED = frozenset(
         "tokenizer_config.json",
         "special_tokens_map.json",
         CALIBRATION,
-        "LICENSE",
+        LICENSE_FILE,
         *(f"onnx/{name}{ending}" for name in _GRAPHS for ending in ("", ".data")),
     }
 )
