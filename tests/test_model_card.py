@@ -167,6 +167,80 @@ def test_figures_of_another_checkpoint_or_of_other_weights_are_not_told_as_its_o
     assert huggingface_hub.ModelCard(bare).data.license is None
 
 
+def code_of(text):
+    return text.split("```python\n")[1].split("```")[0]
+
+
+def test_the_card_tells_of_the_checkpoint_that_it_belongs_to(tmp_path, card, tokenizer):
+    """That of stage 1 told training, labels and score of stage 2, and any other one the score of the chosen one."""
+    run = make_run(tmp_path / "run")
+
+    def text_of(checkpoint):
+        return readme_text(card, tokenizer, facts=read_facts(run, f"/x/{checkpoint}"))
+
+    first, told = text_of("stage1/best/20"), "this is the model after stage 1, which has not learned labels"
+    for part in (
+        told,
+        "Stage 1: 20 of 30000 steps, stopped early; chosen: step 20 (validation loss 0.250).",
+        "trained for rationales alone, by the first stage of Reason2Decide",
+        "Labels: none were learned.",
+    ):
+        assert part in first, part
+    for part in ("Stage 2:", "It knows the", "gives a label", "give a label", "predict:"):
+        assert part not in first, part
+    compile(code_of(first), "README", "exec")
+    assert [line for line in code_of(first).splitlines() if line.startswith("print")] == [
+        "print(decode(rationale))"
+    ]
+    other = text_of("stage1/latest/40")
+    assert "chosen: step 20; this is step 40." in other
+    assert "(validation" not in other
+    for checkpoint, score, step in (
+        (CHOSEN, True, None),
+        ("stage2/latest/40", True, None),
+        ("stage2/best/4", False, 4),
+    ):
+        text = text_of(checkpoint)
+        assert ("(validation macro-F1 0.500)" in text) == score
+        assert (f"chosen: step 40; this is step {step}." in text) == (step is not None)
+        assert "(validation loss 0.250)" in text
+        assert told not in text
+        assert "print(decode(label), decode(rationale))" in code_of(text)
+
+
+def test_the_card_of_an_imported_model_does_not_say_how_it_was_trained(card, tokenizer):
+    """It said that Reason2Decide had trained it, for labels and rationales."""
+    bare = dataclasses.replace(card, labels=())
+    text = readme_text(bare, tokenizer)
+    assert "A T5 that was imported: how it was trained is not known here." in text
+    assert "weights, imported; how it was trained is not known here. Exported by r2d_jax" in text
+    assert "trained for these prompts, those of `r2d predict`, is not known here" in text
+    assert huggingface_hub.ModelCard(text).data.tags == ["t5", "r2d_jax"]
+    for part in ("reason2decide", "it knows the", "gives a label", "give a label", "a rationale is", "data:"):
+        assert part not in text.lower(), part
+    assert "# Mine\n" in readme_text(bare, tokenizer, options=CardOptions(title="Mine"))
+    assert "by Reason2Decide" in readme_text(card, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("a|b <i>", r"only (a\|b \<i\>, in 0.0 % of rows)."),
+        ("x" * 41, "only (not named here)."),
+        ("no row has it", "only (not named here)."),
+    ],
+)
+def test_a_collapse_names_its_label_as_the_rest_of_the_card_does(tmp_path, card, tokenizer, label, told):
+    """It named labels that may be case text, and what they spell was markup."""
+    run = make_run(tmp_path / "run")
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    metrics["per_class"]["a|b <i>"]["predicted"] = 0
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(metrics | {"collapsed": label}))
+    text = readme_text(card, tokenizer, facts=read_facts(run, CHOSEN))
+    assert f"**The model has collapsed: it gives nearly one label {told}**" in text
+    assert "x" * 41 not in text
+
+
 def test_only_what_came_from_the_hub_is_named_as_such(tmp_path, card, tokenizer, monkeypatch):
     cache = tmp_path / "cache"
     snapshot = cache / "models--google--t5-v1_1-small" / "snapshots" / "abc"

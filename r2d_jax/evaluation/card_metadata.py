@@ -13,7 +13,8 @@ from r2d_jax.evaluation.run_facts import RunFacts
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-_TAGS = ("t5", "reason2decide", "rationale-generation", "r2d_jax")
+_TAGS = ("t5", "r2d_jax")
+_TAGS_OF_OURS = ("t5", "reason2decide", "rationale-generation", "r2d_jax")
 _LICENSE = re.compile(r"[a-z0-9]+([.+_-][a-z0-9]+)*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")
 
@@ -70,13 +71,14 @@ def data_name(facts: RunFacts | None, options: CardOptions) -> str:
     return (facts and facts.hub_dataset) or "rows that are not published with the model"
 
 
-def front_matter(facts: RunFacts | None, options: CardOptions, *, dtype: str) -> str:
+def front_matter(facts: RunFacts | None, options: CardOptions, *, dtype: str, ours: bool) -> str:
     """The YAML block, with its lines of dashes.
 
     Args:
         facts: of the run; None where the model was not exported from one.
         options: of the user.
         dtype: of the stored weights. Results are stated for float32 only, which is what the run evaluated.
+        ours: whether the model was trained by r2d_jax.
     """
     # The client of the Hub is slow to load, and training does without.
     from huggingface_hub import ModelCardData
@@ -87,7 +89,7 @@ def front_matter(facts: RunFacts | None, options: CardOptions, *, dtype: str) ->
         license=options.license,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=list(_TAGS),
+        tags=list(_TAGS_OF_OURS if ours else _TAGS),
         base_model=facts.hub_model if facts else None,
         datasets=[facts.hub_dataset] if facts and facts.hub_dataset else None,
         metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,

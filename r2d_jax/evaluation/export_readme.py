@@ -62,6 +62,9 @@ print(decode(label), decode(rationale))  # {then_explain} is "{after_given}" aft
 _EXPLAIN = """\
 rationale = generate([*encode("{before_rationale}"), *question], {rationale_tokens})
 print(decode(label), decode(rationale))"""
+_RATIONALE_ALONE = """\
+rationale = generate([*encode("{before_rationale}"), *question], {rationale_tokens})
+print(decode(rationale))"""
 _NO_RATIONALE = "print(decode(label))"
 
 _FREE_LABEL = 'label = generate([*encode("{before_label}"), *question], {label_tokens})'
@@ -191,9 +194,12 @@ def _text_rules(tokenizer: Tokenizer) -> str:
     return _MAPPED.replace("{bracket}", BRACKET_MARKER).replace("{markers}", _marker_table(markers))
 
 
-def _use(card: ModelCard) -> dict[str, str]:
+def _use(card: ModelCard, first_stage: bool) -> dict[str, str]:
     """The lines that ask for a rationale, and the prompts in words."""
     predict, given, explain = (f"`{prompt}`" for prompt in (PREDICT, GIVEN_LABEL, EXPLAIN))
+    if first_stage:
+        told = f"Prompt: {explain}; asked for a label, this model writes anything."
+        return {"rationale_code": _RATIONALE_ALONE, "prompts": told}
     if card.rationale_prompt == "none":
         return {
             "rationale_code": _NO_RATIONALE,
@@ -203,11 +209,15 @@ def _use(card: ModelCard) -> dict[str, str]:
         told = f"Prompts: {predict} for the label, {explain} for the rationale, which does not depend on the label."
         return {"rationale_code": _EXPLAIN, "prompts": told}
     told = f"Prompts: {predict} for the label, then {given} for the rationale (stage 1 alone: {explain})."
+    if not card.labels:
+        told += " Whether the model was trained for these prompts, those of `r2d predict`, is not known here."
     return {"rationale_code": _GIVEN, "prompts": told}
 
 
-def _label_use(card: ModelCard) -> dict[str, str]:
+def _label_use(card: ModelCard, first_stage: bool) -> dict[str, str]:
     """The lines that ask for a label, and how a label of the set is made sure of."""
+    if first_stage:
+        return {"allowed_code": "", "label_code": "", "valid_labels": ""}
     if card.label_decode == "constrained":
         return {"allowed_code": _ALLOWED, "label_code": _VALID_LABEL, "valid_labels": _ALWAYS_VALID}
     told = _MAY_BE_INVALID.replace("{allowed_code}", _ALLOWED).replace("{label_code}", _VALID_LABEL)
@@ -238,6 +248,7 @@ def usage_text(
     dtype: str = "float32",
     onnx: bool = False,
     counted: Collection[str] | None = None,
+    first_stage: bool = False,
 ) -> str:
     """The part of README.md with code; that does what `r2d predict` does, except for rounding where it says so.
 
@@ -247,6 +258,7 @@ def usage_text(
         dtype: of the stored weights.
         onnx: whether the folder holds ONNX graphs too.
         counted: labels that the table of counts names; None: there is none.
+        first_stage: whether this is a model after stage 1, which is asked for rationales alone.
     """
     tokens = PromptTokens.from_tokenizer(tokenizer)
     limits = DataConfig(input_limit_tokens=card.input_limit_tokens)
@@ -260,7 +272,7 @@ def usage_text(
         "question_tokens": question_limit_tokens(limits, PromptBuilder(tokens, card.label_tokens)),
         "label_tokens": card.label_tokens,
         "rationale_tokens": card.rationale_tokens,
-        "labels": _labels(card, counted),
+        "labels": "none were learned" if first_stage else _labels(card, counted),
         "input_limit": card.input_limit_tokens,
         "text": _text_rules(tokenizer),
         "needs": _needs(card, dtype),
@@ -272,8 +284,8 @@ def usage_text(
         # In one pass, for a label may spell the name of another value.
         return re.sub(r"\{(\w+)\}", lambda found: str(values.get(found[1], found[0])), template)
 
-    use = _use(card)
+    use = _use(card, first_stage)
     values |= {"rationale_code": filled(use["rationale_code"]), "prompts": use["prompts"]}
-    values |= {name: filled(text) for name, text in _label_use(card).items()}
+    values |= {name: filled(text) for name, text in _label_use(card, first_stage).items()}
     values["onnx"] = filled(str(values["onnx"]))
     return filled(_USAGE)

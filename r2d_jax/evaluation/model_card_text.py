@@ -1,7 +1,9 @@
 """README.md of an exported folder; in: model card, tokenizer, facts of the run, out: a model card for the Hub."""
 
+import dataclasses
 import html
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from r2d_jax import __version__
@@ -18,10 +20,13 @@ from r2d_jax.methods import METHODS
 from r2d_jax.model.parameters import T5Factory, flatten
 
 _FEW_ROWS, _LONGEST_CELL = 30, 100
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|~&$])")
+_IMPORTED_TITLE = "T5 model"
+_UNKNOWN = "how it was trained is not known here"
 
 _INTENDED = """## Intended use
 
-- Research on models that give a label{reason}, with texts like those of its training.
+- Research{subject}, with texts like those of its training.
 - Proposals that a person who is qualified to judge the case checks against the text itself before anything follows.
 
 It is not meant for decisions without such a person, nor for texts of another kind, language or institution unless
@@ -38,20 +43,63 @@ def _cell(text: str) -> str:
     return html.escape(short(text, _LONGEST_CELL), quote=False).replace("|", "\\|")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """What a model has learned to write, as far as it is known.
+
+    Attributes:
+        labels: whether it gives labels.
+        reasons: whether it gives rationales.
+    """
+
+    labels: bool
+    reasons: bool
+
+    @property
+    def are_known(self) -> bool:
+        """Whether it was trained here, so that it is known what it writes."""
+        return self.labels or self.reasons
+
+    @property
+    def told(self) -> str:
+        """What the model is, in words."""
+        if not self.are_known:
+            return f"A T5 that was imported: {_UNKNOWN}."
+        if not self.labels:
+            return (
+                "A T5 that reads a text and gives a rationale: "
+                "this is the model after stage 1, which has not learned labels."
+            )
+        return "A T5 that reads a text and gives a label" + (", then a rationale for it." if self.reasons else ".")
+
+    @property
+    def subject(self) -> str:
+        """What research with it is on, to stand after "Research"."""
+        labels = "a label and a reason for it" if self.reasons else "a label"
+        told = labels if self.labels else "a reason" if self.reasons else ""
+        return told and f" on models that give {told}"
+
+
+def _outputs(card: ModelCard, facts: RunFacts | None) -> _Outputs:
+    # Every training of ours has labels.
+    if facts is None and not card.labels:
+        return _Outputs(labels=False, reasons=False)
+    first = facts is not None and facts.is_first_stage
+    return _Outputs(labels=not first, reasons=first or card.rationale_prompt != "none")
+
+
 def _limits(card: ModelCard, facts: RunFacts | None) -> Iterator[str]:
-    count = f"{len(card.labels)} labels" if card.labels else "labels"
-    if card.label_decode == "constrained":
+    gives, count = _outputs(card, facts), f"{len(card.labels)} labels"
+    if gives.labels and card.label_decode == "constrained":
         yield f"It knows the {count} of its training. A case that fits none of them gets one of them all the same."
-    else:
+    elif gives.labels:
         yield f"It knows the {count} of its training; what it writes may be none of them, so compare it with the set."
-    if card.rationale_prompt != "none":
+    if gives.reasons:
         yield (
             "A rationale is written text and no record of how the label came about. It can sound right where the "
             "label is wrong, and can state what the input does not say."
         )
-    written = (
-        f"; a rationale ends at {card.rationale_tokens} tokens" if card.rationale_prompt != "none" else ""
-    )
+    written = f"; a rationale ends at {card.rationale_tokens} tokens" if gives.reasons else ""
     yield f"Of an input, what lies beyond {card.input_limit_tokens} tokens of prompt is not read{written}."
     yield (
         "Its weights can repeat pieces of the training text, and a vocabulary that was trained with them holds words "
@@ -100,6 +148,8 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
 
 
 def _method(card: ModelCard, facts: RunFacts | None) -> str:
+    if facts is not None and facts.is_first_stage:
+        return "for rationales alone, by the first stage of Reason2Decide (Hasan et al., arXiv 2512.20074)"
     settings = facts.settings if facts else {}
     # Without its run, only what the prompts tell is known; "r2dc" has those of "r2d".
     by_prompt = next(one for one in METHODS.values() if one.rationale_prompt == card.rationale_prompt)
@@ -113,11 +163,16 @@ def _training(card: ModelCard, facts: RunFacts | None, options: CardOptions) -> 
     size = sum(math.prod(leaf.shape) for leaf in shapes.values())
     shape = card.shape
     yield "## Training"
+    known = _outputs(card, facts).are_known
+    told = f"trained {_method(card, facts)}" if known else f"imported; {_UNKNOWN}"
     yield (
         f"T5 with {shape.num_layers} + {shape.num_decoder_layers} layers of width {shape.d_model}, {size:,} weights, "
-        f"trained {_method(card, facts)}. Exported by r2d_jax {__version__}."
+        f"{told}. Exported by r2d_jax {__version__}."
     )
-    yield f"Data: {data_name(facts, options)}."
+    if known or options.data_name is not None:
+        yield f"Data: {data_name(facts, options)}."
+    if not known:
+        return
     if facts is None:
         yield "The model was not exported from the folder of its run, so figures and settings are not told here."
         return
@@ -160,16 +215,28 @@ def readme_text(
     """
     options = options or CardOptions()
     counted = facts.counts["labels"]["counts"] if facts and facts.counts else None
-    explains = card.rationale_prompt != "none"
+    gives = _outputs(card, facts)
+    if not gives.are_known and options.title == CardOptions.title:
+        options = dataclasses.replace(options, title=_IMPORTED_TITLE)
+
+    def named(label: str) -> str:
+        # What the table of counts does not name may be case text.
+        return _MARKUP.sub(r"\\\1", short(label)) if label in (counted or ()) else "not named here"
+
     parts = [
-        front_matter(facts, options, dtype=dtype),
+        front_matter(facts, options, dtype=dtype, ours=gives.are_known),
         f"# {options.title}",
-        "A T5 that reads a text and gives a label"
-        + (", then a rationale for it." if explains else ".")
-        + " Research software: not a medical device.",
-        *((f"**{warning}**") for warning in (warnings_of(facts.record) if facts else ())),
-        usage_text(card, tokenizer, dtype=dtype, onnx=onnx, counted=counted),
-        _INTENDED.replace("{reason}", " and a reason for it" if explains else ""),
+        f"{gives.told} Research software: not a medical device.",
+        *((f"**{warning}**") for warning in (warnings_of(facts.record, named) if facts else ())),
+        usage_text(
+            card,
+            tokenizer,
+            dtype=dtype,
+            onnx=onnx,
+            counted=counted,
+            first_stage=facts is not None and facts.is_first_stage,
+        ),
+        _INTENDED.replace("{subject}", gives.subject),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in _limits(card, facts)),
         *(_figures(facts, dtype) if facts and facts.metrics else ()),
         *_training(card, facts, options),

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -202,12 +202,19 @@ def run_summary(run: RunRecord) -> dict[str, Any]:
         "data": "synthetic triage notes, " + ", ".join(made)
         if triage
         else short(pathlib.PurePath(str(data)).name),
-        "stages": [_stage_summary(stage) for stage in run.stages],
+        "stages": [stage_summary(stage) for stage in run.stages],
         "evaluated": _evaluated(run),
     }
 
 
-def _stage_summary(stage: StageRecord) -> str:
+def stage_summary(stage: StageRecord, used: int | None = None) -> str:
+    """How far a stage came, and which checkpoint was chosen.
+
+    Args:
+        stage: what it logged.
+        used: step of the checkpoint that is spoken of; where it is not the chosen one both are named, and no score.
+            None: the chosen one.
+    """
     if not stage.last_step:
         return "\N{EN DASH}"
     name = "eval/rationale_loss" if stage.number == 1 else "eval/macro_f1"
@@ -215,11 +222,12 @@ def _stage_summary(stage: StageRecord) -> str:
     steps = f"{stage.last_step} of {stage.max_steps or 'unknown'} steps"
     if stage.done and stage.last_step < stage.max_steps:
         steps += ", stopped early"
+    other = "" if used in (None, stage.best_step) else f"; this is step {used}"
     if stage.best_step is None:
-        return f"{steps}; no checkpoint chosen yet"
+        return f"{steps}; no checkpoint chosen yet{other}"
     kind = "loss" if stage.number == 1 else "macro-F1"
-    told = f" (validation {kind} {score:.3f})" if score is not None else ""
-    return f"{steps}; {'chosen' if stage.done else 'best so far'}: step {stage.best_step}{told}"
+    told = f" (validation {kind} {score:.3f})" if score is not None and not other else ""
+    return f"{steps}; {'chosen' if stage.done else 'best so far'}: step {stage.best_step}{told}{other}"
 
 
 def _evaluated(run: RunRecord) -> str:
@@ -227,22 +235,32 @@ def _evaluated(run: RunRecord) -> str:
     return f"{found[1]}, {found[2]}, step {found[3]}" if found else "\N{EN DASH}"
 
 
-def collapse_of(run: RunRecord) -> str:
-    """That a run gives nearly one label only, in words; "" where it does not."""
+def collapse_of(run: RunRecord, named: Callable[[str], str] | None = None) -> str:
+    """That a run gives nearly one label only, in words; "" where it does not.
+
+    Args:
+        run: what it wrote.
+        named: how a label is shown; None: as on the pages of `r2d report`.
+    """
     label = run.metrics.get("collapsed")
     if not label:
         return ""
     row = run.metrics.get("per_class", {}).get(label, {})
     rows = run.metrics.get("rows") or len(run.predictions) or 1
     share = f", in {100 * row['predicted'] / rows:.1f} % of rows" if "predicted" in row else ""
-    return f"The model has collapsed: it gives nearly one label only ({LabelNames(run)(label)}{share})."
+    return f"The model has collapsed: it gives nearly one label only ({(named or LabelNames(run))(label)}{share})."
 
 
-def warnings_of(run: RunRecord) -> Iterator[str]:
-    """What a reader must know before trusting the figures of a run."""
+def warnings_of(run: RunRecord, named: Callable[[str], str] | None = None) -> Iterator[str]:
+    """What a reader must know before trusting the figures of a run.
+
+    Args:
+        run: what it wrote.
+        named: as of `collapse_of`.
+    """
     if run.missing:
         yield "Unfinished: " + "; ".join(run.missing) + "."
-    if text := collapse_of(run):
+    if text := collapse_of(run, named):
         yield text
     if text := repetition_of(run.metrics):
         yield f"{text[0].upper()}{text[1:]}."

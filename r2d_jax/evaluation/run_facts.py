@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from r2d_jax.evaluation.report_values import run_summary
+from r2d_jax.evaluation.report_values import stage_summary
 from r2d_jax.evaluation.run_record import RunRecord, read_run
 from r2d_jax.methods import METHODS
 from r2d_jax.runtime.run_files import HF_CONFIG, ROW_COUNTS, RUN_STATE
 
-_CHECKPOINT = re.compile(r"(?:^|/)(stage\d/(?:best|latest)/\d+)$")
+_CHECKPOINT = re.compile(r"(?:^|/)(stage(\d)/(?:best|latest)/(\d+))$")
 _HUB_ROWS = "hf:"
 # None of these holds a path or a text of the user's rows.
 _COMMON = (
@@ -67,10 +67,14 @@ class RunFacts:
     Attributes:
         record: the run; without test figures where these are of another checkpoint.
         counts: what `row_counts` returned; empty where the run stored none.
+        stage: that the exported checkpoint is of; None where its path does not say it.
+        step: of the exported checkpoint; None likewise.
     """
 
     record: RunRecord
     counts: Mapping[str, Any]
+    stage: int | None
+    step: int | None
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -85,9 +89,20 @@ class RunFacts:
 
     @property
     def stages(self) -> list[str]:
-        """A line for each stage that has trained: steps, the checkpoint chosen, its validation score."""
-        lines = zip(self.record.stages, run_summary(self.record)["stages"], strict=True)
-        return [f"Stage {stage.number}: {told}." for stage, told in lines if stage.last_step]
+        """A line for each stage that the exported weights went through: steps, the checkpoint chosen and its score.
+
+        A score is told only where the weights are those of that checkpoint.
+        """
+        return [
+            f"Stage {one.number}: {stage_summary(one, self.step if one.number == self.stage else None)}."
+            for one in self.record.stages
+            if one.last_step and one.number <= (self.stage or 0)
+        ]
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this is a model after stage 1, which has learned rationales alone."""
+        return self.stage == 1
 
     @property
     def is_synthetic(self) -> bool:
@@ -143,7 +158,8 @@ def read_facts(folder: pathlib.Path, source: str, label_decode: str | None = Non
     same = evaluated is not None and exported is not None and evaluated[1] == exported[1]
     if not same or label_decode not in (None, decoded):
         record = dataclasses.replace(record, metrics={}, predictions=())
-    return RunFacts(record, _counts(folder / ROW_COUNTS))
+    stage, step = (int(exported[2]), int(exported[3])) if exported else (None, None)
+    return RunFacts(record, _counts(folder / ROW_COUNTS), stage, step)
 
 
 def _posix(path: object) -> str:
