@@ -314,3 +314,24 @@ def test_faults_are_told_in_one_line(libtpu, arguments, told):
     assert ended.returncode == 2
     (line,) = ended.stderr.splitlines()
     assert told in line
+
+
+def test_a_folder_here_has_its_own_shape_whatever_it_is_called(tmp_path, monkeypatch):
+    """Any folder whose last part was a published name was compiled as that model."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine" / "t5-large"
+    folder.mkdir(parents=True)
+    sizes = {"d_model": 16, "d_ff": 32, "d_kv": 4, "num_heads": 2, "num_layers": 3, "vocab_size": 384}
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5", **sizes}))
+
+    def shape_of(init):
+        return topology_module.model_shape(load_config(None, ["data.source=triage", f"model.init={init}"]))
+
+    for init in ("mine/t5-large", folder):
+        assert (shape_of(init).d_model, shape_of(init).num_layers) == (16, 3)
+    assert shape_of("google-t5/t5-large").d_model == 1024
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="config.json"):
+        shape_of(folder)
+    with pytest.raises(UserError, match="'mine/other' is neither here nor a published T5"):
+        shape_of("mine/other")

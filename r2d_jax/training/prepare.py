@@ -137,7 +137,12 @@ class Prepared:
         return jax.jit(self.factory.init, out_shardings=shardings)(seed_key(self.config.seed))
 
 
-def _init_shape(init: str) -> T5Config:
+def init_shape(init: str) -> T5Config:
+    """Shape of the weights that model.init names.
+
+    Raises:
+        UserError: no readable model there, or its card does not fit its config.json.
+    """
     folder = locate(init)
     if (folder / WEIGHTS_FOLDER).is_dir():
         return read_card(folder).shape
@@ -195,7 +200,7 @@ def _model_shape(config: Config, tokenizer: Tokenizer) -> T5Config:
     rate = config.model.shape.dropout_rate
     if config.model.init is None:
         return dataclasses.replace(config.model.shape, vocab_size=vocabulary_rows(tokenizer.size))
-    shape = dataclasses.replace(_init_shape(config.model.init), dropout_rate=rate)
+    shape = dataclasses.replace(init_shape(config.model.init), dropout_rate=rate)
     if tokenizer.size > shape.vocab_size:
         raise UserError(
             "tokenizer",

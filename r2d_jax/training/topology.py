@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import itertools
 import os
+import pathlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ from r2d_jax.runtime.mesh import (
 from r2d_jax.training.footprint import ProgramMemory, abstract_batch, program_memory
 from r2d_jax.training.objectives import StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
-from r2d_jax.training.prepare import vocabulary_rows
+from r2d_jax.training.prepare import init_shape, vocabulary_rows
 from r2d_jax.training.stages import OBJECTIVES
 from r2d_jax.training.state import abstract_state
 from r2d_jax.training.steps import make_train_step
@@ -164,20 +165,27 @@ def topology_devices(topology: str) -> list[Any]:
 
 
 def model_shape(config: Config) -> T5Config:
-    """The shape a run would have: that of a published name, else the one in the config.
+    """The shape a run would have: that of model.init, here or by a published name, else the one in the config.
 
     A vocabulary that is to be trained counts with tokenizer.train_vocab_size, one from a folder with
     model.shape.vocab_size.
+
+    Raises:
+        UserError: what model.init names here holds no T5, or is not here and has no published name.
     """
     if config.model.init is None:
         if config.tokenizer.path is not None:
             return config.model.shape
         rows = vocabulary_rows(config.tokenizer.train_vocab_size)
         return dataclasses.replace(config.model.shape, vocab_size=rows)
-    shape = known_shape(config.model.init)
+    init = config.model.init
+    # As for a run, a folder that is here goes before the Hub, whatever it is called.
+    shape = init_shape(init) if pathlib.Path(init).expanduser().exists() else known_shape(init)
     if shape is None:
         raise UserError(
-            "model.init", f"{config.model.init!r} is not a published T5", "Set model.init=null and model.shape."
+            "model.init",
+            f"{init!r} is neither here nor a published T5",
+            "Give a folder that is here, or set model.init=null and model.shape.",
         )
     return dataclasses.replace(shape, dropout_rate=config.model.shape.dropout_rate)
 
