@@ -176,3 +176,33 @@ def test_only_keeps_the_named_methods(tmp_path):
     assert {run.method for run in load_comparison(file, ["sft"])[1]} == {"sft"}
     with pytest.raises(UserError, match="no method 'x'"):
         load_comparison(file, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("data_seed", "overrides", "changes", "seed"),
+    [
+        (None, [], {}, 3),
+        (7, [], {}, 7),
+        (0, [], {}, 0),
+        (None, ["data.seed=8"], {}, 8),
+        (7, ["data.seed=8"], {}, 8),
+        (7, [], {"set": {"data": {"seed": 9}}}, 9),
+    ],
+)
+def test_all_seeds_have_the_rows_of_data_seed_where_it_is_set(tmp_path, data_seed, overrides, changes, seed):
+    """It was replaced by the first training seed without a word."""
+    file = write(tmp_path, seeds=[3, 4], **changes)
+    base = YAML(typ="safe").load(tmp_path / "base.yaml")
+    base["data"]["seed"] = data_seed
+    YAML().dump(base, tmp_path / "base.yaml")
+    _, runs = load_comparison(file, overrides=overrides)
+    assert {run.config.seed for run in runs} == {3, 4}
+    assert {run.config.data.seed for run in runs} == {seed}
+
+
+def test_a_base_whose_data_is_no_section_is_refused(tmp_path):
+    file = write(tmp_path)
+    base = YAML(typ="safe").load(tmp_path / "base.yaml")
+    YAML().dump(base | {"data": 5}, tmp_path / "base.yaml")
+    with pytest.raises(UserError, match="method sft: config, data: "):
+        load_comparison(file)

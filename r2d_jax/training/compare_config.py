@@ -139,7 +139,11 @@ def _config(
     source: str | None,
     seed: int,
 ) -> Config:
-    changes: dict[str, Any] = {"seed": seed, "data": {"seed": comparison.seeds[0]}}
+    changes: dict[str, Any] = {"seed": seed}
+    data = base.get("data")
+    if data is None or (isinstance(data, dict) and data.get("seed") is None):
+        # Else each seed would draw rows of its own.
+        changes["data"] = {"seed": comparison.seeds[0]}
     if source is not None:
         changes |= {stage: {"rationale_source": source} for stage in ("stage1", "stage2")}
     return config_with(base, (changes, comparison.set, arm.set), f"{path}, method {method}")
