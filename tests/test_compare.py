@@ -120,6 +120,27 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
     r2d("compare", "--config", file, "--workdir", home / "all").refused("another config")
 
 
+def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
+    """Ids and gold labels were compared, so runs of corrected texts stood beside runs of the old ones."""
+    home, command, _ = compared
+    rows, run, tables = home / "rows.jsonl", home / "all" / "dss" / "seed1", home / "all" / "comparison.json"
+    before, table = rows.read_text(encoding="utf-8"), tables.read_bytes()
+    run.rename(tmp_path / "kept")
+    rows.write_text(before.replace("old house", "new house"), encoding="utf-8")
+    r2d(*command).refused(r"dss/seed1: the rows are not those of .*/sft/seed0 \(content hash", "Restore the data")
+    # Nothing was claimed, so with the data restored it is trained there.
+    assert not (run / "run.json").exists()
+    rows.write_text(before, encoding="utf-8")
+    (tmp_path / "kept").rename(run)
+    # Runs that were mixed before are found too.
+    text = (run / "run.json").read_text()
+    mixed = json.loads(text) | {"data_hash": "0123456789abcdef"}
+    (run / "run.json").write_text(json.dumps(mixed))
+    r2d(*command).refused("dss/seed1: its run began with other rows than .*/sft/seed0 ", "Move those of the old rows")
+    (run / "run.json").write_text(text)
+    assert tables.read_bytes() == table
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

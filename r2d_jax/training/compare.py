@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from r2d_jax.config import Config, EvaluationConfig, Stage2Config
-from r2d_jax.config_check import stage_configs
+from r2d_jax.config import Config, DataConfig, EvaluationConfig, Stage2Config
+from r2d_jax.config_check import stage_configs, used_sources
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
@@ -43,7 +43,8 @@ def run_comparison(
         overrides: settings of all runs that the file does not set itself.
 
     Raises:
-        UserError: from the file, a run, or a folder that holds another comparison's run.
+        UserError: from the file, a run, a folder that holds another comparison's run, or rows that have changed since
+            another run of theirs was started.
         Preempted: a stop was requested; the same command goes on.
     """
     comparison, planned = load_comparison(path, only, overrides)
@@ -56,7 +57,13 @@ def run_comparison(
             continue
         say(console, f"run {number} of {len(planned)}: {one.folder}")
         start = time.monotonic()
-        run(one.config, workdir.path, console, stage1_from=_donor(one, planned, folder))
+        run(
+            one.config,
+            workdir.path,
+            console,
+            stage1_from=_donor(one, planned, folder),
+            rows_of=_first_of_its_rows(one, planned, folder),
+        )
         workdir.mark("wall_secs", workdir.state.get("wall_secs", 0.0) + time.monotonic() - start)
     results: dict[str, dict[int, RunResult]] = {}
     for one in planned:
@@ -91,11 +98,38 @@ def _check_test_rows(planned: Sequence[PlannedRun]) -> None:
 
 
 def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
-    """Refuse a folder that holds other runs before the first one is trained."""
+    """Refuse a folder that holds other runs, or runs of different rows, before the first one is trained."""
     for one in planned:
         workdir = Workdir(folder / one.folder)
-        if workdir.started:
-            workdir.check_started(one.config)
+        if not workdir.started:
+            continue
+        workdir.check_started(one.config)
+        first = _first_of_its_rows(one, planned, folder)
+        # Figures of other texts would stand in one table with no sign of it: ids and gold labels may be the same.
+        ours = workdir.state["data_hash"]
+        if first is not None and (theirs := Workdir(first).state["data_hash"]) != ours:
+            raise UserError(
+                str(workdir.path),
+                f"its run began with other rows than {first} (content hash {ours}, there {theirs})",
+                "Move those of the old rows away, and the same command trains them anew; nothing was changed.",
+            )
+
+
+def _rows_key(config: Config) -> str:
+    """Equal for runs that read the same rows, as long as the files stay the same."""
+    seed = config.seed if config.data.seed is None else config.data.seed
+    data = TypeAdapter(DataConfig).dump_python(config.data, mode="json")
+    return json.dumps([seed, data, sorted(used_sources(config))], sort_keys=True)
+
+
+def _first_of_its_rows(one: PlannedRun, planned: Sequence[PlannedRun], folder: pathlib.Path) -> pathlib.Path | None:
+    """Workdir of another run of the same rows that has been started."""
+    key = _rows_key(one.config)
+    for other in planned:
+        workdir = Workdir(folder / other.folder)
+        if other is not one and _rows_key(other.config) == key and workdir.started:
+            return workdir.path
+    return None
 
 
 def _stage1_key(config: Config) -> str:

@@ -149,7 +149,12 @@ def train_stage(config: Config, folder: pathlib.Path, number: int, console: Cons
 
 
 def run(
-    config: Config, folder: pathlib.Path, console: Console, *, stage1_from: pathlib.Path | None = None
+    config: Config,
+    folder: pathlib.Path,
+    console: Console,
+    *,
+    stage1_from: pathlib.Path | None = None,
+    rows_of: pathlib.Path | None = None,
 ) -> None:
     """Stage 1, stage 2, test-set evaluation, predictions and export; goes on where it stopped.
 
@@ -158,8 +163,9 @@ def run(
         folder: its workdir.
         console: where progress goes.
         stage1_from: workdir of a run whose finished stage 1 is taken instead of training one.
+        rows_of: workdir of a run whose rows this one must have.
     """
-    with Workdir(folder) as workdir:
+    with Workdir(folder, rows_of) as workdir:
         _run(config, workdir, console, stage1_from)
 
 

@@ -58,14 +58,19 @@ class Workdir:
     In a `with` block nobody else runs in the folder, from `check` to the end of the block.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, rows_of: pathlib.Path | None = None):
         """Take the folder, which need not exist.
+
+        Args:
+            path: of the folder.
+            rows_of: that of another run, of whose rows a run in this one must be.
 
         Raises:
             UserError: an address such as gs://bucket/run, which would become a local folder named "gs:".
         """
         require_local(path, "--workdir")
         self.path = path.absolute()
+        self._rows_of = rows_of
         self._block: contextlib.ExitStack | None = None
 
     def __enter__(self) -> Self:
@@ -182,8 +187,14 @@ class Workdir:
         """Claim the folder for this run, or check that the rows are still those it began with.
 
         Raises:
-            UserError: the rows changed since the run began.
+            UserError: the rows changed since the run began, or since the one began whose rows it must have.
         """
+        if self._rows_of is not None and (theirs := Workdir(self._rows_of).state["data_hash"]) != data_hash:
+            raise UserError(
+                str(self.path),
+                f"the rows are not those of {self._rows_of} (content hash {theirs}, now {data_hash})",
+                "Restore the data, or choose a new --workdir for all runs; nothing was changed.",
+            )
         if not self.started:
             wait_for_all("all saw that the run is new")
             if is_writer():
