@@ -11,6 +11,8 @@ from r2d_jax.methods import METHODS
 
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
 TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
+# Names that an error lists.
+_MOST_LISTED = 20
 
 
 def rationale_sources(config: Config) -> tuple[str, ...]:
@@ -141,9 +143,13 @@ def _check_triage(triage: TriageScoringConfig) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to do about a name that is not known: the nearest one, or all there are."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Choose one of {', '.join(known) or 'none'}."
+    """What to do about a name that is not known: the nearest one, or all there are, or how many where they are many."""
+    names = list(known)
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"Did you mean {near[0]!r}?"
+    if len(names) > _MOST_LISTED:
+        return f"Choose one of the {len(names)} that there are."
+    return f"Choose one of {', '.join(names) or 'none'}."
 
 
 def _check_stage(name: str, stage: StageConfig, config: Config) -> None:

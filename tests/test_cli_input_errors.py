@@ -7,7 +7,7 @@ import pytest
 pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
-from cli_cases import SECRET, as_lines, make_rows
+from cli_cases import SECRET, SECRET_WORDS, as_lines, make_rows
 
 # Data
 
@@ -84,6 +84,25 @@ def test_a_wrong_column_does_not_print_what_it_holds(job, column):
         row[column] = row[column].replace(" ", "  ") + " and so on, at length"
     job(as_lines(doubled), wrong).refused("what would damage training: .*label-lost")
     job(as_lines(doubled), wrong, "data.check=off").refused(r"label \(\d+ characters\): .* gives it back")
+
+
+NAMES = [f"{word} {number}" for number in range(15) for word in SECRET_WORDS]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["evaluation.triage={order: [urgent, minor], first: most_urgent}", "data.check=warn"],
+            r"'urgent' is no label of the data\. Check data\.columns\.label",
+        ),
+        (["data.label_limit_tokens=2", "data.check=off"], r"label \(\d+ characters\): it takes"),
+    ],
+)
+def test_short_names_in_a_wrong_label_column_are_not_printed(job, overrides, told):
+    """Each was listed as a label to choose of: the names of all patients."""
+    rows = [row | {"label": name} for row, name in zip(make_rows(), NAMES, strict=True)]
+    job(as_lines(rows), *overrides).refused(told)
 
 
 # Settings

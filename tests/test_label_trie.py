@@ -115,6 +115,8 @@ class Spelled:
 def test_labels_that_have_the_same_tokens_are_refused():
     with pytest.raises(UserError, match=r"'Yes', 'YES': have the same tokens.*data.label_map"):
         label_trie(["Yes", "no", "YES"], Spelled())
+    with pytest.raises(UserError, match=r"labels \(3 characters\), \(3 characters\): have the same tokens"):
+        label_trie(["Yes", "no", "YES"], Spelled(), hide_labels=True)
     assert label_trie(["yes", "no", "no"], Spelled()).depth == 4
     for labels in ([], [(5,), (5,)]):
         with pytest.raises(ValueError, match="labels"):

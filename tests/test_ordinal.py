@@ -233,6 +233,16 @@ def test_an_order_that_does_not_fit_the_labels_names_the_nearest():
     assert str(caught.value).count("Zyzzyva") == 1
 
 
+def test_labels_are_not_listed_where_they_may_be_case_text_or_are_many():
+    many = [f"Zyzzyva {place}" for place in range(30)]
+    for order, told in ((("a", "b"), "'a' is no label"), (many[:-4], "lacks 4 of the labels")):
+        with pytest.raises(UserError, match=told) as caught:
+            scale_of(TriageScoringConfig(tuple(order), "most_urgent"), many, hide_labels=True)
+        assert "Zyzzyva" not in str(caught.value)
+    with pytest.raises(UserError, match=r"'a' is no label of the data\. Choose one of the 30 that there are"):
+        scale(order=("a", "b"), labels=many)
+
+
 def test_it_is_told_before_the_training(job):
     triage = "{order: [urgent, not urgnt], first: most_urgent}"
     job(None, f"evaluation.triage={triage}").refused(

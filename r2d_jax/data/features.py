@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from r2d_jax.config import DataConfig
+from r2d_jax.data.check.labels import name_of
 from r2d_jax.data.prompts import END_ID, WIDTH_MULTIPLE, PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.ragged import Padded, Ragged, RaggedWriter, id_type
-from r2d_jax.data.reading.raw_rows import RowCallback, shown
+from r2d_jax.data.reading.raw_rows import RowCallback
 from r2d_jax.data.schema import Example
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
@@ -91,8 +92,16 @@ def balanced_weights(labels: Sequence[str]) -> np.ndarray:
     return (len(labels) / (len(counts) * counts))[index].astype(np.float32)
 
 
-def label_limit_tokens(config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str]) -> int:
+def label_limit_tokens(
+    config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str], *, hide_labels: bool = False
+) -> int:
     """The label limit: configured, or the longest label of the set, end token included.
+
+    Args:
+        config: of the data.
+        tokenizer: of the model.
+        labels: the label set.
+        hide_labels: they may be case text, so that an error names none.
 
     Raises:
         UserError: a label is longer than the configured limit, or does not survive encode and decode.
@@ -102,13 +111,13 @@ def label_limit_tokens(config: DataConfig, tokenizer: Tokenizer, labels: Sequenc
         ids = tokenizer.encode(label)
         if tokenizer.decode(ids) != label:
             raise UserError(
-                f"label {shown([label])}",
-                f"the vocabulary gives it back as {shown([tokenizer.decode(ids)])}",
+                f"label {name_of(label, hidden=hide_labels)}",
+                f"the vocabulary gives it back as {name_of(tokenizer.decode(ids), hidden=hide_labels)}",
                 "Rename the label, or use a tokenizer that holds its characters.",
             )
         if config.label_limit_tokens is not None and len(ids) + 1 > config.label_limit_tokens:
             raise UserError(
-                f"label {shown([label])}",
+                f"label {name_of(label, hidden=hide_labels)}",
                 f"it takes {len(ids) + 1} tokens and data.label_limit_tokens is {config.label_limit_tokens}",
                 "Raise the limit, or leave it null to have it derived from the labels.",
             )
@@ -177,14 +186,16 @@ class FeatureEncoder:
         rationale_limit: T at the most, end token included.
     """
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str]):
-        """Check the labels and derive the limits.
+    def __init__(
+        self, config: DataConfig, tokenizer: Tokenizer, labels: Sequence[str], *, hide_labels: bool = False
+    ):
+        """Check the labels and derive the limits; arguments as for `label_limit_tokens`.
 
         Raises:
             UserError: from `label_limit_tokens` and `question_limit_tokens`.
         """
         self.tokenizer = tokenizer
-        label_tokens = label_limit_tokens(config, tokenizer, labels)
+        label_tokens = label_limit_tokens(config, tokenizer, labels, hide_labels=hide_labels)
         self.prompts = PromptBuilder(PromptTokens.from_tokenizer(tokenizer), label_tokens)
         self.question_limit = question_limit_tokens(config, self.prompts)
         self.rationale_limit = config.rationale_limit_tokens

@@ -15,6 +15,7 @@ from r2d_jax.evaluation.metrics import normalise_label
 
 _UNDER_FACTOR = 3.0
 _MANY_LEVELS = 2
+_CHECK_COLUMN = "Check data.columns.label: what it holds looks like free text or names."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,15 @@ class TriageScale:
         return np.array([index.get(normalise_label(label), -1) for label in labels], np.int64)
 
 
-def scale_of(settings: TriageScoringConfig, labels: Sequence[str]) -> TriageScale:
+def scale_of(
+    settings: TriageScoringConfig, labels: Sequence[str], *, hide_labels: bool = False
+) -> TriageScale:
     """The scale of a config.
 
     Args:
         settings: checked by `config_check`.
         labels: the label set, whose labels must be those of the order; empty: not known.
+        hide_labels: they may be case text, so that an error names none.
 
     Raises:
         UserError: the order has a label that the data lack (names the nearest), or lacks one of theirs.
@@ -60,13 +64,12 @@ def scale_of(settings: TriageScoringConfig, labels: Sequence[str]) -> TriageScal
         )
     for label in order if known else ():
         if label not in known:
-            raise UserError(
-                "evaluation.triage.order", f"{label!r} is not a label of the data", _nearest(label, known)
-            )
+            fix = _CHECK_COLUMN if hide_labels else _nearest(label, known)
+            raise UserError("evaluation.triage.order", f"{label!r} is not a label of the data", fix)
     if lacking := [label for label in known if label not in order]:
         raise UserError(
             "evaluation.triage.order",
-            f"lacks {shown(lacking[:3])} of the labels of the data",
+            f"lacks {len(lacking) if hide_labels else shown(lacking[:3])} of the labels of the data",
             "Name every label once, or merge labels with data.label_map.",
         )
     if isinstance(settings.costs, str):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from r2d_jax.data.prompts import END_ID, TextEncoder
-from r2d_jax.data.reading.cells import shown
+from r2d_jax.data.check.labels import name_of
 from r2d_jax.errors import UserError
 
 
@@ -82,12 +82,13 @@ class LabelTrie:
         return chosen, jnp.max(of_edges, axis=-1), start + place + 1
 
 
-def label_trie(labels: Sequence[str], tokenizer: TextEncoder) -> LabelTrie:
+def label_trie(labels: Sequence[str], tokenizer: TextEncoder, *, hide_labels: bool = False) -> LabelTrie:
     """The trie of a label set.
 
     Args:
         labels: K >= 1 texts.
         tokenizer: turns them into ids.
+        hide_labels: they may be case text, so that an error names none.
 
     Raises:
         UserError: two labels have the same tokens, so that what is decoded would not tell which it is.
@@ -97,7 +98,7 @@ def label_trie(labels: Sequence[str], tokenizer: TextEncoder) -> LabelTrie:
         other = seen.setdefault(tuple(tokenizer.encode(label)), label)
         if other != label:
             raise UserError(
-                f"labels {shown([other, label])}",
+                f"labels {', '.join(name_of(one, hidden=hide_labels) for one in (other, label))}",
                 "have the same tokens, so that no output tells them apart",
                 "Rename one, or make them one label with data.label_map.",
             )

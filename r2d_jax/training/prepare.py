@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from r2d_jax.config import Config, T5Config
 from r2d_jax.config_check import rationale_source, stage_configs, used_sources
+from r2d_jax.data.check.labels import looks_like_text
 from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
 from r2d_jax.data.pace import paced
@@ -230,13 +231,15 @@ def _checked_tokenizer(
     return tokenizer
 
 
-def _checked_labels(config: Config, splits: Splits) -> tuple[str, ...]:
-    """The label set; settings that do not fit it must not come to light after the training."""
+def _checked_labels(config: Config, splits: Splits) -> tuple[tuple[str, ...], bool]:
+    """The label set, and whether errors must hide it; settings that do not fit it must not come to light later."""
     labels = label_set(splits)
+    # Of a wrong column, also where data.check lets it pass, errors must not name what it holds.
+    hide_labels = looks_like_text(labels, sum(len(getattr(splits, name)) for name in NAMES))
     left_out(config.evaluation, labels)
     if config.evaluation.triage is not None:
-        scale_of(config.evaluation.triage, labels)
-    return labels
+        scale_of(config.evaluation.triage, labels, hide_labels=hide_labels)
+    return labels, hide_labels
 
 
 def _write_card(workdir: Workdir, prepared: Prepared) -> None:
@@ -275,12 +278,13 @@ def prepare(
     tokenizer = _checked_tokenizer(config, workdir, splits.train, names)
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
-    labels = _checked_labels(config, splits)
+    labels, hide_labels = _checked_labels(config, splits)
     if sources[2] is not None and not workdir.finished:
         require_scorer(config.evaluation.bertscore)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)
-    encoder = FeatureEncoder(config.data, tokenizer, labels)
-    trie = label_trie(labels, tokenizer) if config.label_decode == "constrained" else None
+    encoder = FeatureEncoder(config.data, tokenizer, labels, hide_labels=hide_labels)
+    constrained = config.label_decode == "constrained"
+    trie = label_trie(labels, tokenizer, hide_labels=hide_labels) if constrained else None
     # Nothing that is wrong is left to find, so files may be written from here on.
     workdir.start(config, data_hash)
     rows = {name: getattr(splits, name) for name in NAMES}
