@@ -8,7 +8,12 @@ import pytest
 from rich.console import Console
 from test_run import write_config
 
+from r2d_jax.config import MeshConfig
 from r2d_jax.config_file import load_config
+from r2d_jax.errors import UserError
+from r2d_jax.evaluation.model_folder import CARD_FILE
+from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.training.prepare import prepare
 from r2d_jax.training.run import start, takes_days
 from r2d_jax.training.workdir import Workdir
 
@@ -64,3 +69,30 @@ def test_a_start_without_an_accelerator_warns_where_it_would_take_days(config, t
     settings = load_config(config, [*SOURCES, f"platform={platform}"])
     start(settings, Workdir(tmp_path / "run"), Console(file=stream, width=1000))
     assert ("warning: JAX found a CPU only" in stream.getvalue()) == (platform == "any")
+
+
+@pytest.mark.parametrize("missing", [["tokenizer_config.json", f"../{MODEL_CARD}"], ["tokenizer_config.json"]])
+def test_a_kill_while_the_tokenizer_is_written_does_not_turn_the_text_map_on(tmp_path, missing):
+    """tokenizer.json came first, and what says that it has no map was missing at the next start."""
+    settings = load_config(write_config(tmp_path), ["tokenizer.text_map=false"])
+    workdir, mesh = Workdir(tmp_path / "run"), make_mesh(MeshConfig())
+    first = prepare(settings, workdir, mesh).tokenizer
+    before = {path.name: path.read_bytes() for path in workdir.tokenizer.iterdir()}
+    assert first.markers == {}
+    for name in missing:
+        (workdir.tokenizer / name).unlink()
+    again = prepare(settings, workdir, mesh)
+    assert again.tokenizer.fingerprint == again.card.tokenizer_fingerprint == first.fingerprint
+    assert {path.name: path.read_bytes() for path in workdir.tokenizer.iterdir()} == before
+
+
+@pytest.mark.parametrize("left", [".run.json.partial", ".write_probe_0123abcd", ".shared_probe"])
+def test_what_a_kill_at_the_start_leaves_does_not_bar_the_folder(tmp_path, left):
+    settings = load_config(write_config(tmp_path))
+    workdir = Workdir(tmp_path / "run")
+    workdir.path.mkdir()
+    (workdir.path / left).write_text("")
+    workdir.check(settings)
+    (workdir.path / "thesis.txt").write_text("")
+    with pytest.raises(UserError, match=r"not a run folder \(holds thesis\.txt\)"):
+        workdir.check(settings)

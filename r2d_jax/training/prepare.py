@@ -16,7 +16,7 @@ from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.schema import Example, Splits
 from r2d_jax.data.splits import NAMES, content_hash, label_set, splits_of_run
-from r2d_jax.data.tokenizer import Tokenizer, tokenizer_folder
+from r2d_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.model_folder import (
@@ -164,7 +164,9 @@ def load_initial(init: str, factory: T5Factory, mesh: Mesh) -> Params:
 def _tokenizer(
     config: Config, workdir: Workdir, train: Sequence[Example], sources: Sequence[str]
 ) -> Tokenizer:
-    if (workdir.tokenizer / "tokenizer.json").is_file():
+    # Its settings are written after it. Without them, as after a kill between the two, it would be loaded with the text
+    # map, whatever the config says.
+    if all((workdir.tokenizer / name).is_file() for name in ("tokenizer.json", SETTINGS_FILE)):
         return Tokenizer.load(workdir.tokenizer)
     path = config.tokenizer.path or config.model.init
     if path is not None:
@@ -244,7 +246,8 @@ def _checked_labels(config: Config, splits: Splits) -> tuple[tuple[str, ...], bo
 
 def _write_card(workdir: Workdir, prepared: Prepared) -> None:
     """Store tokenizer and model card beside the run, where they are not yet."""
-    written = (workdir.path / MODEL_CARD, workdir.tokenizer / "tokenizer.json")
+    of_tokenizer = (workdir.tokenizer / name for name in ("tokenizer.json", SETTINGS_FILE))
+    written = (workdir.path / MODEL_CARD, *of_tokenizer)
     if is_writer() and not all(path.is_file() for path in written):
         write_texts(workdir.tokenizer, prepared.tokenizer.files())
         write_text(workdir.path / MODEL_CARD, prepared.card.to_json())

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, Self
 
@@ -30,6 +31,8 @@ from r2d_jax.runtime.outputs import require_local
 from r2d_jax.runtime.reporting import say
 from r2d_jax.runtime.run_files import EVALUATION_METRICS, RUN_CONFIG, RUN_STATE
 
+# What a kill leaves of the first mark and of the probes for it.
+_LEFT_BEHIND = re.compile(rf"\.{re.escape(RUN_STATE)}\.partial$|\.write_probe_|\.shared_probe$")
 # Differing settings that an error names.
 _NAMED = 3
 
@@ -141,7 +144,7 @@ class Workdir:
         # With other rows, or steps of another kind, each process would train its own part of something else.
         require_same("settings", [json.dumps(all_settings(config), sort_keys=True).encode()])
         if not self.started:
-            strangers = sorted(entry.name for entry in self.path.iterdir())
+            strangers = sorted(entry.name for entry in self.path.iterdir() if not _LEFT_BEHIND.match(entry.name))
             if strangers:
                 raise UserError(
                     str(self.path),
