@@ -231,6 +231,18 @@ def test_stage_2_never_starts_from_other_weights(r2d, trained, tmp_path):
     r2d(*command).refused("stage1: stage 1 is not finished here", "r2d train --stage 1")
 
 
+def test_a_finished_stage_1_without_its_best_is_told_as_what_it_is(r2d, trained, tmp_path):
+    """The advice was to train stage 1, and that found nothing to do."""
+    copy = shutil.copytree(trained.workdir, tmp_path / "copy")
+    state = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(state | {"stage2_done": None, "run_done": False}))
+    for name in ("stage1", "stage2"):
+        shutil.rmtree(copy / name)
+    r2d("train", "--stage", 2, *trained.arguments[1:-1], copy).refused(
+        "stage1/best: has no checkpoint, though stage 1 is marked as done", "Restore it"
+    )
+
+
 def test_stage_2_begins_with_the_best_of_stage_1_and_says_so(trained):
     """B046: folder, step and checksum are those of the checkpoint that it read."""
     told = re.search(

@@ -13,6 +13,9 @@ from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.model_folder import CARD_FILE
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.stop_signal import StopSignal
+from r2d_jax.training import stages
+from r2d_jax.training.loop import Progress
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.run import start, takes_days
 from r2d_jax.training.workdir import Workdir
@@ -96,3 +99,21 @@ def test_what_a_kill_at_the_start_leaves_does_not_bar_the_folder(tmp_path, left)
     (workdir.path / "thesis.txt").write_text("")
     with pytest.raises(UserError, match=r"not a run folder \(holds thesis\.txt\)"):
         workdir.check(settings)
+
+
+@pytest.mark.parametrize(
+    ("best", "told"),
+    [
+        (None, "stage1: has no best checkpoint, for no evaluation that counts gave a finite score"),
+        (4, "stage1/best: has no checkpoint, though step 4 was the best"),
+    ],
+)
+def test_a_stage_without_a_best_checkpoint_is_not_done(tmp_path, monkeypatch, best, told):
+    """It was marked as done, so no command trained it again, and stage 2 could never begin."""
+    settings, workdir = load_config(write_config(tmp_path)), Workdir(tmp_path / "run")
+    prepared = prepare(settings, workdir, make_mesh(settings.mesh))
+    monkeypatch.setattr(stages, "_step_memory", lambda *_: None)
+    monkeypatch.setattr(stages, "train", lambda *_, state, **__: (state, Progress(best_step=best)))
+    with pytest.raises(UserError, match=told):
+        stages.run_stage(prepared, workdir, 1, Console(quiet=True), StopSignal())
+    assert not workdir.state.get("stage1_done")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from r2d_jax.evaluation.scoring import label_scores
 from r2d_jax.methods import METHODS
 from r2d_jax.objective.schedules import transition_end_step
 from r2d_jax.runtime.checkpoint import StageCheckpoints
-from r2d_jax.runtime.checkpoint_files import best_step, restore_params
+from r2d_jax.runtime.checkpoint_files import BEST, best_step, restore_params
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.mesh import replicated, with_shardings
@@ -102,7 +103,7 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     stage, 3. (stage 2 after a stage 1) best weights of stage 1, 4. (first stage) model.init or random weights.
 
     Raises:
-        UserError: stage 2 without a finished stage 1, or a loss that is not finite.
+        UserError: stage 2 without a finished stage 1, a loss that is not finite, or no best weights at the end.
         Preempted: a stop was requested; the state is saved.
     """
     name = f"stage {number}"
@@ -160,8 +161,29 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
         reporter.close()
         checkpoints.close()
     tell(f"compiled {compiled}")
+    _require_best(workdir.stage(number), progress)
     tell(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
     workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
+
+
+def _require_best(folder: pathlib.Path, progress: Progress) -> None:
+    """Before the done mark: behind it nothing would train the stage again.
+
+    Raises:
+        UserError: the stage has no best weights.
+    """
+    if progress.best_step is None:
+        raise UserError(
+            str(folder),
+            "has no best checkpoint, for no evaluation that counts gave a finite score",
+            "Train in a new --workdir with a lower learning rate or model.compute_dtype=float32.",
+        )
+    if best_step(folder) is None:
+        raise UserError(
+            str(folder / BEST),
+            f"has no checkpoint, though step {progress.best_step} was the best",
+            "Restore it from a copy, or move the stage's folder away to train the stage anew.",
+        )
 
 
 def _step_memory(prepared: Prepared, stage: Stage, optimizer: Any, step_fn: Callable[..., Any]) -> str | None:
@@ -204,14 +226,20 @@ def _starting_point(
         source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"
         return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin
-    best = best_step(workdir.stage(1)) if workdir.state.get("stage1_done") else None
-    if best is None:
+    if not workdir.state.get("stage1_done"):
         raise UserError(
             str(workdir.stage(1)),
             "stage 1 is not finished here",
             "Run `r2d train --stage 1` with this --workdir first.",
         )
-    folder = workdir.stage(1) / "best" / str(best)
+    best = best_step(workdir.stage(1))
+    if best is None:
+        raise UserError(
+            str(workdir.stage(1) / BEST),
+            "has no checkpoint, though stage 1 is marked as done",
+            "Restore it from a copy, or choose a new --workdir.",
+        )
+    folder = workdir.stage(1) / BEST / str(best)
     params = restore_params(folder, with_shardings(abstract_params, prepared.mesh))
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
     return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin
