@@ -71,6 +71,24 @@ def test_traffic_by_hand():
     }
 
 
+@pytest.mark.parametrize(
+    ("operation", "size"),
+    [
+        ("(f32[8]{0}, f32[2]{0:T(256)}) all-reduce-start(f32[8]{0} %x, f32[2]{0} %y), to_apply=%add", 40),
+        ("f32[8]{0} all-reduce-start(f32[8]{0} %x), to_apply=%add", 32),
+        ("((f32[4]{0}, f32[2]{0}), (f32[32]{0}, f32[16]{0})) all-gather-start(%x, %y), dimensions={0}", 192),
+        ("(bf16[4,2]{1,0:T(8,128)(2,1)}, bf16[32,2]{1,0}, u32[], u32[]) all-gather-start(%x)", 128),
+        ("(f32[4]{0}, f32[4]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)", 16),
+        ("((f32[4]{0}, f32[4]{0}), (f32[4]{0}, f32[4]{0}), u32[]) all-to-all-start(%x, %y)", 32),
+        ("((f32[8]{0}, f32[16]{0}), (f32[2]{0}, f32[4]{0}), u32[]) reduce-scatter-start(%x, %y)", 96),
+    ],
+)
+def test_traffic_that_is_started_counts_every_array_once(operation, size):
+    """Of several arrays in one operation the largest alone was counted."""
+    ((_, traffic),) = collective_traffic(f"  %a = {operation}").items()
+    assert traffic == (1, size)
+
+
 LOOPS = """
 HloModule m
 

@@ -106,9 +106,9 @@ def _operation(line: str) -> _Operation | None:
     match = _COLLECTIVE.search(line)
     if match is None:
         return None
-    sizes = [_array_bytes(*array) for array in _ARRAY.findall(match["type"])]
-    # A start operation has its operand beside its result.
-    size = max(sizes, default=0) if match["start"] else sum(sizes)
+    # Only an all-reduce has no operands beside its results where it is started.
+    beside = match["start"] and match["kind"] != "all-reduce"
+    size = _started_bytes(match["type"]) if beside else _bytes(match["type"])
     if match["kind"] == "reduce-scatter" and not match["start"]:
         # The result is one device's part.
         size *= _group_size(line)
@@ -126,6 +126,25 @@ def _group_size(line: str) -> int:
         return int(grid[1])
     listed = _LISTED_GROUPS.search(line)
     return len(listed[1].split(",")) if listed else 1
+
+
+def _started_bytes(type_text: str) -> int:
+    """Bytes of the whole arrays of the type (operands, results, contexts...), in which several are a tuple of theirs.
+
+    The results of a gather are whole, and the operands of a scatter.
+    """
+    parts, depth = [""], 0
+    for char in type_text[1:-1]:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return max(_bytes(part) for part in parts[:2])
+
+
+def _bytes(type_text: str) -> int:
+    return sum(_array_bytes(*array) for array in _ARRAY.findall(type_text))
 
 
 def _array_bytes(dtype: str, dims: str) -> int:
