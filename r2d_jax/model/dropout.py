@@ -79,9 +79,10 @@ class DecoderSite(enum.IntEnum):
 class RowDropout:
     """Dropout whose mask is a function of the row's own key and the place in the network only.
 
-    A mask therefore does not depend on the batch a row travels in, on the device layout or on how a
-    batch is divided into micro-batches. The bits are a counter, hashed with the key: threefry would be the
-    largest single cost of a training step on CPU, and of compiling it.
+    A mask therefore does not depend on the other rows of a batch, on the device layout or on how a
+    batch is divided into micro-batches. Elements are counted in the order of the shape, so the mask of
+    attention weights [H, T, S] does depend on the widths to which the batch is padded. The bits are a counter, hashed
+    with the key: threefry would be the largest single cost of a training step on CPU, and of compiling it.
 
     Attributes:
         words: uint32 [B, 2], the state of each row; None switches dropout off.
