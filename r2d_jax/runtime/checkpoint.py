@@ -108,7 +108,12 @@ class StageCheckpoints:
     def save_latest(
         self, step: int, params: Any, opt_state: Any, progress: dict[str, Any], objective_state: Any = ()
     ) -> None:
-        """Start writing the state after `step` updates; returns before it is on disk."""
+        """Start writing the state after `step` updates; returns before it is on disk.
+
+        A step that is there already stays as it is, also where its progress is newer now: Orbax would delete it before
+        it writes it anew, and after a kill between the two, or on a full disk, all steps since the checkpoint before
+        it would be lost. What a run forgets then is one evaluation, which it does again.
+        """
         if step == self._last_saved:
             return
         self._last_saved = step
