@@ -55,11 +55,17 @@ def audit(
         ),
     ] = 0.0,
     max_unsupported_numbers: Annotated[
-        int, typer.Option(help="Maximum number of numbers that are not in the input.", min=0, rich_help_panel=_PASS)
+        int,
+        typer.Option(
+            help="Maximum number of numbers that are not in the input.", min=0, rich_help_panel=_PASS
+        ),
     ] = 2,
-    min_words: Annotated[int, typer.Option(help="Minimum number of words.", min=0, rich_help_panel=_PASS)] = 1,
+    min_words: Annotated[
+        int, typer.Option(help="Minimum number of words.", min=0, rich_help_panel=_PASS)
+    ] = 1,
     max_words: Annotated[
-        int | None, typer.Option(help="Maximum number of words; no limit by default.", min=1, rich_help_panel=_PASS)
+        int | None,
+        typer.Option(help="Maximum number of words; no limit by default.", min=1, rich_help_panel=_PASS),
     ] = None,
     max_copied: Annotated[
         float,

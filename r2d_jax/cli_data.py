@@ -37,7 +37,9 @@ def prepare(
         ),
     ],
     out: Annotated[pathlib.Path, typer.Option(help="Folder to write: rows.jsonl and its data card.")],
-    limit: Annotated[int | None, typer.Option(help="Maximum number of rows of each split. Default: all.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Maximum number of rows of each split. Default: all.", min=1)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of splits that are drawn here.", min=0)] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -218,7 +220,9 @@ def check(
             json_file, "--json", inputs=[pathlib.Path(file) if file else None, config], overwrite=overwrite
         )
     if no_rationales and rationale_column:
-        raise UserError("--no-rationales", "cannot be combined with --rationale-column", "Give one of the two.")
+        raise UserError(
+            "--no-rationales", "cannot be combined with --rationale-column", "Give one of the two."
+        )
     columns = {
         "question": question_column,
         "context": context_column,

@@ -67,9 +67,7 @@ def push(
     repo: Annotated[
         str, typer.Option("--repo", help="NAME in your account, or OWNER/NAME; created if it does not exist.")
     ],
-    public: Annotated[
-        bool, typer.Option("--public", help="Make it public. Default: private.")
-    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make it public. Default: private.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload what is shown.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show it; send nothing.")] = False,
 ) -> None:

@@ -14,7 +14,7 @@ from r2d_jax.cli_options import (
     shares_options,
 )
 from r2d_jax.runtime.outputs import require_folder
-from r2d_jax.runtime.run_files import EVALUATION_FILES, JUDGEMENTS, JUDGE_RESULT, PREDICTIONS
+from r2d_jax.runtime.run_files import EVALUATION_FILES, JUDGE_RESULT, JUDGEMENTS, PREDICTIONS
 
 SplitOption = Annotated[str, typer.Option("--split", help="test or validation, where --input is not given.")]
 OutputOption = Annotated[

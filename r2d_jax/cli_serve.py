@@ -41,7 +41,10 @@ def serve(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(help="Maximum number of notes computed at once.", min=1, max=512, rich_help_panel=_SPEED)
+        int,
+        typer.Option(
+            help="Maximum number of notes computed at once.", min=1, max=512, rich_help_panel=_SPEED
+        ),
     ] = 8,
     widths: Annotated[
         int,
@@ -67,12 +70,23 @@ def serve(
     max_upload_mib: Annotated[
         int, typer.Option(help="Maximum size of one uploaded file.", min=1, max=1024, rich_help_panel=_LIMITS)
     ] = 8,
-    max_upload_rows: Annotated[int, typer.Option(help="Maximum number of rows of one file.", min=1, rich_help_panel=_LIMITS)] = 5_000,
+    max_upload_rows: Annotated[
+        int, typer.Option(help="Maximum number of rows of one file.", min=1, rich_help_panel=_LIMITS)
+    ] = 5_000,
     max_queue: Annotated[
-        int, typer.Option(help="Maximum number of notes that wait for the model.", min=1, max=100_000, rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            help="Maximum number of notes that wait for the model.",
+            min=1,
+            max=100_000,
+            rich_help_panel=_LIMITS,
+        ),
     ] = 256,
     max_uploads: Annotated[
-        int, typer.Option(help="Maximum number of uploads held at once, with their results.", min=1, rich_help_panel=_LIMITS)
+        int,
+        typer.Option(
+            help="Maximum number of uploads held at once, with their results.", min=1, rich_help_panel=_LIMITS
+        ),
     ] = 8,
     keep_minutes: Annotated[
         float,

@@ -1,4 +1,4 @@
-"""How settings fit together; in: a Config, out: its stages and rationale sources, or a UserError that says what fits."""
+"""How settings fit together; in: a Config, out: its stages and rationale sources, or a UserError."""
 
 import difflib
 import itertools
@@ -138,7 +138,9 @@ def _check_triage(triage: TriageScoringConfig) -> None:
                 )
             if not 0 <= cost < math.inf:
                 raise UserError(
-                    f"{where}.costs.{gold}.{predicted}", f"{cost} is not a cost", "Give a number of 0 or more."
+                    f"{where}.costs.{gold}.{predicted}",
+                    f"{cost} is not a cost",
+                    "Give a number of 0 or more.",
                 )
 
 
@@ -175,7 +177,9 @@ def _check_stage(name: str, stage: StageConfig, config: Config) -> None:
     sources = rationale_sources(config)
     if stage.rationale_source is None and len(sources) > 1 and config.data.source != "triage":
         raise UserError(
-            f"{name}.rationale_source", "several sources and none chosen", f"Choose one of {', '.join(sources)}."
+            f"{name}.rationale_source",
+            "several sources and none chosen",
+            f"Choose one of {', '.join(sources)}.",
         )
     if stage.rationale_source is not None and stage.rationale_source not in sources:
         raise UserError(

@@ -73,7 +73,9 @@ class FakeModel:
             self.known_label(label)
         words = np.arange(min(len(text.split()), 64), dtype=np.int32)
         width = 16 if len(words) <= 16 else 64
-        return TextItem(Group(task, width), words, words[:0], len(text.split()), text.count("\ufffc"), text, label)
+        return TextItem(
+            Group(task, width), words, words[:0], len(text.split()), text.count("\ufffc"), text, label
+        )
 
     def work(self, group, items):
         assert {item.group for item in items} == {group}

@@ -199,7 +199,9 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 def rows_of_page(*first):
     """Cells of the rows of the tables of docs/architecture.md whose heading begins with these cells."""
     for table in re.findall(r"(?:^\|.*\n)+", PAGE, re.M):
-        head, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
+        head, _, *rows = (
+            [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines()
+        )
         if tuple(head[: len(first)]) == first:
             yield from rows
 
@@ -211,7 +213,9 @@ def quoted(cell):
 def test_the_page_has_the_parts_and_what_they_may_import():
     page = {}
     for name, _, allowed in rows_of_page("part"):
-        page[name.strip("`")] = set(quoted(allowed)) | (FOUNDATION if "base" in allowed.split(", ") else set())
+        page[name.strip("`")] = set(quoted(allowed)) | (
+            FOUNDATION if "base" in allowed.split(", ") else set()
+        )
     assert page == ALLOWED
 
 

@@ -127,7 +127,9 @@ def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
     before, table = rows.read_text(encoding="utf-8"), tables.read_bytes()
     run.rename(tmp_path / "kept")
     rows.write_text(before.replace("old house", "new house"), encoding="utf-8")
-    r2d(*command).refused(r"dss/seed1: the rows are not those of .*/sft/seed0 \(content hash", "Restore the data")
+    r2d(*command).refused(
+        r"dss/seed1: the rows are not those of .*/sft/seed0 \(content hash", "Restore the data"
+    )
     # Nothing was claimed, so with the data restored it is trained there.
     assert not (run / "run.json").exists()
     rows.write_text(before, encoding="utf-8")
@@ -136,7 +138,9 @@ def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
     text = (run / "run.json").read_text()
     mixed = json.loads(text) | {"data_hash": "0123456789abcdef"}
     (run / "run.json").write_text(json.dumps(mixed))
-    r2d(*command).refused("dss/seed1: its run began with other rows than .*/sft/seed0 ", "Move those of the old rows")
+    r2d(*command).refused(
+        "dss/seed1: its run began with other rows than .*/sft/seed0 ", "Move those of the old rows"
+    )
     (run / "run.json").write_text(text)
     assert tables.read_bytes() == table
 

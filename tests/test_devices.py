@@ -71,7 +71,8 @@ def test_an_address_for_the_cache_is_tried_with_a_time_limit(monkeypatch):
     ):
         monkeypatch.setattr(epath, "Path", lambda _, write=write: Bucket(write))
         with pytest.raises(
-            UserError, match=rf"^JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled: cannot be written .{fault}.\. Name"
+            UserError,
+            match=rf"^JAX_COMPILATION_CACHE_DIR=gs://bucket/compiled: cannot be written .{fault}.\. Name",
         ):
             enable_compile_cache()
     answered.set()
@@ -108,7 +109,12 @@ def test_another_platform_than_asked_for_ends_the_run():
 
 @pytest.mark.parametrize(
     ("config", "warned"),
-    [(None, None), ("platform: any\n", None), ("platform: cpu\n", None), ("platform: tpu\ndata:\n  path: a\n", "tpu")],
+    [
+        (None, None),
+        ("platform: any\n", None),
+        ("platform: cpu\n", None),
+        ("platform: tpu\ndata:\n  path: a\n", "tpu"),
+    ],
 )
 def test_a_model_in_use_tells_its_devices(tmp_path, config, warned):
     """B073: commands after the training neither told the devices nor knew what the run had asked for."""

@@ -82,7 +82,9 @@ def evaluate(r2d, model, tmp_path):  # noqa: F811
 
 def test_a_file_of_labels_alone_is_scored_by_them(evaluate):
     ended, metrics = evaluate(["id", "question", "label"])
-    ended.done("devices: cpu: ", "note: no row of .*rows.csv has a rationale, so labels alone are scored", "accuracy")
+    ended.done(
+        "devices: cpu: ", "note: no row of .*rows.csv has a rationale, so labels alone are scored", "accuracy"
+    )
     assert metrics["rows"] == 6
     assert not {"bleu", "rouge_l"} & metrics.keys()
     # A column that is asked for has to be there.

@@ -174,10 +174,14 @@ def test_scores_with_readings_by_hand():
 
 def test_texts_that_are_cut_when_read_back_are_counted():
     """Consistency, sufficiency and gold robustness were figures of the beginnings of such texts without a word."""
-    gold = [Example(str(i), "q", "yes", {"a": text}) for i, text in enumerate(["yes " * 9, "yes", "yes " * 8])]
+    gold = [
+        Example(str(i), "q", "yes", {"a": text}) for i, text in enumerate(["yes " * 9, "yes", "yes " * 8])
+    ]
     predictions = [Prediction("yes", True, 0.9, text) for text in ("yes " * 7, "yes", "")]
     predictor = types.SimpleNamespace(
-        features_of=lambda texts, *_: types.SimpleNamespace(cut_questions=sum(len(text) > 20 for text in texts)),
+        features_of=lambda texts, *_: types.SimpleNamespace(
+            cut_questions=sum(len(text) > 20 for text in texts)
+        ),
         predict=lambda *_, **__: iter([[Prediction("yes", True, 0.9)] * 3]),
     )
     checks = RationaleChecks(types.SimpleNamespace(params=None), predictor, 8, lambda: None)

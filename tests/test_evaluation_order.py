@@ -253,7 +253,9 @@ def test_each_stage_chooses_by_its_own_figure_and_from_its_own_step(made, spread
     changes = ("stage2.max_steps=200", f"stage2.select_before_transition={before}")
     prepared.config = load_config(None, ["data.source=triage", *changes])
     assert stage1(prepared).selection == Selection("eval/rationale_loss", False, 0, 0)
-    assert stage2(prepared).selection == Selection("eval/macro_f1", True, {"false": 130, "true": 0}[before], 130)
+    assert stage2(prepared).selection == Selection(
+        "eval/macro_f1", True, {"false": 130, "true": 0}[before], 130
+    )
     prepared.config = load_config(None, ["data.source=triage", *changes, "method=sft"])
     assert stage2(prepared).selection == Selection("eval/macro_f1", True, 0, 0)
 

@@ -24,7 +24,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import convert
 from r2d_jax.evaluation.apply import predict_file
-from r2d_jax.evaluation.calibration import CALIBRATION_FILE, Calibration, labels_digest, load_calibration
+from r2d_jax.evaluation.calibration import Calibration, labels_digest, load_calibration
 from r2d_jax.evaluation.convert import export_folder
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model, read_card
@@ -33,6 +33,7 @@ from r2d_jax.model.hf_format_int8 import to_int8
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.runtime import files
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.run_files import CALIBRATION
 
 __all__ = ["config", "strict"]
 
@@ -273,7 +274,9 @@ def test_an_export_never_replaces_a_folder_around_its_model(tmp_path, shared_dat
     monkeypatch.setattr(convert, "load_model", lambda *_: pytest.fail("the model was loaded"))
     (tmp_path / "link").symlink_to(outer)
     for target in (outer, tmp_path / "link", inner / ".."):
-        with pytest.raises(UserError, match=r"--output .*: holds the model that is read\. .*nothing was changed"):
+        with pytest.raises(
+            UserError, match=r"--output .*: holds the model that is read\. .*nothing was changed"
+        ):
             export_folder(inner, target, dtype="float32", overwrite=True)
     assert (inner / "model.safetensors").is_file()
 
@@ -283,7 +286,7 @@ def test_what_a_user_added_to_an_export_is_not_lost(tmp_path, shared_data, monke
 
     def calibrated(folder, temperature):
         made = Calibration(temperature, None, None, 9, labels_digest(("yes", "no")))
-        (folder / CALIBRATION_FILE).write_text(made.to_json())
+        (folder / CALIBRATION).write_text(made.to_json())
 
     def again():
         export_folder(model, target, dtype="bfloat16", overwrite=True)
@@ -298,11 +301,15 @@ def test_what_a_user_added_to_an_export_is_not_lost(tmp_path, shared_data, monke
         (target / "wards").mkdir()
         for name in ("wards/metrics.json", "wards/predictions.jsonl"):
             (target / name).write_text("{}")
-        with pytest.raises(UserError, match=r"out: holds wards/metrics\.json and 1 more, which no export writes"):
+        with pytest.raises(
+            UserError, match=r"out: holds wards/metrics\.json and 1 more, which no export writes"
+        ):
             again()
         (target / "wards").rename(tmp_path / "wards")
         calibrated(target, 2.0)
-        with pytest.raises(UserError, match=r"out: holds a calibration\.json, and the model has none\. Move it"):
+        with pytest.raises(
+            UserError, match=r"out: holds a calibration\.json, and the model has none\. Move it"
+        ):
             again()
     calibrated(model, 2.0)
     assert again() == ""

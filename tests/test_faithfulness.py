@@ -328,7 +328,9 @@ def evaluated(encoder, tokenizer, tmp_path_factory):
         T5Factory(shape), encoder, 12, "given_label", make_mesh(MeshConfig(), jax.devices()[:1])
     )
     weights = random_weights(shape, seed=3)
-    model = LoadedModel(types.SimpleNamespace(labels=LABELS), predictor.programs.factory, weights, tokenizer, "x")
+    model = LoadedModel(
+        types.SimpleNamespace(labels=LABELS), predictor.programs.factory, weights, tokenizer, "x"
+    )
     encoded = encoder.encode(examples, "a")
     features = encoder.features(encoded, encoder.shapes(encoded))
     folder = tmp_path_factory.mktemp("evaluation")

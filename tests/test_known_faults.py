@@ -227,7 +227,7 @@ def test_what_is_not_finite_is_not_saved_between_two_logs(broken):
     """An evaluation forgot the steps since the last log, and the checkpoint after it held broken weights."""
     told = Recorder()
     # The third is the first of two since the evaluation before; the fourth is finite again.
-    with pytest.raises(UserError, match="stage1, step 3: .* is not finite"):
+    with pytest.raises(UserError, match=r"stage1, step 3: .* is not finite"):
         run_loop([2.0, 1.5, float("nan"), 1.0, 1.0, 1.0], told, log_every_steps=6, broken=broken, score=0.5)
     assert (told.saved, told.best) == ([2], [2])
 

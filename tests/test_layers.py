@@ -185,7 +185,11 @@ def precisions(jaxpr: Any) -> set[Any]:
 
 @pytest.mark.parametrize(
     ("devices", "dtype", "precision"),
-    [(1, "float32", jax.lax.Precision.HIGHEST), (2, "float32", jax.lax.Precision.HIGHEST), (2, "bfloat16", None)],
+    [
+        (1, "float32", jax.lax.Precision.HIGHEST),
+        (2, "float32", jax.lax.Precision.HIGHEST),
+        (2, "bfloat16", None),
+    ],
 )
 def test_products_of_float32_are_not_rounded(
     devices: int, dtype: str, precision: jax.lax.Precision | None

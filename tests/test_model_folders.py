@@ -105,7 +105,9 @@ def test_a_model_that_computes_nan_writes_neither_predictions_nor_a_calibration(
     predict(imported(model, tmp_path / "sound", model.params)).done("2 predictions written")
     vast = jax.tree.map(np.array, model.params)
     vast["decoder"]["final_norm"]["scale"][:] = 3e38
-    predict(imported(model, tmp_path / "vast", vast)).refused(r"out\.jsonl: a figure of a row is not a number")
+    predict(imported(model, tmp_path / "vast", vast)).refused(
+        r"out\.jsonl: a figure of a row is not a number"
+    )
     rows = tmp_path / "labelled.jsonl"
     rows.write_text('{"question": "fever", "label": "urgent"}\n{"question": "pain", "label": "not urgent"}\n')
     ended = r2d("calibrate", "--model", tmp_path / "vast", "--input", rows)
@@ -254,7 +256,9 @@ def test_dots_in_a_path_lead_to_the_model_that_the_shell_shows(exported, model, 
     imported(model, tmp_path / "other", model.params)
     loaded = load_model(pathlib.Path("../other"), make_mesh(MeshConfig()))
     assert loaded.source == str(tmp_path / "other" / WEIGHTS_FOLDER)
-    assert find_model_folder(tmp_path / "other" / WEIGHTS_FOLDER / ".." / TOKENIZER_FOLDER) == tmp_path / "other"
+    assert (
+        find_model_folder(tmp_path / "other" / WEIGHTS_FOLDER / ".." / TOKENIZER_FOLDER) == tmp_path / "other"
+    )
     # Through a link, `..` is the folder above what it leads to.
     (exported / "link").symlink_to(tmp_path / "other" / WEIGHTS_FOLDER)
     assert find_model_folder(pathlib.Path("link/..")) == tmp_path / "other"
@@ -273,10 +277,10 @@ def test_a_folder_in_that_of_a_model_is_not_taken_for_it(exported, model, tmp_pa
     for inside in ("onnx", WEIGHTS_FOLDER, TOKENIZER_FOLDER):
         (folder / inside).mkdir(exist_ok=True)
         assert find_model_folder(folder / inside) == folder
-    assert find_model_folder(folder / CARD_FILE) == folder
+    assert find_model_folder(folder / MODEL_CARD) == folder
     # A stage of a run may lie on another disk.
     (tmp_path / "disk" / "best").mkdir(parents=True)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / CARD_FILE).write_text(model.card.to_json(), encoding="utf-8")
+    (tmp_path / "run" / MODEL_CARD).write_text(model.card.to_json(), encoding="utf-8")
     (tmp_path / "run" / "stage2").symlink_to(tmp_path / "disk")
     assert find_model_folder(tmp_path / "run" / "stage2" / "best") == tmp_path / "run"

@@ -94,7 +94,11 @@ def test_streams_and_places_of_dropout_keep_their_numbers():
     names = "PREDICT_DROPOUT", "EXPLAIN_DROPOUT", "COIN", "CYCLE_DROPOUT", "GUMBEL"
     assert numbers[Stream] == {name: number for number, name in enumerate(names)}
     assert numbers[KeyPart] == {"ENCODER": 0, "DECODER": 1, "LABEL_DECODE": 2}
-    assert [list(kind) for kind in (StackSite, EncoderSite, DecoderSite)] == [[*range(3)], [*range(4)], [*range(6)]]
+    assert [list(kind) for kind in (StackSite, EncoderSite, DecoderSite)] == [
+        [*range(3)],
+        [*range(4)],
+        [*range(6)],
+    ]
 
 
 def test_labels_are_decoded_for_the_rows_of_the_coins(decodes, batch):

@@ -74,9 +74,7 @@ def test_tau_is_the_mean_of_warm_up_and_then_of_each_window():
     nothing = update(init_threshold(), jnp.float32(0), jnp.int32(0), jnp.int32(0))
     assert float(nothing.tau) == 0.0
     # Nor does a window without rows make one: that before it stays.
-    kept = update(
-        init_threshold()._replace(tau=jnp.float32(0.4)), jnp.float32(0), jnp.int32(0), jnp.int32(6)
-    )
+    kept = update(init_threshold()._replace(tau=jnp.float32(0.4)), jnp.float32(0), jnp.int32(0), jnp.int32(6))
     assert float(kept.tau) == pytest.approx(0.4)
 
 

@@ -93,7 +93,7 @@ def test_three_files_are_taken_by_the_config_of_ones_own_rows():
     assert "`data.path=null`" in README.read_text(encoding="utf-8")
 
 
-@pytestdef test_the_pretrained_config_for_ones_own_rows_draws_splits_and_can_stop_early():
+def test_the_pretrained_config_for_ones_own_rows_draws_splits_and_can_stop_early():
     config = load_config(ROOT / "configs" / "own_rows_t5_base.yaml")
     assert config.data.columns.split is None
     assert config.data.split_shares is not None

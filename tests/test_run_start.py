@@ -11,8 +11,8 @@ from test_run import write_config
 from r2d_jax.config import MeshConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.model_folder import CARD_FILE
 from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.run_files import MODEL_CARD
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import stages
 from r2d_jax.training.loop import Progress
@@ -65,7 +65,9 @@ def test_a_published_size_on_a_cpu_takes_days_and_a_tiny_one_does_not():
 
 
 @pytest.mark.parametrize("platform", ["any", "cpu"])
-def test_a_start_without_an_accelerator_warns_where_it_would_take_days(config, tmp_path, monkeypatch, platform):
+def test_a_start_without_an_accelerator_warns_where_it_would_take_days(
+    config, tmp_path, monkeypatch, platform
+):
     monkeypatch.setattr("r2d_jax.training.run.enable_compile_cache", lambda: None)
     monkeypatch.setattr("r2d_jax.training.run._DAYS_ON_A_CPU", 1.0)
     stream = io.StringIO()
@@ -74,7 +76,9 @@ def test_a_start_without_an_accelerator_warns_where_it_would_take_days(config, t
     assert ("warning: JAX found a CPU only" in stream.getvalue()) == (platform == "any")
 
 
-@pytest.mark.parametrize("missing", [["tokenizer_config.json", f"../{MODEL_CARD}"], ["tokenizer_config.json"]])
+@pytest.mark.parametrize(
+    "missing", [["tokenizer_config.json", f"../{MODEL_CARD}"], ["tokenizer_config.json"]]
+)
 def test_a_kill_while_the_tokenizer_is_written_does_not_turn_the_text_map_on(tmp_path, missing):
     """tokenizer.json came first, and what says that it has no map was missing at the next start."""
     settings = load_config(write_config(tmp_path), ["tokenizer.text_map=false"])

@@ -268,7 +268,11 @@ def test_b010_a_folder_of_another_version_of_the_library_is_the_one_it_was(tmp_p
     saved = hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
     assert found.fingerprint == saved != trained.fingerprint
     assert found.files()["tokenizer.json"] == text
-    assert [found.has_fingerprint(one) for one in (saved, trained.fingerprint, real.fingerprint)] == [True, True, False]
+    assert [found.has_fingerprint(one) for one in (saved, trained.fingerprint, real.fingerprint)] == [
+        True,
+        True,
+        False,
+    ]
     # A cut that another program has put there is taken out, in the file too.
     cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     _, found = loaded(truncation=cut)

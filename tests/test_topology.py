@@ -213,7 +213,11 @@ def test_decodes_are_the_programs_that_a_prediction_runs(monkeypatch):
     """A label decode with its own encoder pass, which nothing runs, was compiled in their place."""
     programs = programs_of(monkeypatch)
     names = {name: program[0].__name__ for name, program in programs.items() if name.endswith("code")}
-    assert names == {"label encode": "_questions", "label decode": "_labels", "rationale decode": "_rationales"}
+    assert names == {
+        "label encode": "_questions",
+        "label decode": "_labels",
+        "rationale decode": "_rationales",
+    }
     encoded, (ids, lengths) = programs["label decode"][2], programs["rationale decode"][3:]
     width = encoded.mask.shape[1]
     assert (encoded.states.shape, encoded.mask.shape) == ((16, width, 32), (16, width))
@@ -349,7 +353,7 @@ def test_a_folder_here_has_its_own_shape_whatever_it_is_called(tmp_path, monkeyp
         assert (shape_of(init).d_model, shape_of(init).num_layers) == (16, 3)
     assert shape_of("google-t5/t5-large").d_model == 1024
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="config.json"):
+    with pytest.raises(UserError, match=r"config\.json"):
         shape_of(folder)
     with pytest.raises(UserError, match="'mine/other' is neither here nor a published T5"):
         shape_of("mine/other")

@@ -34,7 +34,9 @@ def whole_folder(
     except OSError as error:
         if error.filename is not None and not _near(pathlib.Path(error.filename), partial, out):
             raise UserError(
-                str(error.filename), f"cannot be read ({error.strerror})", "Correct the path or its permissions."
+                str(error.filename),
+                f"cannot be read ({error.strerror})",
+                "Correct the path or its permissions.",
             ) from error
         raise UserError(
             str(error.filename or out),

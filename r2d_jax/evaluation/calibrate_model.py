@@ -54,7 +54,9 @@ def settled_aim(
     """
     if without_target:
         if target_risk is not None:
-            raise UserError("--no-target-risk", "cannot be combined with --target-risk", "Leave one of them out.")
+            raise UserError(
+                "--no-target-risk", "cannot be combined with --target-risk", "Leave one of them out."
+            )
         return Aim(None, None)
     confidence = EvaluationConfig().risk_confidence
     if target_risk is None:
@@ -116,7 +118,9 @@ def calibrate_model(
     model = load_model(model_path, mesh)
     if not is_calibrated(home, model.source):
         raise UserError(
-            str(model_path), "is not the best checkpoint of stage 2", f"Give {home}, or export this one first."
+            str(model_path),
+            "is not the best checkpoint of stage 2",
+            f"Give {home}, or export this one first.",
         )
     predictor = predictor_of(model, mesh, card.label_decode)
     encoded = predictor.encoder.encode(examples, None)

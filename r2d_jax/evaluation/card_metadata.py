@@ -49,7 +49,9 @@ class CardOptions:
                 "lists them.",
             )
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
-            raise UserError("--language", f"{self.language!r} is not a language code", "Use a code such as en.")
+            raise UserError(
+                "--language", f"{self.language!r} is not a language code", "Use a code such as en."
+            )
         for option, text in (("--title", self.title), ("--data-name", self.data_name)):
             if text is not None and (not text.strip() or len(text.splitlines()) > 1):
                 raise UserError(option, "is empty or has several lines", "Give one line.")

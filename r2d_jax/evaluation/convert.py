@@ -79,7 +79,9 @@ def export_folder(
     if home.resolve().is_relative_to(folder.resolve()):
         what = "is" if home.resolve() == folder.resolve() else "holds"
         raise UserError(
-            f"--output {folder}", f"{what} the model that is read", "Choose another folder; nothing was changed."
+            f"--output {folder}",
+            f"{what} the model that is read",
+            "Choose another folder; nothing was changed.",
         )
     replaced = False
     if overwrite:
@@ -89,7 +91,7 @@ def export_folder(
     model = load_model(model_path, make_mesh(MeshConfig()))
     export_model(model, folder, dtype=dtype, onnx=onnx, overwrite=overwrite, home=home, options=options)
     if replaced:
-        print(f"the {CALIBRATION_FILE} that was in {folder} differed from that of the model, which is there now")
+        print(f"the {CALIBRATION} that was in {folder} differed from that of the model, which is there now")
     return model.source
 
 
@@ -120,7 +122,7 @@ def _has_another_calibration(folder: pathlib.Path, home: pathlib.Path, model_pat
     if there is None or there == _readable_calibration(home):
         return False
     if load_calibration(home, str(weights_source(home, model_path))) is None:
-        raise UserError(f"--output {folder}", f"holds a {CALIBRATION_FILE}, and the model has none", _MOVE)
+        raise UserError(f"--output {folder}", f"holds a {CALIBRATION}, and the model has none", _MOVE)
     return True
 
 

@@ -179,7 +179,7 @@ def _with_probabilities(
     labels: Sequence[str],
     settings: EvaluationConfig,
 ) -> list[dict[str, Any]]:
-    """Lines of predictions.jsonl with what the probabilities tell: where mistakes have costs, the cheapest label too."""
+    """Lines of predictions.jsonl with what the probabilities say: where mistakes have costs, the cheapest label too."""
     added = probabilities.lines()
     if settings.triage is not None:
         chosen = least_cost_labels(scale_of(settings.triage, labels), labels, table)

@@ -24,7 +24,7 @@ from r2d_jax.llm.endpoint import Endpoint
 from r2d_jax.llm.questions import Case, Question, RowAnswer
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.outputs import REQUEST_HASH
-from r2d_jax.runtime.run_files import JUDGEMENTS, JUDGE_RESULT
+from r2d_jax.runtime.run_files import JUDGE_RESULT, JUDGEMENTS
 
 CRITERIA = ("correctness", "alignment", "grounding", "completeness")
 RUBRIC = """\

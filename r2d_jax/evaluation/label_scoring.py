@@ -47,9 +47,7 @@ class LabelScorer:
         """Jitted: params and encoded prompts to log P(label | "predict: x"), float32 [B, K]."""
         mesh = self.predictor.programs.mesh
         rows, whole = batch_sharding(mesh), replicated(mesh)
-        return jit_on_mesh(
-            self._scores, mesh, in_shardings=(None, rows), out_shardings=whole
-        )
+        return jit_on_mesh(self._scores, mesh, in_shardings=(None, rows), out_shardings=whole)
 
     def log_probabilities(
         self, params: Params, features: Features, batch_size: int

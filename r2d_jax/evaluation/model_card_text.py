@@ -70,7 +70,9 @@ class _Outputs:
                 "A T5 that reads a text and gives a rationale: "
                 "this is the model after stage 1, which has not learned labels."
             )
-        return "A T5 that reads a text and gives a label" + (", then a rationale for it." if self.reasons else ".")
+        return "A T5 that reads a text and gives a label" + (
+            ", then a rationale for it." if self.reasons else "."
+        )
 
     @property
     def subject(self) -> str:

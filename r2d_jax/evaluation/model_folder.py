@@ -130,7 +130,7 @@ def _place(path: pathlib.Path) -> pathlib.Path:
 def _stands_for(start: pathlib.Path, folder: pathlib.Path) -> bool:
     """Whether a path in a folder with a model card means that model; another model may lie there, too."""
     inside = start.relative_to(folder).parts
-    is_run = not ((folder / WEIGHTS_FOLDER).is_dir() or (folder / HF_WEIGHTS_FILE).is_file())
+    is_run = not ((folder / WEIGHTS_FOLDER).is_dir() or (folder / HF_WEIGHTS).is_file())
     # Of a run `weights_source` says which parts hold a checkpoint.
     return is_run or not inside or inside[0] in _PARTS or (len(inside) == 1 and start.is_file())
 
@@ -167,7 +167,7 @@ def weights_source(folder: pathlib.Path, asked: pathlib.Path) -> pathlib.Path:
     Raises:
         UserError: it lies in a run and names no checkpoint that is there.
     """
-    for weights in (folder / HF_WEIGHTS_FILE, folder / WEIGHTS_FOLDER):
+    for weights in (folder / HF_WEIGHTS, folder / WEIGHTS_FOLDER):
         if weights.exists():
             return weights
     inside = _place(asked).relative_to(folder).parts

@@ -100,7 +100,9 @@ def _notes(folder: pathlib.Path) -> Iterator[str]:
         ).data.license
     except Exception as error:  # The reader of YAML has errors of its own.
         raise UserError(
-            str(folder / README_FILE), "its YAML block is not readable", "Correct it, or export the model again."
+            str(folder / README_FILE),
+            "its YAML block is not readable",
+            "Correct it, or export the model again.",
         ) from error
     yield f"licence in {README_FILE}: {stated or 'none (`r2d export --license NAME` states one)'}"
 

@@ -145,9 +145,7 @@ def matrix(run: RunRecord) -> dict[str, Any]:
         gold, predicted = column[gold], column[predicted]
         names = [names[number] for number in order[:_MAX_IN_MATRIX]]
         names.append(f"({len(labels) - _MAX_IN_MATRIX} other labels)")
-        note += (
-            f" The {_MAX_IN_MATRIX} of {len(labels)} labels with the most gold rows; the others together."
-        )
+        note += f" The {_MAX_IN_MATRIX} of {len(labels)} labels with the most gold rows; the others together."
     counts = np.zeros((len(names), len(names) + 1), int)
     np.add.at(counts, (gold, predicted), sizes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

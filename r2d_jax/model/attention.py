@@ -51,9 +51,10 @@ class Attention(nnx.Module):
             [B, T, D] in the compute dtype; the softmax is float32.
         """
         queries = self._heads(self.q(x))
-        if isinstance(kv, KVCache):
-            attended = kv.attend(queries, bias, dropout)
-        else:
-            attended = attend(queries, *kv, bias, dropout)
+        attended = (
+            kv.attend(queries, bias, dropout)
+            if isinstance(kv, KVCache)
+            else attend(queries, *kv, bias, dropout)
+        )
         batch, _, length, _ = attended.shape
         return self.o(attended.swapaxes(1, 2).reshape(batch, length, -1))

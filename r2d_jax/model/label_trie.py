@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from r2d_jax.data.prompts import END_ID, TextEncoder
 from r2d_jax.data.check.labels import name_of
+from r2d_jax.data.prompts import END_ID, TextEncoder
 from r2d_jax.errors import UserError
 
 

@@ -86,7 +86,9 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
         # An index of someone else must not open files elsewhere on this machine.
         if outside := [shard for shard in shards if not _is_plain(shard)]:
             raise UserError(
-                str(index), f"{outside[0]!r} is not the name of a file in this folder", "Fetch the file again."
+                str(index),
+                f"{outside[0]!r} is not the name of a file in this folder",
+                "Fetch the file again.",
             )
         absent = [shard for shard in shards if not (folder / shard).is_file()]
         if absent:

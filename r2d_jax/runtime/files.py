@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all; in: a path and text or JSON values, out: the file, an old one kept until then."""
+"""Files that appear whole or not at all; in: a path and text or JSON values, out: the file."""
 
 import contextlib
 import errno

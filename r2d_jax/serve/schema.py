@@ -150,7 +150,8 @@ class Answer(BaseModel):
     input_tokens: Annotated[int, Field(description="Of the whole note.")]
     input_cut: Annotated[bool, Field(description="true: the model did not see the end of the note.")]
     lost_characters: Annotated[
-        int, Field(description="Characters of the note that the vocabulary lacks: the model saw none of them.")
+        int,
+        Field(description="Characters of the note that the vocabulary lacks: the model saw none of them."),
     ]
     intended_use: str = INTENDED_USE
 

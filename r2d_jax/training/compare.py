@@ -122,7 +122,9 @@ def _rows_key(config: Config) -> str:
     return json.dumps([seed, data, sorted(used_sources(config))], sort_keys=True)
 
 
-def _first_of_its_rows(one: PlannedRun, planned: Sequence[PlannedRun], folder: pathlib.Path) -> pathlib.Path | None:
+def _first_of_its_rows(
+    one: PlannedRun, planned: Sequence[PlannedRun], folder: pathlib.Path
+) -> pathlib.Path | None:
     """Workdir of another run of the same rows that has been started."""
     key = _rows_key(one.config)
     for other in planned:

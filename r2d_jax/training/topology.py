@@ -28,7 +28,6 @@ from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.mesh import (
     batch_sharding,
     check_batch_sizes,
-    jit_on_mesh,
     make_mesh,
     replicated,
     with_shardings,

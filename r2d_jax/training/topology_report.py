@@ -57,7 +57,9 @@ def compile_report(
         UserError: unknown topology or model, a mesh that does not fit, or more memory than a chip has.
     """
     if not 0 < utilisation <= 1:
-        raise UserError("--utilisation", f"{utilisation} is not a valid share", "Give a number above 0, at most 1.")
+        raise UserError(
+            "--utilisation", f"{utilisation} is not a valid share", "Give a number above 0, at most 1."
+        )
     if output is not None:
         require_file(output, overwrite=overwrite)
     chip, devices = chip_of(topology), topology_devices(topology)

@@ -144,7 +144,9 @@ class Workdir:
         # With other rows, or steps of another kind, each process would train its own part of something else.
         require_same("settings", [json.dumps(all_settings(config), sort_keys=True).encode()])
         if not self.started:
-            strangers = sorted(entry.name for entry in self.path.iterdir() if not _LEFT_BEHIND.match(entry.name))
+            strangers = sorted(
+                entry.name for entry in self.path.iterdir() if not _LEFT_BEHIND.match(entry.name)
+            )
             if strangers:
                 raise UserError(
                     str(self.path),

@@ -43,7 +43,9 @@ RULES: Mapping[str, Rule] = {
     # Labels.
     "label-one": Rule("error", "all training rows have one label, so there is nothing to learn", _COLUMN),
     "label-spellings": Rule(
-        "error", "labels that differ only in case, spaces or invisible characters count as different classes", _RENAME
+        "error",
+        "labels that differ only in case, spaces or invisible characters count as different classes",
+        _RENAME,
     ),
     "label-lost": Rule(
         "error",
@@ -104,10 +106,14 @@ RULES: Mapping[str, Rule] = {
         "checkpoint that they score.",
     ),
     "duplicates": Rule(
-        "note", "further rows with exactly the question and context of an earlier one", "Keep them if they are meant."
+        "note",
+        "further rows with exactly the question and context of an earlier one",
+        "Keep them if they are meant.",
     ),
     "duplicates-folded": Rule(
-        "note", "further rows that equal an earlier one apart from case and spaces", "Keep them if they are meant."
+        "note",
+        "further rows that equal an earlier one apart from case and spaces",
+        "Keep them if they are meant.",
     ),
     # Rationales.
     "rationale-concludes-other": Rule(
@@ -146,7 +152,9 @@ RULES: Mapping[str, Rule] = {
     ),
     "rationale-short": Rule("note", "rationales of one or two words", "Look whether they explain anything."),
     "rationale-in-input": Rule(
-        "note", "rationales that appear word for word in the question or context", "Be aware that they are copied."
+        "note",
+        "rationales that appear word for word in the question or context",
+        "Be aware that they are copied.",
     ),
     "label-in-input": Rule(
         "warning",
@@ -207,7 +215,9 @@ RULES: Mapping[str, Rule] = {
     "markup": Rule("warning", "remains of HTML, such as &lt; or <br>", "Turn it into plain text."),
     "special-tokens": Rule("note", "the text spells a control token such as </s>; it stays text", ""),
     "composed": Rule("note", "accents separate from their letter are joined to it (Unicode NFC)", ""),
-    "blanks": Rule("note", "tabs, repeated spaces and spaces at the ends are folded to one space or none", ""),
+    "blanks": Rule(
+        "note", "tabs, repeated spaces and spaces at the ends are folded to one space or none", ""
+    ),
     "line-breaks": Rule("note", "line breaks; the text map carries them", ""),
     # Lengths.
     "question-cut": Rule(
