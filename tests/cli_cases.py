@@ -50,7 +50,7 @@ def settings(data):
         "save_every_steps": 3,
         "log_every_steps": 1,
     }
-    shape = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 2, "num_decoder_layers": 2}
+    shape = {"d_model": 16, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
     return {
         "data": {
             "path": str(data),
@@ -93,9 +93,36 @@ class Ended:
 
 
 def in_a_process(*arguments, cwd, cache, devices=1):
+    return _ended([sys.executable, "-m", "r2d_jax", *map(str, arguments)], cwd, cache, devices)
+
+
+# The parts of standard output are told apart by the lines between them.
+_SEVERAL = """
+import json, sys
+from r2d_jax import cli
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["r2d", *arguments]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+    print("@@ done", flush=True)
+"""
+
+
+def all_in_a_process(commands, *, cwd, cache):
+    """Commands one after the other, which is quicker than a process for each; what each of them printed."""
+    ended = _ended([sys.executable, "-c", _SEVERAL, json.dumps(commands)], cwd, cache, 1)
+    ended.done()
+    printed = ended.out.split("@@ done\n")
+    assert len(printed) == len(commands) + 1, ended.out
+    return printed[:-1]
+
+
+def _ended(command, cwd, cache, devices):
     own = {"PYTHONPATH": str(ROOT), "R2D_COMPILE_CACHE": str(cache), "COLUMNS": "100"}
     environment = os.environ | quick_compiler.variables(devices) | own
-    command = [sys.executable, "-m", "r2d_jax", *map(str, arguments)]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=800)
     return Ended(process.returncode, process.stdout, process.stderr)
 

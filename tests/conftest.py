@@ -1,5 +1,7 @@
 """Fixtures that all tests share; in: nothing, out: strict JAX settings and the path of the real data."""
 
+import collections
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -36,6 +38,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files, and within a file leave tests as they are."""
     places = {f"test_{name}": place for place, name in enumerate(LONGEST.split())}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell which files take longest: where to look first for time to save."""
+    secs: collections.defaultdict[str, float] = collections.defaultdict(float)
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            secs[report.location[0]] += report.duration
+    if len(secs) > 1:
+        terminalreporter.section(f"slowest {min(10, len(secs))} files")
+        for name in sorted(secs, key=secs.__getitem__, reverse=True)[:10]:
+            terminalreporter.write_line(f"{secs[name]:.1f}s {name}")
 
 
 @pytest.fixture(scope="session")

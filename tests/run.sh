@@ -24,13 +24,6 @@ echo "installation, checks and tests take roughly half an hour on two free CPU c
 # shellcheck source=launch/environment.sh
 . launch/environment.sh
 
-venv=${VENV:-.venv-test}
-# Most of what is installed is never imported; Python compiles the rest when it is.
-export PIP_NO_COMPILE=1
-make_environment "$venv" requirements-test.txt
-bin=$venv/bin
-export R2D_COMPILE_CACHE=${R2D_COMPILE_CACHE:-$PWD/.pytest_cache/compiled}
-
 # Pages are tested in a real browser; where there is none these tests are skipped, and say so.
 install_browser() {
   local name
@@ -48,9 +41,25 @@ install_browser() {
     echo "NO CHROMIUM: it could not be installed, so no page is opened in a browser"
   fi
 }
-# Beside the checks, each of which keeps one core busy.
+# Beside the installation, which keeps one core busy; never cut off, where that fails.
 install_browser &
 browser=$!
+trap 'wait "$browser" || true' EXIT
+
+venv=${VENV:-.venv-test}
+# Most of what is installed is never imported; Python compiles the rest when it is.
+export PIP_NO_COMPILE=1
+make_environment "$venv" requirements-test.txt
+bin=$venv/bin
+export R2D_COMPILE_CACHE=${R2D_COMPILE_CACHE:-$PWD/.pytest_cache/compiled}
+
+# Beside the checks, each of which keeps one core busy: else both processes of pytest would compile the same.
+"$bin/python" -c "
+import datasets, orbax.checkpoint, pytest, scipy.stats, sklearn.metrics, torch
+import r2d_jax.cli, r2d_jax.training.run
+from transformers import AutoTokenizer, T5ForConditionalGeneration
+" >/dev/null 2>&1 &
+imports=$!
 
 failed=()
 check() {
@@ -65,6 +74,8 @@ check ruff format --check .
 check mypy r2d_jax
 check shellcheck --external-sources launch/*.sh launch/*.sbatch tests/*.sh .ci/run
 wait "$browser" || true
+trap - EXIT
+wait "$imports" || true
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi

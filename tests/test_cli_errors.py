@@ -103,10 +103,16 @@ def test_rows_edited_between_two_starts(r2d, kept, third):
     )
 
 
+def times_of(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def test_a_second_run_does_nothing_and_says_so(r2d, kept):
+    before = times_of(kept.workdir)
     r2d(*kept.arguments).done("this run is finished; nothing to do", str(kept.workdir / "export"))
     # What changes no result may change, and still nothing is done.
     r2d(*kept.arguments, "tensorboard=false", "stage1.log_every_steps=2").done("nothing to do")
+    assert times_of(kept.workdir) == before
 
 
 def test_a_finished_run_whose_evaluation_was_begun_anew_evaluates_again(r2d, kept, tmp_path):

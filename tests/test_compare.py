@@ -15,10 +15,8 @@ from r2d_jax.training.compare_config import load_comparison
 
 ARMS = {
     "sft": {"set": {"method": "sft"}},
-    "dss": {"set": {"method": "dss", "stage2": {"label_weight": 0.5}}},
     "r2d": {},
     "r2dc": {"set": {"method": "r2dc"}},
-    "r2d-gold": {"set": {"stage2": {"max_sampling_probability": 0.0}}},
     "r2d-no-stage1": {"set": {"stage1": {"enabled": False}}},
 }
 
@@ -67,15 +65,15 @@ def test_a_first_stage_that_is_the_same_is_trained_once(compared):
     home, _, ended = compared
     for seed in (0, 1):
         donor = home / "all" / "r2d" / f"seed{seed}"
-        for taker in (home / "all" / name / f"seed{seed}" for name in ("r2d-gold", "r2dc")):
-            state = json.loads((taker / "run.json").read_text())
-            assert state["stage1_from"] == str(donor)
-            for path in (donor / "stage1" / "best").rglob("*"):
-                if path.is_file():
-                    assert path.read_bytes() == (taker / path.relative_to(donor)).read_bytes()
+        taker = home / "all" / "r2dc" / f"seed{seed}"
+        state = json.loads((taker / "run.json").read_text())
+        assert state["stage1_from"] == str(donor)
+        for path in (donor / "stage1" / "best").rglob("*"):
+            if path.is_file():
+                assert path.read_bytes() == (taker / path.relative_to(donor)).read_bytes()
     assert not (home / "all" / "r2d-no-stage1" / "seed0" / "stage1").exists()
     assert not (home / "all" / "sft" / "seed0" / "stage1").exists()
-    assert ended.out.count("stage 1: taken from") == 4
+    assert ended.out.count("stage 1: taken from") == 2
 
 
 def test_the_seeds_differ_in_training_and_share_their_rows(compared):
@@ -89,14 +87,14 @@ def test_the_seeds_differ_in_training_and_share_their_rows(compared):
 def test_finished_runs_are_skipped_and_a_missing_one_is_made_again(compared, compile_cache):
     home, command, _ = compared
     before = (home / "all" / "comparison.json").read_text()
-    gone = home / "all" / "dss" / "seed1"
-    gone.rename(home / "dss-before")
+    gone = home / "all" / "sft" / "seed1"
+    gone.rename(home / "sft-before")
     again = in_a_process(*command, cwd=home, cache=compile_cache)
     assert again.code == 0, again.err
-    assert again.out.count("finished before") == 11
+    assert again.out.count("finished before") == 7
     assert (home / "all" / "comparison.json").read_text() == before
     assert (gone / "evaluation" / "predictions.jsonl").read_bytes() == (
-        home / "dss-before" / "evaluation" / "predictions.jsonl"
+        home / "sft-before" / "evaluation" / "predictions.jsonl"
     ).read_bytes()
 
 
@@ -104,14 +102,14 @@ def test_a_table_of_some_methods_does_not_replace_that_of_all(compared, r2d):
     home, command, _ = compared
     tables = [home / "all" / f"comparison.{ending}" for ending in ("json", "csv", "md")]
     before = [path.read_bytes() for path in tables]
-    ended = r2d(*command, "--only", "sft", "--only", "dss")
+    ended = r2d(*command, "--only", "sft", "--only", "r2dc")
     assert ended.code == 0, ended.err
     assert "comparison-only.md" in ended.out
     assert [path.read_bytes() for path in tables] == before
     told = json.loads((home / "all" / "comparison-only.json").read_text())
-    assert set(told["methods"]) == {"sft", "dss"}
+    assert set(told["methods"]) == {"sft", "r2dc"}
     for ending in ("csv", "md"):
-        assert "dss" in (home / "all" / f"comparison-only.{ending}").read_text()
+        assert "r2dc" in (home / "all" / f"comparison-only.{ending}").read_text()
 
 
 def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path, r2d):

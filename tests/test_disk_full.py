@@ -51,7 +51,10 @@ def test_a_full_and_a_read_only_disk_are_one_line_each_and_cost_nothing_saved(
 ):
     (tmp_path / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
     config = settings(tmp_path / "rows.jsonl") | {"tensorboard": False}
-    config["model"]["shape"] |= {"d_model": 64, "d_ff": 256}
+    # Their programs take longest to compile, and write nothing that is not written without them.
+    config["evaluation"] |= {"faithfulness_rows": 0, "probabilities": False}
+    # Large enough that the checkpoints of both stages do not fit.
+    config["model"]["shape"] |= {"d_model": 64, "d_ff": 256, "num_layers": 2, "num_decoder_layers": 2}
     for stage in ("stage1", "stage2"):
         config[stage] = config[stage] | {"max_steps": 12, "eval_every_steps": 4, "save_every_steps": 4}
     YAML().dump(config, tmp_path / "config.yaml")

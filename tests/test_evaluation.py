@@ -11,7 +11,7 @@ import pytest
 pytest_plugins = ["cli_cases"]
 pytest.register_assert_rewrite("cli_cases")
 
-from cli_cases import as_lines, in_a_process, make_rows, nearly, settings
+from cli_cases import all_in_a_process, as_lines, in_a_process, make_rows, nearly, settings
 from rich.console import Console
 from ruamel.yaml import YAML
 
@@ -23,51 +23,66 @@ from r2d_jax.evaluation.rationale_checks import Flip, RationaleChecks, flip_figu
 from r2d_jax.evaluation.report import print_results
 from r2d_jax.evaluation.scoring import Readings, label_scores, score
 
+EVALUATIONS = {
+    "whole": ("--batch-size", "6"),
+    "five": ("--batch-size", "5"),
+    "forward": (),
+    "backward": ("--input", "reversed.jsonl"),
+    "wards": (
+        *("--input", "wards.jsonl", "--no-checks"),
+        "evaluation.triage={order: [urgent, not urgent], first: most_urgent, costs: linear_under_x3}",
+        "evaluation.subgroup_least_rows=1",
+        "data.columns.subgroups={ward: ward}",
+    ),
+}
+
+
+def evaluation(name, options):
+    return "eval", "--model", "run", "--output", name, *options
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, compile_cache):
-    """A run with a test split of six rows."""
+    """A run with a test split of six rows, its EVALUATIONS on one device, each in a folder of its name, and what
+    they printed."""
     home = tmp_path_factory.mktemp("run")
     (home / "rows.jsonl").write_text(as_lines(make_rows()), encoding="utf-8")
+    (home / "reversed.jsonl").write_text(as_lines(make_rows()[:23:-1]), encoding="utf-8")
+    wards = [row | {"ward": f"Ward{number % 2}"} for number, row in enumerate(make_rows()[24:])]
+    (home / "wards.jsonl").write_text(as_lines(wards), encoding="utf-8")
     config = settings(home / "rows.jsonl")
     for stage in ("stage1", "stage2"):
         config[stage] = config[stage] | {"max_steps": 60, "eval_every_steps": 60, "save_every_steps": 60}
         config[stage]["optimizer"] = {"learning_rate": 0.003}
     YAML().dump(config, home / "config.yaml")
-    in_a_process("run", "--config", "config.yaml", "--workdir", "run", cwd=home, cache=compile_cache).done()
-    (home / "reversed.jsonl").write_text(as_lines(make_rows()[:23:-1]), encoding="utf-8")
-    return home
+    commands = [("run", "--config", "config.yaml", "--workdir", "run")]
+    commands += [evaluation(name, options) for name, options in EVALUATIONS.items()]
+    _, *printed = all_in_a_process(commands, cwd=home, cache=compile_cache)
+    return home, dict(zip(EVALUATIONS, printed, strict=True))
 
 
-def evaluate(run, cache, name, *options, devices=1):
-    in_a_process(
-        "eval", "--model", "run", "--output", name, *options, cwd=run, cache=cache, devices=devices
-    ).done()
-    metrics = json.loads((run / name / "metrics.json").read_text())
-    predictions = [json.loads(line) for line in (run / name / "predictions.jsonl").open()]
-    checks = [json.loads(line) for line in (run / name / "rationale_checks.jsonl").open()]
+def evaluated(run, name):
+    """Metrics, predictions and rationale checks."""
+    metrics = json.loads((run[0] / name / "metrics.json").read_text())
+    predictions = [json.loads(line) for line in (run[0] / name / "predictions.jsonl").open()]
+    checks = [json.loads(line) for line in (run[0] / name / "rationale_checks.jsonl").open()]
     return metrics, predictions, checks
 
 
 def test_batch_size_and_devices_change_no_figure(run, compile_cache):
     """Six rows: whole, with one left over, and two of eight devices without a row."""
-    whole = evaluate(run, compile_cache, "whole", "--batch-size", "6")
+    whole = evaluated(run, "whole")
     # So small a model may write one text for all rows: test_evaluation_order.py has texts that differ.
     assert len({row["label_confidence"] for row in whole[1]}) > 1
-    for name, size, devices in (("five", "5", 1), ("one", "1", 1), ("eight", "8", 8)):
-        found = evaluate(run, compile_cache, name, "--batch-size", size, devices=devices)
-        assert list(found) == nearly(whole, rel=1e-4, abs=1e-5)
+    options = ("--batch-size", "8")
+    in_a_process(*evaluation("eight", options), cwd=run[0], cache=compile_cache, devices=8).done()
+    for name in ("five", "eight"):
+        assert list(evaluated(run, name)) == nearly(whole, rel=1e-4, abs=1e-5)
 
 
-@pytest.fixture(scope="module")
-def forward(run, compile_cache):
-    """Of the rows in their order; the folder has this name too."""
-    return evaluate(run, compile_cache, "forward")
-
-
-def test_order_of_rows_changes_no_figure(run, forward, compile_cache):
-    metrics, predictions, _ = forward
-    other, backward, _ = evaluate(run, compile_cache, "backward", "--input", "reversed.jsonl")
+def test_order_of_rows_changes_no_figure(run):
+    metrics, predictions, _ = evaluated(run, "forward")
+    other, backward, _ = evaluated(run, "backward")
     assert backward == nearly(predictions[::-1], rel=1e-4, abs=1e-5)
     for name in ("accuracy", "macro_f1", "rouge_l", "consistency_fraction"):
         assert other[name] == pytest.approx(metrics[name])
@@ -75,9 +90,9 @@ def test_order_of_rows_changes_no_figure(run, forward, compile_cache):
         assert other[name] == metrics[name]
 
 
-def test_row_scores_add_up_to_the_figures(run, forward):
-    metrics, predictions, _ = forward
-    rows = [json.loads(line) for line in (run / "forward" / "row_scores.jsonl").open()]
+def test_row_scores_add_up_to_the_figures(run):
+    metrics, predictions, _ = evaluated(run, "forward")
+    rows = [json.loads(line) for line in (run[0] / "forward" / "row_scores.jsonl").open()]
     assert [row["id"] for row in rows] == [row["id"] for row in predictions]
     for name in ("accuracy", "invalid_fraction", "rouge_l", "consistency_fraction", "sufficiency_fraction"):
         assert np.mean([row[name] for row in rows]) == pytest.approx(metrics[name])
@@ -86,21 +101,13 @@ def test_row_scores_add_up_to_the_figures(run, forward):
         assert low <= high, name
 
 
-def test_triage_and_subgroups_of_a_file_by_settings_of_the_command(run, compile_cache):
-    rows = [row | {"ward": f"Ward{number % 2}"} for number, row in enumerate(make_rows()[24:])]
-    (run / "wards.jsonl").write_text(as_lines(rows), encoding="utf-8")
-    ended = in_a_process(
-        *("eval", "--model", "run", "--output", "wards", "--input", "wards.jsonl", "--no-checks"),
-        "evaluation.triage={order: [urgent, not urgent], first: most_urgent, costs: linear_under_x3}",
-        "evaluation.subgroup_least_rows=1",
-        "data.columns.subgroups={ward: ward}",
-        cwd=run,
-        cache=compile_cache,
-    )
-    ended.done("under-triage", "expected cost")
-    assert "Ward1" not in ended.out
-    metrics = json.loads((run / "wards" / "metrics.json").read_text())
-    predictions = [json.loads(line) for line in (run / "wards" / "predictions.jsonl").open()]
+def test_triage_and_subgroups_of_a_file_by_settings_of_the_command(run):
+    home, printed = run
+    assert "under-triage" in printed["wards"]
+    assert "expected cost" in printed["wards"]
+    assert "Ward1" not in printed["wards"]
+    metrics = json.loads((home / "wards" / "metrics.json").read_text())
+    predictions = [json.loads(line) for line in (home / "wards" / "predictions.jsonl").open()]
     # Whatever is not the gold label, another label or none, costs the same where there are two.
     cost = {"urgent": 3, "not urgent": 1}
     costs = [0 if one["label"] == one["gold_label"] else cost[one["gold_label"]] for one in predictions]

@@ -88,7 +88,9 @@ def check_joints(name, tokenizer, questions, labels):
 
 def test_splice_equals_text_on_pubmed_with_the_real_vocabulary(real, pubmed):
     labels = (*PUBMED_LABELS, *TRIAGE_LABELS)
-    assert check_joints("PubMedQA", real, [question_text(row) for row in pubmed], labels) == {}
+    # The joint is at the beginning: what stands far behind it only takes time.
+    questions = [question_text(row)[:300] for row in pubmed]
+    assert check_joints("PubMedQA", real, questions, labels) == {}
 
 
 @pytest.mark.parametrize("kind", ["real", "trained"])

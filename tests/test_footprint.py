@@ -40,6 +40,8 @@ SHAPE = T5Config(
     num_decoder_layers=3,
     dropout_rate=0.1,
 )
+# For what does not depend on the number of layers, each of which takes time to compile.
+SHALLOW = dataclasses.replace(SHAPE, num_layers=1, num_decoder_layers=1)
 SHAPES = Shapes(question=32, label=LABEL, rationale=32)
 
 
@@ -78,12 +80,12 @@ def plan_of(factory, mesh):
 
 @pytest.fixture(scope="module")
 def plan(one_device):
-    return plan_of(T5Factory(SHAPE), one_device)
+    return plan_of(T5Factory(SHALLOW), one_device)
 
 
 def test_the_plan_counts_state_and_batch(plan):
     """Weights and two moments in float32, and the batch; the state is written over, so it is no output."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(T5Factory(SHAPE).abstract_params))
+    count = sum(leaf.size for leaf in jax.tree.leaves(T5Factory(SHALLOW).abstract_params))
     batch = ROWS * (32 + LABEL + 32 + 5) * 4
     assert plan.arguments == pytest.approx(3 * 4 * count + batch, rel=0.01)
     assert plan.outputs < 10_000
@@ -133,12 +135,12 @@ def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_grad
 
 
 def test_fully_sharded_state_takes_an_eighth(plan):
-    parts = plan_of(dataclasses.replace(T5Factory(SHAPE)), make_mesh(MeshConfig(1, 8, 1)))
+    parts = plan_of(T5Factory(SHALLOW), make_mesh(MeshConfig(1, 8, 1)))
     assert parts.arguments < 0.2 * plan.arguments
 
 
 @pytest.mark.parametrize("donate", [True, False])
 def test_a_step_writes_over_its_state_unless_told_not_to(one_device, donate):
-    context = dataclasses.replace(context_of(T5Factory(SHAPE)), donate_state=donate)
+    context = dataclasses.replace(context_of(T5Factory(SHALLOW)), donate_state=donate)
     text = lowered(context, one_device).as_text()
     assert ("tf.aliasing_output" in text or "jax.buffer_donor" in text) == donate

@@ -319,19 +319,15 @@ def test_the_state_is_counted_and_keeps_its_shape(small, one_device):
     assert shapes[0] == shapes[1]
 
 
-def test_in_bfloat16_losses_and_tau_are_near_those_of_float32(small, one_device):
+def test_in_bfloat16_losses_and_tau_are_near_those_of_float32(with_dropout, one_device, step_on_one):
     """2**-8 is the step of bfloat16; coins of rows near their probability may fall otherwise, hence warm-up."""
-    factory, params = small
-    told = []
-    for compute_dtype in ("float32", "bfloat16"):
-        half = dataclasses.replace(factory, compute_dtype=compute_dtype)
-        objective, step_fn = made(half, CONFIG, one_device)
-        state = begun(params, CONFIG, one_device, objective)
-        with quick_compiler.quickly():
-            state, metrics = step_fn(state, shard_batch(batch_of(random_rows(0)), one_device))
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
-        told.append({name: float(value) for name, value in metrics.items()})
-    full, half = told
+    factory, params = with_dropout
+    _, full = one_step(step_on_one, params, one_device, 0, full_batch(0))
+    in_half = made(dataclasses.replace(factory, compute_dtype="bfloat16"), ALL_ON, one_device)
+    with quick_compiler.quickly():
+        state, half = one_step(in_half, params, one_device, 0, full_batch(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+    full, half = ({name: float(value) for name, value in told.items()} for told in (full, half))
     for name in ("loss", "label_loss", "rationale_loss", "cycle_loss", "confidence", "tau", "grad_norm"):
         assert half[name] == pytest.approx(full[name], rel=2e-2), name
     assert half["cycle_loss"] != full["cycle_loss"]

@@ -10,7 +10,8 @@ from test_run import r2d, write_config
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return write_config(tmp_path_factory.mktemp("data"))
+    """Training batches of one shape: each is compiled anew, here mostly as users compile."""
+    return write_config(tmp_path_factory.mktemp("data"), length_buckets=1)
 
 
 def longer(steps):

@@ -65,12 +65,14 @@ for name in python {" ".join(TOOLS)}; do cp "{self.folder}/tool" "$folder/bin/$n
         return executable(self.folder / name / "python", make)
 
     def call(self, script, *arguments, **variables):
-        """Result, and the calls noted, without the look whether pip is there."""
+        """Result, and the calls noted, without the look whether pip is there and imports beside the checks."""
         self.log.write_text("")
         variables = {"PYTHON": str(self.python)} | variables
         result = call(self.root / script, *arguments, cwd=self.folder, **variables)
         lines = self.log.read_text().splitlines()
-        return result, [line for line in lines if line != "python -m pip --version"]
+        return result, [
+            line for line in lines if not line.startswith(("python -m pip --version", "python -c "))
+        ]
 
     def fail(self, name):
         (self.folder / f"fail-{name}").touch()

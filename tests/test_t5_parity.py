@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick_compiler
 from t5_cases import TOLERANCE, strict
 
 from r2d_jax.config import T5Config
@@ -22,6 +23,10 @@ __all__ = ["strict"]
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+# For tests that compare our programs with each other. None of them may compile a program before a comparison with
+# torch runs it: theirs have other shapes, or come later in this file.
+_quickly = quick_compiler.quickly()
 
 NEW_TOKENS = 40
 Prompts = tuple[np.ndarray, np.ndarray]
@@ -235,6 +240,7 @@ def test_cached_steps_equal_the_full_pass(pair: Pair) -> None:
     assert difference.max() <= TOLERANCE, f"first position off: {int(np.argmax(difference > TOLERANCE))}"
 
 
+@_quickly
 def test_leaving_ended_rows_behind_changes_nothing(
     pair: Pair, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +265,7 @@ def test_leaving_ended_rows_behind_changes_nothing(
     np.testing.assert_allclose(parts.mean_log_prob, whole.mean_log_prob, atol=TOLERANCE)
 
 
+@_quickly
 def test_rows_that_are_not_wanted_are_not_decoded(pair: Pair, prompts: Prompts) -> None:
     every = pair.greedy(*prompts)
     wanted = np.arange(64) % 3 == 0
@@ -279,6 +286,7 @@ def test_rows_that_are_not_wanted_are_not_decoded(pair: Pair, prompts: Prompts) 
     assert not some.lengths[~wanted].any()
 
 
+@_quickly
 def test_greedy_does_not_depend_on_batch_or_padding(pair: Pair) -> None:
     lengths = [3, 48, 17, 30]
     ids, mask = _rows(21, lengths)
@@ -311,6 +319,7 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(pair: Pair, prompts: Prompts)
     np.testing.assert_array_equal(pair.greedy(*prompts, vocab_limit=180).token_ids[:16], suppressed)
 
 
+@_quickly
 def test_an_end_on_the_last_position_counts_as_finished(pair: Pair, prompts: Prompts) -> None:
     whole = pair.greedy(*prompts)
     ended = np.flatnonzero(whole.finished & (whole.lengths >= 2))
@@ -324,6 +333,7 @@ def test_an_end_on_the_last_position_counts_as_finished(pair: Pair, prompts: Pro
     np.testing.assert_array_equal(exact.token_ids[0, :-1], short.token_ids[0])
 
 
+@_quickly
 def test_bfloat16_computes_close_with_float32_weights_and_logits(pair: Pair) -> None:
     ids, mask = _rows(41, [60, 25])
     decoder_ids = _targets(42, 2, 30)
@@ -341,6 +351,7 @@ def test_bfloat16_computes_close_with_float32_weights_and_logits(pair: Pair) -> 
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
 
+@_quickly
 def test_in_bfloat16_batch_and_padding_decide_at_near_ties_alone(pair: Pair) -> None:
     """B083: where a row's tokens differ, the two candidates are closer than the rounding of bfloat16."""
     ids, mask = _rows(21, [3, 48, 17, 30] * 8)
@@ -369,6 +380,7 @@ def _keys(count: int) -> jax.Array:
     return jax.random.split(jax.random.key(9), count)
 
 
+@_quickly
 def test_a_rows_dropped_out_pass_does_not_depend_on_its_batch() -> None:
     factory = T5Factory(VARIANTS["t5_1_1"])
     params = _lively(factory.config, seed=4, end_scale=1.0)
