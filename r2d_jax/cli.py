@@ -3,6 +3,7 @@
 import logging
 import pathlib
 import sys
+import types
 import warnings
 from typing import Annotated, Any, NoReturn
 
@@ -361,11 +362,22 @@ def _fail(text: str) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
+def _without_late_answers(
+    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+) -> None:
+    """Not those of arrays that TensorStore still reads when Orbax has given a damaged checkpoint up."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
+
+
 def main() -> None:
     """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
     warnings.showwarning = _one_line_warning
-    # Orbax reports every save through absl, and each failure with a trace before it is raised.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax reports every save through absl, and each failure with a trace before it is raised. Of a damaged checkpoint
+    # it raises the first and leaves those of the other arrays to asyncio, which prints them one by one.
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    sys.excepthook = _without_late_answers
     try:
         sys.exit(app(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
     except UserError as error:
