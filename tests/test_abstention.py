@@ -434,7 +434,7 @@ def test_rows_for_a_calibration_may_have_columns_of_other_names(used, tmp_path, 
 def test_the_command(used, r2d, capsys):
     command = ("calibrate", "--model", used.model, "--batch-size", 64, "--target-risk", 0.01)
     assert r2d(*command, "--input", used.path / "gold.jsonl")[0] == 2
-    assert "no run folder" in r2d(*command, "--overwrite")[1]
+    assert "is not a run folder" in r2d(*command, "--overwrite")[1]
     code, text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")
     assert (code, "no threshold reaches at most 1 % wrong with confidence 0.95" in text) == (0, True)
     assert text.startswith("devices: cpu: ")

@@ -94,7 +94,7 @@ NAMES = [f"{word} {number}" for number in range(15) for word in SECRET_WORDS]
     [
         (
             ["evaluation.triage={order: [urgent, minor], first: most_urgent}", "data.check=warn"],
-            r"'urgent' is no label of the data\. Check data\.columns\.label",
+            r"'urgent' is not a label of the data\. Check data\.columns\.label",
         ),
         (["data.label_limit_tokens=2", "data.check=off"], r"label \(\d+ characters\): it takes"),
     ],

@@ -121,12 +121,12 @@ def test_a_folder_with_another_run_is_refused_before_training(compared, tmp_path
 def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
     """Ids and gold labels were compared, so runs of corrected texts stood beside runs of the old ones."""
     home, command, _ = compared
-    rows, run, tables = home / "rows.jsonl", home / "all" / "dss" / "seed1", home / "all" / "comparison.json"
+    rows, run, tables = home / "rows.jsonl", home / "all" / "r2dc" / "seed1", home / "all" / "comparison.json"
     before, table = rows.read_text(encoding="utf-8"), tables.read_bytes()
     run.rename(tmp_path / "kept")
     rows.write_text(before.replace("old house", "new house"), encoding="utf-8")
     r2d(*command).refused(
-        r"dss/seed1: the rows are not those of .*/sft/seed0 \(content hash", "Restore the data"
+        r"r2dc/seed1: the rows are not those of .*/sft/seed0 \(content hash", "Restore the data"
     )
     # Nothing was claimed, so with the data restored it is trained there.
     assert not (run / "run.json").exists()
@@ -137,7 +137,7 @@ def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
     mixed = json.loads(text) | {"data_hash": "0123456789abcdef"}
     (run / "run.json").write_text(json.dumps(mixed))
     r2d(*command).refused(
-        "dss/seed1: its run began with other rows than .*/sft/seed0 ", "Move those of the old rows"
+        "r2dc/seed1: its run began with other rows than .*/sft/seed0 ", "Move those of the old rows"
     )
     (run / "run.json").write_text(text)
     assert tables.read_bytes() == table
@@ -150,7 +150,7 @@ def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
         ({"arms": {}}, "compares nothing"),
         ({"seeds": [1, 1]}, "a seed twice"),
         ({"arms": {"r2d": {"set": {"stage3": {}}}}}, "method r2d: .*no such setting"),
-        ({"arms": {"../x": {}}, "reference": "../x"}, "no name for a folder"),
+        ({"arms": {"../x": {}}, "reference": "../x"}, "is not a name for a folder"),
         ({"arms": {"r2d": {"sett": {}}}}, "Unexpected|Extra"),
         ({"rationale_sources": ["nurse", "llm"]}, "is not a source|has no method"),
         ({"arms": ARMS | {"same-bits": {"set": {"deterministic": True}}}}, "deterministic in some runs only"),

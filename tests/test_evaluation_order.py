@@ -250,7 +250,8 @@ def test_validation_figures_equal_those_of_one_width(made, spread, monkeypatch):
 def test_each_stage_chooses_by_its_own_figure_and_from_its_own_step(made, spread, before):
     """Stage 2 takes the evaluations from 65 % of its steps on, or all; either way patience begins there."""
     prepared = prepared_with(made, spread[0])
-    changes = ("stage2.max_steps=200", f"stage2.select_before_transition={before}")
+    changes = [f"stage2.{name}=200" for name in ("max_steps", "eval_every_steps", "save_every_steps")]
+    changes.append(f"stage2.select_before_transition={before}")
     prepared.config = load_config(None, ["data.source=triage", *changes])
     assert stage1(prepared).selection == Selection("eval/rationale_loss", False, 0, 0)
     assert stage2(prepared).selection == Selection(

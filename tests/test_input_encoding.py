@@ -68,7 +68,7 @@ def test_a_column_of_notes_is_no_label_set(command, folder, r2d):  # noqa: F811
     """A model without a label set took any column for its labels, and metrics.json and the prompt named them."""
     card = pathlib.Path("model", MODEL_CARD)
     card.write_text(dataclasses.replace(read_card(folder / "model"), labels=()).to_json(), encoding="utf-8")
-    notes = [f"{number} years, brought in by Zebedee after a fall at home" for number in range(30)]
+    notes = [f"{number} years and brought in by Zebedee after a fall at home" for number in range(30)]
     rows = [f"{note},urgent,because\n" for note in notes]
     pathlib.Path("notes.csv").write_text("".join(["question,label,rationale\n", *rows]), encoding="utf-8")
     arguments = (command, "--model", "model", *COMMANDS[command], "--input", "notes.csv")

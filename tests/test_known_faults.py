@@ -253,7 +253,9 @@ def test_a_test_evaluation_looks_at_the_stop_between_batches_and_around_the_scor
     """B065: two batches, then BERTScore and intervals, which may take minutes."""
     rows = [Example(str(row), "fever", "rash", {}) for row in range(2)]
     predictor = types.SimpleNamespace(
-        predict=lambda *_, **__: iter([[Prediction("rash", True, 0.5)]] * 2), explains=False, label_trie=None
+        predict=lambda *_, **__: iter([[Prediction("rash", True, 0.5)]] * 2),
+        explains=False,
+        programs=types.SimpleNamespace(label_trie=None),
     )
     card = types.SimpleNamespace(labels=("rash", "cough"))
     model = types.SimpleNamespace(card=card, params=None, source="a model")

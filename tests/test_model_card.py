@@ -181,7 +181,7 @@ def test_the_card_tells_of_the_checkpoint_that_it_belongs_to(tmp_path, card, tok
     first, told = text_of("stage1/best/20"), "this is the model after stage 1, which has not learned labels"
     for part in (
         told,
-        "Stage 1: 20 of 30000 steps, stopped early; chosen: step 20 (validation loss 0.250).",
+        "Stage 1: 20 of 50000 steps, stopped early; chosen: step 20 (validation loss 0.250).",
         "trained for rationales alone, by the first stage of Reason2Decide",
         "Labels: none were learned.",
     ):

@@ -141,7 +141,8 @@ def test_weights_that_are_no_numbers_are_refused_by_every_command(model, r2d, tm
         rf"{folder}/weights: NaN or infinity in decoder/relative_bias/table\. Take another checkpoint"
     )
     assert not out.exists()
-    assert ended.out == ""
+    # Commands that compute tell their devices before the weights are read.
+    assert all(line.startswith("devices: ") for line in ended.out.splitlines())
 
 
 def test_the_number_of_weights_that_are_no_numbers_is_told(model, predict, tmp_path):

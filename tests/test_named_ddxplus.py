@@ -175,7 +175,7 @@ def test_a_broken_archive_is_refused(patients, source, refused):
     patients(patient())
     (source / "release_train_patients.csv").unlink()
     (source / "release_train_patients.zip").write_bytes(b"PK\x03\x04 broken")
-    refused("ddxplus", "release_train_patients.zip", "no zip file")
+    refused("ddxplus", "release_train_patients.zip", "is not a readable zip file")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_damage_within_an_archive_is_refused(patients, source, refused, packing,
     start += 30 + len(name)
     content[start : start + 20] = b"\xff" * 20
     packed.write_bytes(content)
-    refused("ddxplus", "release_train_patients.zip", "no zip file that can be read")
+    refused("ddxplus", "release_train_patients.zip", "is not a readable zip file")
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_elements_of_one_array_and_the_rest_passed_over(write):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("", ["line 1", "no JSON object"]),
-        ("[1]", ["line 1", "no JSON object"]),
+        ("", ["line 1", "is not a JSON object"]),
+        ("[1]", ["line 1", "is not a JSON object"]),
         ('{"a": 1} x', ["line 1", "goes on after its end"]),
         (f'{{"a": 1,\n\n"b": "{SECRET}}}', ["line 3", "Unterminated string"]),
         (f'{{"a": 1,\n"b": ["{SECRET}" 3]}}', ["line 2", "Expecting ',' delimiter"]),

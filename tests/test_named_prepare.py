@@ -242,7 +242,7 @@ def test_hub_files_are_downloaded_by_name_and_the_commit_is_in_the_card(pubmedqa
 
 @pytest.mark.parametrize("address", ["hf:", "hf:name", "hf:a/b/c", "hf:a/b@", "hf:a/b:train"])
 def test_a_wrong_hub_address_is_refused_without_network(refused, hub, address):
-    refused("medreason", "no Hub address", source=address)
+    refused("medreason", "is not a Hub address", source=address)
     assert not hub
 
 

@@ -71,7 +71,7 @@ def test_a_start_without_an_accelerator_warns_where_it_would_take_days(
     monkeypatch.setattr("r2d_jax.training.run.enable_compile_cache", lambda: None)
     monkeypatch.setattr("r2d_jax.training.run._DAYS_ON_A_CPU", 1.0)
     stream = io.StringIO()
-    settings = load_config(config, [*SOURCES, f"platform={platform}"])
+    settings = load_config(config, [*SOURCES, "stage1.rationale_source=short", f"platform={platform}"])
     start(settings, Workdir(tmp_path / "run"), Console(file=stream, width=1000))
     assert ("warning: JAX found a CPU only" in stream.getvalue()) == (platform == "any")
 

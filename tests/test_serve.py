@@ -359,7 +359,7 @@ def test_reach_beyond_this_machine_is_warned_of(recwarn):
         here.listen()
         with pytest.raises(UserError, match=f"--port {port}: cannot be listened on"):
             serving.bind("127.0.0.1", port)
-    with pytest.raises(UserError, match="no address of this machine"):
+    with pytest.raises(UserError, match="is not an address of this machine"):
         serving.bind("no-such-name.invalid", 0)
 
 

@@ -324,7 +324,7 @@ def test_b020_json_array_is_read_and_its_faults_name_the_element(write):
     ]
     refusal(write("b.json", json.dumps([row(), row(label="")], indent=1)), "element 2", "'label'", "empty")
     refusal(write("c.json", json.dumps([row(), [SECRET]])), "element 2", "a JSON list")
-    refusal(write("d.json", json.dumps({"7": row()})), "no JSON array")
+    refusal(write("d.json", json.dumps({"7": row()})), "is not a JSON array")
     refusal(write("e.json", "[]"), "no rows")
     refusal(write("f.json", '[\n{"question" "a"}\n]'), "line 2", "':' delimiter")
     refusal(write("g.jsonl", json.dumps([row()], indent=1)), "line 1", ".json file")

@@ -104,25 +104,6 @@ def test_a_text_column_named_as_split_column_is_not_printed(one_file):
     assert "Zebedee" not in error(one_file(("train", "a", "x"), (secret, "b", "x")))
 
 
-def test_two_splits_with_the_same_value_are_refused(one_file):
-    values = {"train": "train", "validation": "test", "test": "test"}
-    assert "data.split_values" in error(
-        one_file(("train", "a", "x"), ("test", "b", "x"), split_values=values)
-    )
-
-
-def test_nothing_set_names_both_options():
-    text = error(DataConfig())
-    assert "data.path" in text
-    assert "data.train_path" in text
-
-
-def test_one_file_and_files_by_split_together_are_refused(one_file, files):
-    path = one_file(("train", "a", "x")).path
-    config = DataConfig(path=path, test_path="t.csv", columns=ColumnsConfig(split="part"))
-    assert "data.test_path" in error(config)
-
-
 def test_one_file_without_a_split_column_setting(one_file):
     assert "data.columns.split" in error(DataConfig(path=one_file(("train", "a", "x")).path))
 

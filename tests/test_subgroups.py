@@ -217,9 +217,9 @@ def test_groups_are_listed_in_the_order_of_their_numbers():
     [
         ("subgroup_edges={age: [18]}", "subgroup_edges.age: is not a subgroup"),
         ("{subgroups: {agee: y}, subgroup_edges: {age: [18]}}", "Did you mean 'agee'?"),
-        ("{subgroups: {age: y}, subgroup_edges: {age: [65, 18]}}", "no rising numbers"),
-        ("{subgroups: {age: y}, subgroup_edges: {age: []}}", "no rising numbers"),
-        ("{subgroups: {age: y}, subgroup_edges: {age: [.nan]}}", "no rising numbers"),
+        ("{subgroups: {age: y}, subgroup_edges: {age: [65, 18]}}", "are not rising numbers"),
+        ("{subgroups: {age: y}, subgroup_edges: {age: []}}", "are not rising numbers"),
+        ("{subgroups: {age: y}, subgroup_edges: {age: [.nan]}}", "are not rising numbers"),
         ("{subgroups: {age: ''}}", "no column"),
     ],
 )

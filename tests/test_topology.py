@@ -317,7 +317,7 @@ def test_the_real_steps_compile_for_eight_chips_without_gathering_the_batch(libt
         (("--topology", "v5e:3x5"), "libtpu knows no v5e:3x5"),
         (("--topology", "v5e:2x4", "mesh.data=3"), "does not fit 8 device"),
         (("--topology", "v5e:2x4", "stage1.batch_size=12"), "rows do not divide by 8. Set 8 or 16"),
-        (("--topology", "v5e:2x4", "--utilisation", "0"), "no share"),
+        (("--topology", "v5e:2x4", "--utilisation", "0"), "is not a valid share"),
     ],
 )
 def test_faults_are_told_in_one_line(libtpu, r2d, arguments, told):
