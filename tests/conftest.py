@@ -1,10 +1,11 @@
-"""Fixtures that all tests share; in: nothing, out: strict JAX settings and the path of the real data."""
+"""What all tests share; in: nothing, out: strict promotion in JAX, the order of the files, and fixtures."""
 
 import collections
 import itertools
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -14,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
+import optax
 import pytest
 import quick_compiler
 
@@ -22,6 +24,21 @@ if os.environ.get("R2D_COMPILE_CACHE"):
     jax.config.update("jax_compilation_cache_dir", os.environ["R2D_COMPILE_CACHE"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+# No silent promotion: a bool, an int and a float array, or arrays of different ranks, meet only where the code says so.
+# Of the whole process, since the contexts of JAX are those of one thread.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+_bias_correction = optax.tree.bias_correction
+
+
+def _promoting_bias_correction(*arguments: Any) -> Any:
+    """That of optax, which raises a float to the power of an int32 count."""
+    with jax.numpy_dtype_promotion("standard"):
+        return _bias_correction(*arguments)
+
+
+optax.tree.bias_correction = _promoting_bias_correction
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -32,6 +49,8 @@ LONGEST = """
     triage network export_formats serve_model export_card launch_pod checkpoint label_trie data_check api_reference
     growth hf_format abstention llm fidelity dropout
 """
+for _name in LONGEST.split():
+    assert (ROOT / "tests" / f"test_{_name}.py").is_file(), f"LONGEST: there is no tests/test_{_name}.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

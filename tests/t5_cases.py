@@ -32,20 +32,19 @@ SHAPES = {
 
 
 @contextlib.contextmanager
-def strict_and_single_threaded() -> Iterator[None]:
-    """No silent promotion in JAX; one torch thread, as handing work over costs more than such small work."""
+def single_threaded() -> Iterator[None]:
+    """One torch thread, as handing work over costs more than such small work."""
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def strict() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """For every test of a file that imports it."""
-    with strict_and_single_threaded():
+    with single_threaded():
         yield
 
 

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from t5_cases import strict
 
 from r2d_jax.model.dropout import RowDropout
-
-__all__ = ["strict"]
 
 WORD = 2**32
 

@@ -11,9 +11,9 @@ from t5_cases import (
     SMALL,
     TOLERANCE,
     config,
+    one_torch_thread,
     our_logits,
     random_weights,
-    strict,
     torch_logits,
     two_rows,
 )
@@ -35,7 +35,7 @@ from r2d_jax.runtime import files
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.run_files import CALIBRATION
 
-__all__ = ["config", "strict"]
+__all__ = ["config", "one_torch_thread"]
 
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -18,9 +18,9 @@ from t5_cases import (
     bitwise_equal,
     config,
     folder,
+    one_torch_thread,
     our_logits,
     random_weights,
-    strict,
     tied,
     torch_logits,
     two_rows,
@@ -31,7 +31,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import read_hf_config, read_hf_folder, write_hf_folder
 from r2d_jax.model.parameters import flatten, unflatten
 
-__all__ = ["config", "folder", "strict", "tied"]
+__all__ = ["config", "folder", "one_torch_thread", "tied"]
 
 
 def test_export_and_import_are_bitwise_inverse(folder: pathlib.Path, config: T5Config) -> None:

@@ -16,8 +16,8 @@ from t5_cases import (
     bitwise_equal,
     config,
     folder,
+    one_torch_thread,
     random_weights,
-    strict,
     tied,
 )
 
@@ -25,7 +25,7 @@ from r2d_jax.config import T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.model.hf_format import locate, read_hf_config, read_hf_folder, write_hf_folder
 
-__all__ = ["config", "folder", "strict", "tied"]
+__all__ = ["config", "folder", "one_torch_thread", "tied"]
 
 
 def _rewrite(folder: pathlib.Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from t5_cases import SMALL, strict
+from t5_cases import SMALL, one_torch_thread
 
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.attention import Attention
@@ -20,7 +20,7 @@ from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
 from r2d_jax.runtime.mesh import _on_mesh, jit_on_mesh, make_mesh, on_one_cpu
 from r2d_jax.training import work
 
-__all__ = ["strict"]
+__all__ = ["one_torch_thread"]
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

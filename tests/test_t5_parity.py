@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import quick_compiler
-from t5_cases import TOLERANCE, strict
+from t5_cases import TOLERANCE, one_torch_thread
 
 from r2d_jax.config import T5Config
 from r2d_jax.model import greedy
@@ -19,7 +19,7 @@ from r2d_jax.model.hf_format import read_hf_folder, write_hf_folder
 from r2d_jax.model.parameters import T5Factory, flatten, unflatten
 from r2d_jax.model.t5 import shift_right
 
-__all__ = ["strict"]
+__all__ = ["one_torch_thread"]
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -12,9 +12,9 @@ from t5_cases import (
     TOLERANCE,
     bitwise_equal,
     config,
+    one_torch_thread,
     our_logits,
     random_weights,
-    strict,
     torch_logits,
     two_rows,
 )
@@ -25,7 +25,7 @@ from r2d_jax.model.hf_format import write_hf_folder
 from r2d_jax.model.parameters import Params, flatten
 from r2d_jax.model.t5x_format import read_t5x_checkpoint
 
-__all__ = ["config", "strict"]
+__all__ = ["config", "one_torch_thread"]
 
 
 def _as_t5x(config: T5Config, params: Params) -> dict:
