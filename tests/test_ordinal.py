@@ -239,7 +239,9 @@ def test_labels_are_not_listed_where_they_may_be_case_text_or_are_many():
         with pytest.raises(UserError, match=told) as caught:
             scale_of(TriageScoringConfig(tuple(order), "most_urgent"), many, hide_labels=True)
         assert "Zyzzyva" not in str(caught.value)
-    with pytest.raises(UserError, match=r"'a' is not a label of the data\. Choose one of the 30 that there are"):
+    with pytest.raises(
+        UserError, match=r"'a' is not a label of the data\. Choose one of the 30 that there are"
+    ):
         scale(order=("a", "b"), labels=many)
 
 
