@@ -262,7 +262,7 @@ class LlmOptions:
         return endpoint
 
     def limits(self) -> "LlmLimits":
-        """Most that the command may send."""
+        """How much the command may send at most."""
         from r2d_jax.llm.client import LlmLimits
 
         return LlmLimits(self.max_requests, self.max_tokens_total)

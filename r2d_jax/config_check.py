@@ -12,7 +12,7 @@ from r2d_jax.methods import METHODS
 TRIAGE_SOURCES = ("llm", "nurse", "nurse_polished")
 TRIAGE_COSTS = ("linear", "quadratic", "linear_under_x3", "quadratic_under_x3")
 # Names that an error lists.
-_MOST_LISTED = 20
+_MAX_LISTED = 20
 
 
 def rationale_sources(config: Config) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     if near := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"Did you mean {near[0]!r}?"
-    if len(names) > _MOST_LISTED:
+    if len(names) > _MAX_LISTED:
         return f"Choose one of the {len(names)} that there are."
     return f"Choose one of {', '.join(names) or 'none'}."
 

@@ -55,7 +55,7 @@ class PromptTokens:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: TextEncoder) -> "PromptTokens":
-        """Tokenise the fixed parts; `then_explain` is read off behind a word, without a word start."""
+        """Tokenise the fixed parts; `then_explain` is read off after a word, without a word start."""
         predict, explain, given = (
             tuple(tokenizer.encode(_pieces_around(template)[0].strip()))
             for template in (PREDICT, EXPLAIN, GIVEN_LABEL)
@@ -110,7 +110,7 @@ class PromptBuilder:
 
     @property
     def overhead(self) -> int:
-        """Most tokens that a prompt adds to the question, end token included."""
+        """Maximum number of tokens that a prompt adds to the question, end token included."""
         fixed = self.tokens
         given = len(fixed.given) + self.label_tokens + len(fixed.then_explain)
         return max(len(fixed.predict), len(fixed.explain), given) + len((END_ID,))

@@ -75,7 +75,7 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class LlmLimits:
-    """Most that one command may send; None: no limit. Retries count as requests."""
+    """How much one command may send at most; None: no limit. Retries count as requests."""
 
     max_requests: int | None = None
     max_tokens_total: int | None = None
