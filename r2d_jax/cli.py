@@ -1,9 +1,7 @@
 """The `r2d` command; in: arguments, out: the work done and an exit code (0 done, 2 user's mistake, 75 preempted)."""
 
-import logging
 import pathlib
 import sys
-import types
 import warnings
 from typing import Annotated, Any, NoReturn
 
@@ -13,6 +11,7 @@ from rich.console import Console
 from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
 from r2d_jax.cli_options import EncodingOption, InputOptions, OverwriteOption, console, shares_options
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
+from r2d_jax.runtime.library_noise import quiet_libraries
 
 app = typer.Typer(
     name="r2d",
@@ -362,24 +361,14 @@ def _fail(text: str) -> NoReturn:
     sys.exit(EXIT_USER_ERROR)
 
 
-def _without_late_answers(
-    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
-) -> None:
-    """Not those of arrays that TensorStore still reads when Orbax has given a damaged checkpoint up."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
-
-
 def main() -> None:
     """Entry point; a user's mistake is one line on stderr and exit code 2, never a traceback."""
     warnings.showwarning = _one_line_warning
-    # Orbax reports every save through absl, and each failure with a trace before it is raised. Of a damaged checkpoint
-    # it raises the first and leaves those of the other arrays to asyncio, which prints them one by one.
-    for library in ("absl", "asyncio"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
-    sys.excepthook = _without_late_answers
+    quiet_libraries()
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
+        # `app(...)` itself would put a hook for exceptions in the place of ours.
+        command = typer.main.get_command(app)
+        sys.exit(command(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
     except UserError as error:
         _fail(str(error))
     except _UsageError as error:

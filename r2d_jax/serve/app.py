@@ -166,6 +166,8 @@ async def _answered(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         task.cancel()
         gone.cancel()
+        # Only then has the note left the queue: a refusal that was counted before let the model take it all the same.
+        await asyncio.wait((task, gone))
 
 
 def _add_notes(app: FastAPI, service: Service) -> None:
