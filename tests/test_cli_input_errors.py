@@ -90,18 +90,20 @@ NAMES = [f"{word} {number}" for number in range(15) for word in SECRET_WORDS]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("blanks", "overrides", "told"),
     [
         (
+            " ",
             ["evaluation.triage={order: [urgent, minor], first: most_urgent}", "data.check=warn"],
             r"'urgent' is not a label of the data\. Check data\.columns\.label",
         ),
-        (["data.label_limit_tokens=2", "data.check=off"], r"label \(\d+ characters\): it takes"),
+        (" ", ["data.label_limit_tokens=2", "data.check=off"], r"label \(\d+ characters\): it takes"),
+        ("  ", ["data.check=off"], r"label \(\d+ characters\): .* gives it back as \(\d+ characters\)"),
     ],
 )
-def test_short_names_in_a_wrong_label_column_are_not_printed(job, overrides, told):
+def test_short_names_in_a_wrong_label_column_are_not_printed(job, blanks, overrides, told):
     """Each was listed as a label to choose of: the names of all patients."""
-    rows = [row | {"label": name} for row, name in zip(make_rows(), NAMES, strict=True)]
+    rows = [row | {"label": name.replace(" ", blanks)} for row, name in zip(make_rows(), NAMES, strict=True)]
     job(as_lines(rows), *overrides).refused(told)
 
 
