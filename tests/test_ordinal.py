@@ -235,9 +235,15 @@ def test_an_order_that_does_not_fit_the_labels_names_the_nearest():
 
 def test_labels_are_not_listed_where_they_may_be_case_text_or_are_many():
     many = [f"Zyzzyva {place}" for place in range(30)]
-    for order, told in ((("a", "b"), "'a' is not a label"), (many[:-4], "lacks 4 of the labels")):
+    for labels, order, told in (
+        (many, ("a", "b"), "'a' is not a label"),
+        # So few, or so near a one, would be named.
+        (many[:3], ("a", "b"), "'a' is not a label of the data. Check data.columns.label"),
+        (many, ("zyzzywa 1", "b"), "'zyzzywa 1' is not a label of the data. Check data.columns.label"),
+        (many, many[:-4], "lacks 4 of the labels"),
+    ):
         with pytest.raises(UserError, match=told) as caught:
-            scale_of(TriageScoringConfig(tuple(order), "most_urgent"), many, hide_labels=True)
+            scale_of(TriageScoringConfig(tuple(order), "most_urgent"), labels, hide_labels=True)
         assert "Zyzzyva" not in str(caught.value)
     with pytest.raises(
         UserError, match=r"'a' is not a label of the data\. Choose one of the 30 that there are"
