@@ -267,6 +267,13 @@ TRIGGERS = [
     ),
     Trigger("rationale-repeated", DEFAULT, rows(each=lambda i: said("It hurts so it is so")), train=40),
     Trigger("rationale-missing", DEFAULT, rows(r0=said(""), r1=said(" ")), train=2, beside=also("blanks")),
+    Trigger(
+        "rationale-missing",
+        DEFAULT,
+        rows(r0=said("\u200b")),
+        train=1,
+        beside=also("invisible-characters"),
+    ),
     Trigger("rationale-missing", DEFAULT, rows(each=lambda i: said("")), train=40, severity="error"),
     Trigger("rationale-short", DEFAULT, rows(r0=said("Clearly so")), train=1),
     Trigger("rationale-in-input", DEFAULT, rows(r0=said("fell at home and hurts")), train=1),
@@ -948,8 +955,11 @@ def test_rows_with_labels_alone(data_check):
     assert "rationales: no column of them is named" in ended.out
 
 
-def test_rows_that_a_run_leaves_out_are_told_and_the_others_keep_their_numbers(data_check, r2d, tmp_path):
-    listed = make_rows(rationale=" ")
+@pytest.mark.parametrize("blank", [" ", "\u200b"])
+def test_rows_that_a_run_leaves_out_are_told_and_the_others_keep_their_numbers(
+    data_check, r2d, tmp_path, blank
+):
+    listed = make_rows(rationale=blank)
     listed[4]["label"] = "Urgent"
     listed[2]["label"] = "a class of rows that are left out"
     skip = "data.missing_rationales=skip"

@@ -15,8 +15,9 @@ from r2d_jax.config import ColumnsConfig, EvaluationConfig
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation import apply
 from r2d_jax.evaluation import evaluate as evaluating
+from r2d_jax.evaluation.labelled_rows import rows_to_evaluate
 from r2d_jax.evaluation.metrics import outside_name
-from r2d_jax.evaluation.model_folder import TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard
+from r2d_jax.evaluation.model_folder import TOKENIZER_FOLDER, WEIGHTS_FOLDER, ModelCard, read_card
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.evaluation.scoring import Readings, score
 from r2d_jax.runtime.checkpoint_files import save_params
@@ -105,6 +106,17 @@ def test_rows_without_a_rationale_count_in_labels_alone(evaluate, model):
     ended, of_run = evaluate(everything)
     (model / "config.yaml").unlink()
     assert of_run == metrics
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b"])
+def test_a_file_whose_rationales_are_all_blank_has_none(model, tmp_path, blank):
+    card, path = read_card(model), tmp_path / "rows.csv"
+    path.write_text(
+        f"id,question,label,reason\n1,pain,rash,{blank}\n2,fever,cough,{blank}\n", encoding="utf-8"
+    )
+    options = {"names": {}, "encoding": "utf-8", "keep_missing": True, "need_subgroups": False}
+    examples, source = rows_to_evaluate(card, path, card.columns, **options)
+    assert (len(examples), source) == (2, None)
 
 
 def test_columns_may_have_other_names(evaluate):

@@ -174,6 +174,15 @@ def test_ecqa_rows_that_cannot_be_used_are_counted(ecqa, made):
     }
 
 
+def test_ecqa_rationales_that_are_blank_are_not_counted(ecqa, made):
+    ecqa(asked(4, taskA_pos=" "), asked(5, taskA_neg="\u200b"))
+    assert made("ecqa").card["rationales"] == {
+        "rationale": 5,
+        "positive_properties": 4,
+        "negative_properties": 4,
+    }
+
+
 def test_ecqa_one_missing_file_is_told_with_where_to_get_it(ecqa, source, refused):
     ecqa()
     (source / "cqa_data_val.csv").unlink()

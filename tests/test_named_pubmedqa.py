@@ -87,7 +87,7 @@ def test_files_of_a_clone_are_found_one_folder_down(put, made):
     assert made("pubmedqa").card["rows"] == {"trainval": 3, "test": 2}
 
 
-@pytest.mark.parametrize("empty", [None, "", " \n"])
+@pytest.mark.parametrize("empty", [None, "", " \n", "\u200b"])
 @pytest.mark.parametrize(("field", "what"), [("LONG_ANSWER", "rationale"), ("QUESTION", "question")])
 def test_b021_an_entry_that_lacks_a_text_is_left_out_and_counted(put_labelled, made, field, what, empty):
     entries = labelled()

@@ -87,6 +87,9 @@ def test_what_if_is_the_rationale_of_the_other_label(server):
         assert told["explanation"]["rationale_finished"] is None
     refused = server.ask("POST", "/api/what-if", {"question": "fever", "label": SECRET})
     assert (refused.status, SECRET in refused.text) == (422, False)
+    for blank in ("", " \n", "\u200b"):
+        refused = server.ask("POST", "/api/what-if", {"question": "fever", "label": blank})
+        assert refused.json() == {"detail": "label: is blank or too long."}
 
 
 @pytest.mark.parametrize(

@@ -125,9 +125,15 @@ def test_rows_to_predict_may_lack_what_a_template_names(read):
 def test_a_row_to_predict_that_fills_no_column_of_a_template_asks_nothing(read):
     """What stands around the columns was predicted; a row that lacks only some of them still is."""
     columns = ColumnsConfig(question="{age} years. {note}", context="Drugs: {drugs}")
-    rows = [{"age": "", "note": " ", "drugs": "x"}, {"drugs": "x"}, {"age": "7", "note": "", "drugs": ""}]
+    rows = [
+        {"age": "", "note": " ", "drugs": "x"},
+        {"age": "\u200b", "note": "\ufeff ", "drugs": "x"},
+        {"drugs": "x"},
+        {"age": "7", "note": "", "drugs": ""},
+    ]
     found = read(*rows, columns=columns, need_targets=False)
     assert [(one.question, one.context) for one in found] == [
+        ("", "Drugs: x"),
         ("", "Drugs: x"),
         ("", "Drugs: x"),
         ("7 years. ", "Drugs: "),
