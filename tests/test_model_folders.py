@@ -25,6 +25,7 @@ from r2d_jax.evaluation.model_folder import (
     find_model_folder,
     load_model,
     place_params,
+    read_card,
 )
 from r2d_jax.model.parameters import T5Factory
 from r2d_jax.runtime.checkpoint_files import save_params
@@ -200,6 +201,19 @@ def test_another_tokenizer_is_refused_on_load(exported, model, predict, tmp_path
     (place / "tokenizer.json").write_text(json.dumps(swapped), encoding="utf-8")
     assert Tokenizer.load(place).size == model.tokenizer.size
     predict(folder).refused("the tokenizer is not the one that the model was trained with")
+
+
+def test_the_same_tokenizer_as_another_version_of_the_library_writes_it_is_taken(
+    exported, predict, r2d, tmp_path
+):
+    """Card and file may be of two versions: one of them lacks a field, which the other writes."""
+    stored = json.loads((exported / "tokenizer.json").read_text(encoding="utf-8"))
+    del stored["model"]["ignore_merges"]
+    (exported / "tokenizer.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert Tokenizer.load(exported).fingerprint != read_card(exported).tokenizer_fingerprint
+    predict(exported).done()
+    r2d("import", exported, "--output", tmp_path / "imported").done()
+    predict(tmp_path / "imported").done()
 
 
 def test_an_import_takes_no_other_tokenizer(exported, model, r2d, tmp_path):

@@ -93,6 +93,18 @@ def test_a_kill_while_the_tokenizer_is_written_does_not_turn_the_text_map_on(tmp
     assert {path.name: path.read_bytes() for path in workdir.tokenizer.iterdir()} == before
 
 
+def test_a_run_goes_on_with_its_tokenizer_as_another_version_of_the_library_writes_it(tmp_path):
+    settings = load_config(write_config(tmp_path))
+    workdir, mesh = Workdir(tmp_path / "run"), make_mesh(MeshConfig())
+    first, file = prepare(settings, workdir, mesh).tokenizer, workdir.tokenizer / "tokenizer.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    del stored["model"]["ignore_merges"]
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    again = prepare(settings, workdir, mesh).tokenizer
+    assert again.fingerprint != first.fingerprint
+    assert again.encode("fever and a rash") == first.encode("fever and a rash")
+
+
 @pytest.mark.parametrize("left", [".run.json.partial", ".write_probe_0123abcd", ".shared_probe"])
 def test_what_a_kill_at_the_start_leaves_does_not_bar_the_folder(tmp_path, left):
     settings = load_config(write_config(tmp_path))
