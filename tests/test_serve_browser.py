@@ -136,6 +136,13 @@ def test_a_note_is_typed_sent_and_answered(page, server):
     assert browser.value(rows) == 10
 
 
+def test_characters_that_the_model_cannot_read_are_told(page, server):
+    for text, told in ((NOTE, False), ("SpO2 \ufffc 90 %, \ufffc", True)):
+        browser = page(server)
+        ask(browser, text)
+        assert ("cannot read 2 characters" in shown(browser, "remarks")) == told
+
+
 def test_hostile_text_is_shown_and_does_nothing(page, server):
     browser = page(server)
     ask(browser, HOSTILE)
