@@ -1,7 +1,9 @@
 """Mistakes with run folders, models and outputs: one line, exit code 2, nothing lost; and no case text told."""
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -247,6 +249,16 @@ def test_a_finished_stage_1_without_its_best_is_told_as_what_it_is(r2d, trained,
     r2d("train", "--stage", 2, *trained.arguments[1:-1], copy).refused(
         "stage1/best: has no checkpoint, though stage 1 is marked as done", "Restore it"
     )
+
+
+def test_what_is_still_read_of_a_damaged_checkpoint_prints_no_tracebacks(r2d, caplog):
+    """Orbax raises the first fault; that of each other array comes when nobody waits for it."""
+    caplog.set_level(logging.WARNING, "asyncio")
+    r2d("--version").done("r2d_jax")
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        lost = {"message": "Future exception was never retrieved", "exception": ValueError("checksum")}
+        loop.call_exception_handler(lost)
+    assert not caplog.records
 
 
 def test_stage_2_begins_with_the_best_of_stage_1_and_says_so(trained):
