@@ -261,6 +261,15 @@ def test_what_is_still_read_of_a_damaged_checkpoint_prints_no_tracebacks(r2d, ca
     assert not caplog.records
 
 
+def test_late_answers_of_arrays_are_not_printed_and_other_exceptions_are(r2d, capfd, monkeypatch):
+    """Typer put a hook of its own in the place of the one that leaves them out."""
+    monkeypatch.setattr("sys.excepthook", sys.__excepthook__)
+    r2d("--version").done("r2d_jax")
+    for message in ("Event loop is closed", "another"):
+        sys.excepthook(RuntimeError, RuntimeError(message), None)
+    assert capfd.readouterr().err == "RuntimeError: another\n"
+
+
 def test_stage_2_begins_with_the_best_of_stage_1_and_says_so(trained):
     """B046: folder, step and checksum are those of the checkpoint that it read."""
     told = re.search(
