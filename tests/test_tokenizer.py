@@ -229,6 +229,16 @@ def test_a_map_that_is_there_cannot_be_switched_off(tmp_path, trained):
     assert Tokenizer.load(tmp_path, text_map=True).fingerprint == trained.fingerprint
 
 
+def test_a_map_that_is_added_is_saved_and_makes_another_tokenizer(tmp_path):
+    plain = Tokenizer.train(TEXTS, 400, text_map=False)
+    write_texts(tmp_path / "plain", plain.files())
+    mapped = Tokenizer.load(tmp_path / "plain", text_map=True)
+    assert mapped.fingerprint != plain.fingerprint
+    write_texts(tmp_path / "mapped", mapped.files())
+    assert MARKERS["<"] in mapped.files()["tokenizer.json"]
+    assert Tokenizer.load(tmp_path / "mapped").fingerprint == mapped.fingerprint
+
+
 def test_a_tokenizer_of_before_a_marker_was_added_stays_as_it_is(tmp_path, tokenizer):
     """A model has not learned the new marker."""
     stored = json.loads(tokenizer._backend.to_str())
