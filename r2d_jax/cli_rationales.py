@@ -143,7 +143,7 @@ def polish(
     endpoint = asking.endpoint()
     cache = _cache_of(output, "polish")
     _require_files(output, cache, which.input, prompt)
-    from r2d_jax.data.mentions import LabelFinder
+    from r2d_jax.data.mentions import LabelFinder, is_blank
     from r2d_jax.llm.job import LlmJob
     from r2d_jax.llm.standing_results import require_same_questions
     from r2d_jax.rationales import polish as polishing
@@ -162,9 +162,9 @@ def polish(
     question = polishing.polish_question()
     finder = LabelFinder(rows.labels)
     cases = [
-        polishing.polish_case(template.fill(example, rows.labels, original), original, example, finder)
-        if original.strip()
-        else None
+        None
+        if is_blank(original)
+        else polishing.polish_case(template.fill(example, rows.labels, original), original, example, finder)
         for example, original in zip(rows.examples, originals, strict=True)
     ]
     sent = [case for case in cases if case is not None]

@@ -168,7 +168,7 @@ def test_a_reasoning_model_gets_no_temperature(judging):
 
 
 def test_an_empty_rationale_is_the_worst_and_not_sent(judging, predictions):
-    predictions.write_text(as_lines(predictions_of(ROWS, rationale=" ")), encoding="utf-8")
+    predictions.write_text(as_lines(predictions_of(ROWS, rationale="\u200b")), encoding="utf-8")
     judging().done("1 rationales are empty; each counts as 1")
     assert len(judging.sent) == 5
     result = judging.json("judge.json")

@@ -97,12 +97,13 @@ def test_spellings_of_the_exact_answer(training, made, exact, label):
         ({"exact_answer": ""}, "no exact answer"),
         ({"exact_answer": None}, "no exact answer"),
         ({"exact_answer": []}, "no exact answer"),
+        ({"exact_answer": "\u200b"}, "no exact answer"),
         ({"exact_answer": ["yes", "no"]}, "several exact answers that differ"),
         ({"exact_answer": "unclear"}, "exact answer that is neither yes nor no"),
         ({"exact_answer": "yes and no"}, "exact answer that is neither yes nor no"),
         ({"ideal_answer": ""}, "no rationale"),
         ({"ideal_answer": None}, "no rationale"),
-        ({"ideal_answer": [" ", ""]}, "no rationale"),
+        ({"ideal_answer": [" ", "\u200b"]}, "no rationale"),
         ({"body": " "}, "no question"),
     ],
 )
@@ -125,7 +126,7 @@ def test_fields_that_early_years_lack(training, made):
 
 
 def test_repeated_snippets_and_many_ideal_answers_are_counted(training, made):
-    training(question(1, ideal=["a", "", "b", "c", "d"], texts=["same", "other", "same", " "]))
+    training(question(1, ideal=["a", "", "b", "c", "d"], texts=["same", "other", "same", "\u200b"]))
     data = made("bioasq")
     row = data.row(key(1))
     assert row["context"] == "same other"

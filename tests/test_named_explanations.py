@@ -71,9 +71,9 @@ def test_esnli_rows_by_hand(esnli, made):
 
 def test_esnli_rows_that_lack_something_are_left_out_and_counted(esnli, made):
     esnli(
-        first=[pair(10, ""), pair(11, "-"), pair(12, Explanation_1=""), pair(15, Sentence2="")],
+        first=[pair(10, ""), pair(11, "-"), pair(12, Explanation_1=""), pair(15, Sentence2="\u200b")],
         dev=[
-            pair(13, Explanation_1=" ", Explanation_3=""),
+            pair(13, Explanation_1="\u200b", Explanation_3=""),
             pair(14, Explanation_1="", Explanation_2="", Explanation_3=""),
         ],
     )
@@ -165,7 +165,7 @@ def test_ecqa_rows_by_hand(ecqa, made):
 
 
 def test_ecqa_rows_that_cannot_be_used_are_counted(ecqa, made):
-    ecqa(asked(4, "Bank"), asked(5, ""), asked(6, taskB=" "), asked(7, q_text=""))
+    ecqa(asked(4, "Bank"), asked(5, "\u200b"), asked(6, taskB=" "), asked(7, q_text=""))
     assert made("ecqa").card["dropped"] == {
         "answer that is none of the options": 1,
         "no label": 1,

@@ -23,7 +23,7 @@ AUDIT = [
     ("urgent", "HR 124 bpm.", "HR 142 bpm, so not urgent.", "other", 1, 1, 6, 0.0, ["agreement"]),
     ("not urgent", "Small graze.", "Not-urgent rather than urgent.", "both", 0, 0, 5, 0.0, []),
     ("urgent", "Chest pain.", "Pain in the chest.", "none", 0, 0, 4, 0.0, []),
-    ("urgent", "Chest pain.", " ", "none", 0, 0, 0, 0.0, ["empty"]),
+    ("urgent", "Chest pain.", "\u200b", "none", 0, 0, 0, 0.0, ["empty"]),
     ("urgent", "He has had pain since noon.", "he has had pain since", "none", 0, 0, 5, 1.0, ["copied"]),
     ("urgent", "Fell.", "BP 80/40, HR 130: urgent", "gold", 3, 3, 6, 0.0, ["unsupported numbers"]),
 ]
@@ -64,7 +64,7 @@ def test_an_audit_by_hand(auditing, tmp_path, server):
     for number, (line, row) in enumerate(zip(lines, AUDIT, strict=True)):
         names = ("names", "numbers", "unsupported_numbers", "words", "copied_fraction", "failures")
         assert (line["id"], *(line[name] for name in names)) == (str(number), *row[3:])
-        assert line["characters"] == len(row[2].strip())
+        assert line["characters"] == len(row[2].strip(" \u200b"))
     # "hr" and 124 stand there; "hr" does and 142 does not.
     assert [line["grounded_fraction"] for line in lines[:2]] == [1.0, 0.5]
     assert [line["grounded_fraction"] for line in lines[3:5]] == [1.0, None]

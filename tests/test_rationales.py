@@ -192,7 +192,8 @@ def test_labels_off_the_list_are_asked_again_counted_and_not_written_to_the_outp
         ),
         (answer('{"rationale": "The patient fe', finish="length"), "cut at the answer limit"),
         (answer(GOOD, finish="length"), "cut at the answer limit"),
-        (answer({"rationale": " \n"}), "empty rationale"),
+        (answer({"rationale": " \n\u200b"}), "empty rationale"),
+        (answer("\u200b"), "refused by the model"),
         (answer({"label": "urgent"}), "JSON of another form"),
         (answer(f"Because {SECRET} fell."), "no JSON object"),
     ],
@@ -620,6 +621,7 @@ def test_polished_rationales(polishing_rows, server):
         ("Heart rate 124, pressure 85/50 mmHg: urgent, not just not urgent.", polishing.LABEL_CHANGED),
         ("I'm sorry, I can't help with that.", "refused by the model"),
         ("", "empty rationale"),
+        ("\u200b", "empty rationale"),
     ],
 )
 def test_an_answer_that_changes_facts_leaves_the_original(polishing_rows, server, text, wanted):

@@ -10,6 +10,7 @@ from test_run import write_config
 
 from r2d_jax.config import MeshConfig
 from r2d_jax.config_file import load_config
+from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.run_files import MODEL_CARD
@@ -18,7 +19,7 @@ from r2d_jax.training import stages
 from r2d_jax.training.loop import Progress
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.run import start, takes_days
-from r2d_jax.training.workdir import Workdir
+from r2d_jax.training.workdir import Workdir, adopt_stage1
 
 
 @pytest.fixture
@@ -103,6 +104,40 @@ def test_a_run_goes_on_with_its_tokenizer_as_another_version_of_the_library_writ
     again = prepare(settings, workdir, mesh).tokenizer
     assert again.fingerprint != first.fingerprint
     assert again.encode("fever and a rash") == first.encode("fever and a rash")
+
+
+@pytest.mark.parametrize("older", ["donor", "taker"])
+def test_a_first_stage_is_taken_from_a_run_whose_tokenizer_another_version_wrote(tmp_path, older):
+    settings, mesh = load_config(write_config(tmp_path)), make_mesh(MeshConfig())
+    runs = {name: Workdir(tmp_path / name) for name in ("donor", "taker")}
+    for name, workdir in runs.items():
+        prepare(settings, workdir, mesh)
+        if name == older:
+            file, card = workdir.tokenizer / "tokenizer.json", workdir.path / MODEL_CARD
+            stored, told = json.loads(file.read_text()), json.loads(card.read_text())
+            del stored["model"]["ignore_merges"]
+            file.write_text(json.dumps(stored))
+            told["tokenizer_fingerprint"] = Tokenizer.load(workdir.tokenizer).fingerprint
+            card.write_text(json.dumps(told))
+        workdir.stage(1).mkdir(exist_ok=True)
+    runs["donor"].mark("stage1_done", {"step": 3})
+    adopt_stage1(runs["taker"], runs["donor"], Console(quiet=True))
+    assert runs["taker"].state["stage1_done"] == {"step": 3}
+
+
+def test_a_first_stage_of_another_vocabulary_is_refused(tmp_path):
+    settings, mesh = load_config(write_config(tmp_path)), make_mesh(MeshConfig())
+    donor, taker = Workdir(tmp_path / "donor"), Workdir(tmp_path / "taker")
+    for workdir in (donor, taker):
+        prepare(settings, workdir, mesh)
+    other = Tokenizer.train(["predict: explain: given label: urgent, not urgent, cough"], 130)
+    (donor.tokenizer / "tokenizer.json").write_text(other.files()["tokenizer.json"])
+    card = donor.path / MODEL_CARD
+    told = json.loads(card.read_text())
+    card.write_text(json.dumps(told | {"tokenizer_fingerprint": Tokenizer.load(donor.tokenizer).fingerprint}))
+    donor.mark("stage1_done", {"step": 3})
+    with pytest.raises(UserError, match="another vocabulary or model shape"):
+        adopt_stage1(taker, donor, Console(quiet=True))
 
 
 @pytest.mark.parametrize("left", [".run.json.partial", ".write_probe_0123abcd", ".shared_probe"])

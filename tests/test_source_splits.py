@@ -420,7 +420,7 @@ def test_b026_labels_are_renamed_only_where_the_config_says_so(file):
 
 
 def test_b026_a_label_cannot_be_mapped_to_nothing(file):
-    refusal(file({}, split_shares=SHARES, label_map={"yes": " "}), "data.label_map", "'yes' to nothing")
+    refusal(file({}, split_shares=SHARES, label_map={"yes": "\u200b"}), "data.label_map", "'yes' to nothing")
 
 
 def test_b026_labels_are_not_renamed_twice(file):

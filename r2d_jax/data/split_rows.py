@@ -11,6 +11,7 @@ import numpy as np
 from r2d_jax.config import DataConfig
 from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.packed_columns import Digests, digest_of, numbered
 from r2d_jax.data.reading.raw_rows import RowCallback, shown, splits_within
 from r2d_jax.data.row_store import NameCodes, RowStore
@@ -151,7 +152,7 @@ def rows_by_split(
 
 
 def _check(config: DataConfig) -> None:
-    if blank := [label for label, new in config.label_map.items() if not new.strip()]:
+    if blank := [label for label, new in config.label_map.items() if is_blank(new)]:
         raise UserError("data.label_map", f"maps {shown(blank)} to nothing", "Give a label for it.")
     shares = config.split_shares
     if shares is None:

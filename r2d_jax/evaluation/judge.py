@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from r2d_jax.data.features import question_text
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.cell_checks import whole_text
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.schema import Example
@@ -160,7 +161,7 @@ def judge_cases(examples: Sequence[Example], predictions: Sequence[Judged]) -> l
             )
         )
         for example, prediction in zip(examples, predictions, strict=False)
-        if prediction.rationale.strip()
+        if not is_blank(prediction.rationale)
     ]
 
 
@@ -172,7 +173,7 @@ def asked_of(predictions: Sequence[Judged], hashes: Sequence[str]) -> list[tuple
         hashes: one for each prediction whose rationale is not empty, in order.
     """
     left = iter(hashes)
-    return [(one.row_id, next(left) if one.rationale.strip() else None) for one in predictions]
+    return [(one.row_id, None if is_blank(one.rationale) else next(left)) for one in predictions]
 
 
 def write_judgements(
@@ -200,7 +201,7 @@ def write_judgements(
     rows: list[dict[str, Any]] = []
     for prediction, (row_id, asked_hash) in zip(predictions, asked, strict=True):
         known = {"id": row_id, REQUEST_HASH: asked_hash}
-        if not prediction.rationale.strip():
+        if is_blank(prediction.rationale):
             rows.append(known | dict.fromkeys(CRITERIA, 1) | {"fault": EMPTY_RATIONALE})
             continue
         answer = next(left)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.data.features import question_text
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.intervals import Statistic, ratio_of
 from r2d_jax.evaluation.support import Support, support
@@ -56,7 +57,7 @@ def support_statistics(found: Sequence[Support], rationales: Sequence[str]) -> d
 def _counts(found: Sequence[Support], rationales: Sequence[str]) -> Mapping[str, np.ndarray]:
     """What of each row is counted, float64 [N]."""
     columns = {
-        "rationales": [bool(text.strip()) for text in rationales],
+        "rationales": [not is_blank(text) for text in rationales],
         "numbers": [one.numbers for one in found],
         "findings": [one.findings for one in found],
         "unsupported_numbers": [one.count("number") for one in found],

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.errors import UserError
 from r2d_jax.llm.cache import AnswerCache, LlmAnswer, request_key
 from r2d_jax.llm.client import LlmClient, Message, Reply, RequestFault, estimate_tokens
@@ -69,7 +70,7 @@ class Question:
     def _checked(self, reply: Reply) -> tuple[dict[str, Any] | None, str | None]:
         if reply.finish_reason == "length":
             return None, CUT
-        if reply.finish_reason == "content_filter" or not reply.text.strip():
+        if reply.finish_reason == "content_filter" or is_blank(reply.text):
             return None, REFUSED
         found = _JSON_OBJECT.fullmatch(reply.text)
         if not found:

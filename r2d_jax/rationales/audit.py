@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from r2d_jax.data.features import question_text
 from r2d_jax.data.grounding import copied_fraction, grounding, word_count
-from r2d_jax.data.mentions import LabelFinder
+from r2d_jax.data.mentions import LabelFinder, is_blank
 from r2d_jax.data.schema import Example
 
 Names = Literal["gold", "other", "both", "none"]
@@ -64,7 +64,7 @@ class Audited:
         content_words: how many different ones it holds.
         unsupported_words: how many of them the input does not hold.
         words: length.
-        characters: length.
+        characters: length without white space at its ends; 0 where there is nothing to read.
         copied_fraction: share of words copied in runs.
         judge: scores by criterion, where a judge was asked and answered.
         failures: why it fails; () where it passes.
@@ -136,7 +136,7 @@ def audit_rationale(
         content_words=found.words,
         unsupported_words=len(found.unsupported_words),
         words=word_count(rationale),
-        characters=len(rationale.strip()),
+        characters=0 if is_blank(rationale) else len(rationale.strip()),
         copied_fraction=copied_fraction(rationale, source),
         judge=judge,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation import judge
 from r2d_jax.llm.questions import Case, Question, RowAnswer
@@ -32,6 +33,6 @@ def scores_of(rationales: Sequence[str], answers: Sequence[RowAnswer]) -> list[M
     left = iter(answers)
     found: list[Mapping[str, Any] | None] = []
     for rationale in rationales:
-        answer = next(left) if rationale.strip() else None
+        answer = None if is_blank(rationale) else next(left)
         found.append(answer.value if answer and answer.value and not answer.fault else None)
     return found

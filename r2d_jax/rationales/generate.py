@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.llm.questions import EMPTY, OFF_LIST, REFUSED, Case, Question, RowAnswer
@@ -65,7 +66,7 @@ def generate_case(
 
 
 def _fault(value: Mapping[str, Any], allowed: frozenset[str] | None) -> str | None:
-    if not value["rationale"].strip():
+    if is_blank(value["rationale"]):
         return EMPTY
     if is_refusal(value["rationale"]):
         return REFUSED

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from r2d_jax.data.mentions import LabelFinder
+from r2d_jax.data.mentions import LabelFinder, is_blank
 from r2d_jax.data.quantities import changed_quantities
 from r2d_jax.data.schema import Example
 from r2d_jax.llm.questions import EMPTY, REFUSED, Case, Question, RowAnswer
@@ -50,7 +50,7 @@ def polish_case(message: str, original: str, example: Example, finder: LabelFind
 
 def _fault(value: Mapping[str, Any], original: str, gold: str, finder: LabelFinder) -> str | None:
     text = value["rationale"]
-    if not text.strip():
+    if is_blank(text):
         return EMPTY
     if is_refusal(text):
         return REFUSED

@@ -8,7 +8,7 @@ import numpy as np
 
 import r2d_jax
 from r2d_jax.data.features import question_text
-from r2d_jax.data.mentions import rationale_names_label
+from r2d_jax.data.mentions import is_blank, rationale_names_label
 from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.evaluate import prediction_row
 from r2d_jax.evaluation.metrics import normalise_label
@@ -42,7 +42,7 @@ def explanation(
     return Explanation(
         rationale=rationale,
         rationale_finished=finished,
-        names=rationale_names_label(rationale, label, labels) if label.strip() else "none",
+        names="none" if is_blank(label) else rationale_names_label(rationale, label, labels),
         cited=[Span(start=start, end=end) for start, end in cited_spans(rationale, text, [label])],
         unsupported=[
             UnsupportedStatement(

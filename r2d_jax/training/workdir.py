@@ -15,6 +15,7 @@ from rich.console import Console
 from r2d_jax.config import Config, Count
 from r2d_jax.config_file import dump_config
 from r2d_jax.config_identity import all_settings, config_hash, differences, settings_of
+from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.errors import UserError, first_fault
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.runtime.distributed import (
@@ -255,6 +256,15 @@ class Workdir:
         write_text(self.path / RUN_STATE, json.dumps(state, indent=2) + "\n")
 
 
+def _one_tokenizer(*runs: Workdir) -> bool:
+    """Whether two runs have the same, each as whichever version of its library wrote it."""
+    prints = [read_card(run.path).tokenizer_fingerprint for run in runs]
+    return prints[0] == prints[1] or any(
+        Tokenizer.load(run.tokenizer).has_fingerprint(of_other)
+        for run, of_other in zip(runs, reversed(prints), strict=True)
+    )
+
+
 def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
     """Take the finished stage 1 of another run of the same rows, vocabulary and model; once.
 
@@ -267,8 +277,7 @@ def adopt_stage1(workdir: Workdir, donor: Workdir, console: Console) -> None:
         raise UserError(str(donor.path), "its stage 1 is not finished", "Finish it, or train stage 1 here.")
     if workdir.state["data_hash"] != donor.state["data_hash"]:
         raise UserError(str(donor.path), "was trained on other rows", "Train stage 1 here.")
-    ours, theirs = read_card(workdir.path), read_card(donor.path)
-    if (ours.shape, ours.tokenizer_fingerprint) != (theirs.shape, theirs.tokenizer_fingerprint):
+    if read_card(workdir.path).shape != read_card(donor.path).shape or not _one_tokenizer(workdir, donor):
         raise UserError(str(donor.path), "has another vocabulary or model shape", "Train stage 1 here.")
     if is_writer():
         shutil.rmtree(workdir.stage(1), ignore_errors=True)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.named.contract import (
     RATIONALES,
     ConversionCounts,
@@ -34,7 +35,7 @@ def _flat(value: Any, where: str) -> list[str]:
 
 
 def _label(cells: dict[str, Any], where: str, tally: ConversionCounts) -> str | None:
-    answers = [text for text in _flat(cells.get("exact_answer"), where) if text.strip()]
+    answers = [text for text in _flat(cells.get("exact_answer"), where) if not is_blank(text)]
     if not answers:
         tally.drop("no exact answer")
         return None
@@ -57,7 +58,7 @@ def _snippets(cells: dict[str, Any], where: str, tally: ConversionCounts) -> lis
             f"{where}, field 'snippets'", f"is {kind_of(value)}, not list", "Give the file as published."
         )
     texts = [text_of(require_object(one, where), "text", where) for one in value]
-    kept = list(dict.fromkeys(text for text in texts if text.strip()))
+    kept = list(dict.fromkeys(text for text in texts if not is_blank(text)))
     tally.note("snippets left out (empty, or the same text again in one question)", len(texts) - len(kept))
     return kept
 
@@ -66,7 +67,7 @@ def _row(cells: dict[str, Any], where: str, tally: ConversionCounts) -> NamedRow
     label = _label(cells, where, tally)
     if label is None:
         return None
-    answers = [text for text in _flat(cells.get("ideal_answer"), where) if text.strip()]
+    answers = [text for text in _flat(cells.get("ideal_answer"), where) if not is_blank(text)]
     snippets = _snippets(cells, where, tally)
     tally.note("questions without snippets", not snippets)
     tally.note("ideal answers beyond the third, left out", max(len(answers) - len(RATIONALES), 0))

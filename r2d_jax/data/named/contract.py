@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.raw_rows import Number, kind_of, raw_rows, shown
 from r2d_jax.errors import UserError
 
@@ -167,7 +168,7 @@ def text_of(cells: Mapping[str, Any], name: str, where: str, *, number: bool = F
 
 def joined(template: str, *parts: str) -> str:
     """A template's {} filled with parts; "" where a part is blank, so that the row counts as lacking its question."""
-    return template.format(*parts) if all(part.strip() for part in parts) else ""
+    return template.format(*parts) if not any(map(is_blank, parts)) else ""
 
 
 def draw(seed: int, text: str) -> float:

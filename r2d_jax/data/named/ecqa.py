@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.named.contract import Job, NamedDataset, NamedRow, SourceFile, joined, text_of
 
 _PARTS = {"train": "train", "validation": "val", "test": "test"}
@@ -13,7 +14,7 @@ def _convert(job: Job) -> Iterator[NamedRow]:
         for where, cells in job.rows(key, split):
             options = [text_of(cells, f"q_op{number}", where) for number in range(1, 6)]
             label = text_of(cells, "q_ans", where)
-            if label.strip() and label not in options:
+            if not is_blank(label) and label not in options:
                 job.tally.drop("answer that is none of the options")
                 continue
             yield NamedRow(

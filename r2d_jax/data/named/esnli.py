@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.named.contract import RATIONALES, Job, NamedDataset, NamedRow, SourceFile, joined, text_of
 
 _NO_GOLD = ("", "-")
@@ -18,7 +19,7 @@ def _convert(job: Job) -> Iterator[NamedRow]:
                 continue
             # Train rows have one explanation, and so no columns for more.
             names = _COLUMNS[:1] if split == "train" else _COLUMNS
-            texts = [text for name in names if (text := text_of(cells, name, where)).strip()]
+            texts = [text for name in names if not is_blank(text := text_of(cells, name, where))]
             sentences = [text_of(cells, name, where) for name in ("Sentence1", "Sentence2")]
             yield NamedRow(
                 place=where,

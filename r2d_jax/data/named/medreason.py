@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.named.contract import (
     ConversionCounts,
     Job,
@@ -91,7 +92,7 @@ def _row(path: pathlib.Path, place: str, cells: Mapping[str, Any], job: Job) -> 
         place=where,
         row_id=f"{name}-{number}",
         split=drawn_split(job.seed, question),
-        question=joined("{}\n{}", question, options_text) if options_text.strip() else question,
+        question=question if is_blank(options_text) else joined("{}\n{}", question, options_text),
         context="",
         label=label,
         rationales={"rationale": text_of(cells, "reasoning", where)},
