@@ -35,7 +35,7 @@ from r2d_jax.model.cpu_parts import cpu_step_parts
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import FeedForward, RMSNorm
 from r2d_jax.objective.losses import token_cross_entropy
-from r2d_jax.training.objectives import STAGE1, StepContext, Stream, row_keys, stage1_objective
+from r2d_jax.training.objectives import SEED, STAGE1, StepContext, Stream, row_keys, stage1_objective
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.work import matmul_flops
 
@@ -94,7 +94,7 @@ def whole_steps(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]:
     shape = dataclasses.replace(ours.factory.config, dropout_rate=0.0)
     dry = dataclasses.replace(ours.factory, config=shape)
     yield timed("step without dropout", dry)
-    context = StepContext(dry, ours.prompts, shape.vocab_size, 0)
+    context = StepContext(dry, ours.prompts, shape.vocab_size)
     forward = jax.jit(
         lambda params: stage1_objective(context).terms(
             dry.merge(params),
@@ -118,7 +118,8 @@ def single_parts(ours: Ours, timer: Timer) -> Iterator[tuple[str, float, float]]
     def normal(*size: int) -> jax.Array:
         return jnp.asarray(draw.normal(size=size), dtype)
 
-    keys = row_keys(0, STAGE1, jnp.int32(0), jnp.arange(rows), Stream.PREDICT_DROPOUT)
+    drawn_for = {SEED: jnp.int32(0), "row": jnp.arange(rows)}
+    keys = row_keys(drawn_for, STAGE1, jnp.int32(0), Stream.PREDICT_DROPOUT)
     dropout = RowDropout.of(keys, shape.dropout_rate)
 
     def timed(name: str, function: Any, *arguments: jax.Array, times: int = 1) -> tuple[str, float, float]:

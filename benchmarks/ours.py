@@ -102,13 +102,13 @@ class Ours:
         self.mesh = make_mesh(MeshConfig())
         tokens = PromptTokens(**{name: tuple(ids) for name, ids in workload.prompts.items()})
         self.prompts = PromptBuilder(tokens, workload.label_tokens)
-        context = StepContext(self.factory, self.prompts, shape.vocab_size, settings.seed)
+        context = StepContext(self.factory, self.prompts, shape.vocab_size)
         self.stage1 = Stage1Config(max_steps=30000, batch_size=settings.batch_size)
         self.stage2 = Stage2Config(max_steps=30000, batch_size=settings.batch_size)
         self.objectives = {1: stage1_objective(context), 2: stage2_objective(context, self.stage2)}
         self.context = context
         self.optimizer = make_optimizer(self.stage2.optimizer, self.stage2.max_steps)
-        self.state = fresh_state(params, self.optimizer, self.mesh)
+        self.state = fresh_state(params, self.optimizer, self.mesh, settings.seed)
         one = make_train_step(context, self.objectives[1], self.stage1, self.mesh)
         two = make_train_step(context, self.objectives[2], self.stage2, self.mesh)
         shared = dataclasses.replace(self.stage2, label_decode_dropout=True)

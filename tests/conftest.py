@@ -17,6 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jax
 import optax
 import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# What tests share holds assertions too, and only those of files of tests tell what they compared.
+pytest.register_assert_rewrite(
+    *(path.stem for path in (ROOT / "tests").glob("*.py") if not path.stem.startswith(("test_", "conftest")))
+)
+
 import quick_compiler
 
 if os.environ.get("R2D_COMPILE_CACHE"):
@@ -39,8 +47,6 @@ def _promoting_bias_correction(*arguments: Any) -> Any:
 
 
 optax.tree.bias_correction = _promoting_bias_correction
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 # Longest first (pyproject.toml keeps this order), so that in the end no worker is left alone with one of them.
 LONGEST = """

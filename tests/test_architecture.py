@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from r2d_jax.data.features import Features
-from r2d_jax.training.objectives import ENCODED, GIVEN_IDS, GIVEN_LENGTH, SAMPLED
+from r2d_jax.training.objectives import ENCODED, GIVEN_IDS, GIVEN_LENGTH, SAMPLED, SEED
 from r2d_jax.training.r2dc import CONFIDENCE
 from r2d_jax.training.steps import STOP
 
@@ -236,7 +236,7 @@ def test_the_page_explains_every_axis_letter():
 def test_the_page_has_the_names_in_a_batch():
     names = {name for keys, *_ in rows_of_page("key") for name in quoted(keys)}
     arrays = {field.name for field in dataclasses.fields(Features) if not field.name.startswith("cut_")}
-    added = {"row_weight", "row", GIVEN_IDS, GIVEN_LENGTH, SAMPLED, CONFIDENCE, ENCODED, STOP}
+    added = {"row_weight", "row", SEED, GIVEN_IDS, GIVEN_LENGTH, SAMPLED, CONFIDENCE, ENCODED, STOP}
     assert names == arrays | added
 
 

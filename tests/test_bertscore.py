@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import LABELS
 

@@ -35,7 +35,7 @@ OPTIMIZER = make_optimizer(OptimizerConfig(), 10)
 @pytest.fixture(scope="module")
 def state():
     mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
-    fresh = fresh_state(FACTORY.init(jax.random.key(0)), OPTIMIZER, mesh)
+    fresh = fresh_state(FACTORY.init(jax.random.key(0)), OPTIMIZER, mesh, 0)
     gradients = jax.tree.map(jnp.ones_like, fresh.params)
     _, opt_state = OPTIMIZER.update(gradients, fresh.opt_state, fresh.params)
     return fresh._replace(opt_state=opt_state)

@@ -14,7 +14,6 @@ import sys
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import (
     LABELS,

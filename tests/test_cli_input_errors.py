@@ -5,7 +5,6 @@ import json
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import SECRET, SECRET_WORDS, as_lines, make_rows
 

@@ -5,7 +5,6 @@ import json
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import ROOT, as_lines, in_a_process, make_rows, settings
 from ruamel.yaml import YAML
@@ -177,6 +176,24 @@ def test_a_table_never_has_runs_of_different_rows(compared, tmp_path, r2d):
             },
             "tested on different generated notes",
         ),
+        (
+            {
+                "arms": {"a": {}, "b": {"set": {"data": {"seed": 5}}}},
+                "reference": "a",
+                "set": {"data": {"source": "triage", "path": None}},
+            },
+            "tested on different generated notes",
+        ),
+        (
+            {
+                "arms": {"a": {}, "b": {"set": {"data": {"seed": 5}}}},
+                "reference": "a",
+                "set": {"data": {"split_shares": {"train": 0.8, "validation": 0.1, "test": 0.1}}},
+            },
+            "tested on different rows",
+        ),
+        ({"set": {"seed": 4}}, r"method sft: sets seed. List the seeds"),
+        ({"arms": ARMS | {"of-one-seed": {"set": {"seed": 1}}}}, r"method of-one-seed: sets seed"),
     ],
 )
 def test_a_faulty_comparison_ends_with_one_line(tmp_path, r2d, changes, told):
@@ -199,6 +216,12 @@ def test_only_keeps_the_named_methods(tmp_path):
     assert {run.method for run in load_comparison(file, ["sft"])[1]} == {"sft"}
     with pytest.raises(UserError, match="no method 'x'"):
         load_comparison(file, ["x"])
+
+
+def test_one_seed_for_a_comparison_is_refused(tmp_path):
+    """It was passed over, for the file lists the seeds."""
+    with pytest.raises(UserError, match="seed=: is one seed for a comparison"):
+        load_comparison(write(tmp_path), overrides=["seed=5"])
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from r2d_jax.evaluation.data_check_report import SCHEMA, data_check_json, print_
 from r2d_jax.runtime.files import write_texts
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import SECRET_WORDS, as_lines, make_rows
 from cli_cases import settings as run_settings

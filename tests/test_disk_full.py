@@ -10,7 +10,6 @@ import types
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import as_lines, in_a_process, make_rows, settings
 from rich.console import Console

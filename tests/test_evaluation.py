@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import all_in_a_process, as_lines, in_a_process, make_rows, nearly, settings
 from rich.console import Console

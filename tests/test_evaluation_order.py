@@ -6,9 +6,6 @@ import types
 import jax
 import numpy as np
 import pytest
-
-pytest.register_assert_rewrite("t5_cases")
-
 from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import DataConfig, MeshConfig, T5Config
@@ -199,7 +196,7 @@ def prepared_with(made, predictor):
     encoder, examples, features, _ = made
     return types.SimpleNamespace(
         config=load_config(None, ["data.source=triage", "evaluation.batch_size=8"]),
-        context=StepContext(predictor.programs.factory, encoder.prompts, encoder.tokenizer.size, 0),
+        context=StepContext(predictor.programs.factory, encoder.prompts, encoder.tokenizer.size),
         encoder=encoder,
         mesh=predictor.programs.mesh,
         labels=LABELS,

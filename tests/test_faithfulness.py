@@ -8,9 +8,6 @@ import types
 import jax
 import numpy as np
 import pytest
-
-pytest.register_assert_rewrite("t5_cases")
-
 from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import DataConfig, EvaluationConfig, MeshConfig, T5Config

@@ -54,12 +54,12 @@ def step_of(dtype, mesh):
     """A stage-1 step, a state for it, and a batch."""
     factory = T5Factory(SHAPE, dtype)
     tokens = PromptTokens((5, 6), (7, 6), (8, 6), (9,))
-    context = objectives.StepContext(factory, PromptBuilder(tokens, WIDTH), SHAPE.vocab_size, 0)
+    context = objectives.StepContext(factory, PromptBuilder(tokens, WIDTH), SHAPE.vocab_size)
     config = Stage1Config(max_steps=4, batch_size=ROWS, optimizer=OptimizerConfig(learning_rate=1e-3))
     step_fn = steps.make_train_step(context, objectives.stage1_objective(context), config, mesh)
     optimizer = make_optimizer(config.optimizer, config.max_steps)
     params = jax.tree.map(jnp.asarray, random_weights(SHAPE))
-    return step_fn, fresh_state(params, optimizer, mesh), shard_batch(batch_of_ones(), mesh)
+    return step_fn, fresh_state(params, optimizer, mesh, 0), shard_batch(batch_of_ones(), mesh)
 
 
 def test_float16_is_refused_everywhere(tmp_path):

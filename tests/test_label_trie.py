@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases", "t5_cases")
 
 from cli_cases import as_lines
 from t5_cases import SMALL, TOLERANCE, random_weights
@@ -317,13 +316,14 @@ def test_labels_sampled_in_training_are_of_the_set(made, predicted, make_objecti
     shapes = encoder.shapes(rows := encoder.encode(examples, None))
     config = Stage2Config(max_steps=20, transition_fraction=0.05, max_sampling_probability=1.0)
     prompts, trie = encoder.prompts, label_trie(LABELS, model.tokenizer)
-    context = StepContext(model.factory, prompts, model.tokenizer.size, 0, label_trie=trie)
+    context = StepContext(model.factory, prompts, model.tokenizer.size, label_trie=trie)
     objective, mesh = make_objective(context, config), make_mesh(MeshConfig())
     # Far above tau a label is used whatever its confidence.
     objective_state = objective.init_state()._replace(tau=jnp.float32(-100)) if objective.update_state else ()
     batch = encoder.features(rows, shapes).batch(np.arange(16)) | {"row": np.arange(16, dtype=np.int32)}
 
     def draw(params, batch):
+        batch |= {"seed": jnp.int32(0)}
         return objective.draw(model.factory.merge(params), batch, jnp.int32(10), objective_state)
 
     drawn = jit_on_mesh(draw, mesh, in_shardings=(None, batch_sharding(mesh)))(

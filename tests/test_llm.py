@@ -12,7 +12,6 @@ import pytest
 
 pytest_plugins = ["cli_cases", "llm_server"]
 pytestmark = pytest.mark.usefixtures("clean_endpoint")
-pytest.register_assert_rewrite("cli_cases", "llm_server")
 
 from cli_cases import LABELS, ROOT, SECRET, SECRET_WORDS, as_lines, make_rows, settings, snapshot
 from llm_server import KEY, SCORES, answer, hang, page, reset, running, slow, status, wait_for

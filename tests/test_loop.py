@@ -106,10 +106,10 @@ def train_on(folder, scores, kill_at=None, kill_after_writing=False, save_every=
 
     checkpoints.save_best = save_best
     like, moments = {"w": jnp.zeros(3)}, {"mu": jnp.zeros(3)}
-    state, progress = TrainState(jnp.int32(0), like, moments), Progress()
+    state, progress = TrainState(jnp.int32(0), like, moments, jnp.int32(0)), Progress()
     if checkpoints.latest_step() is not None:
         step, params, _, saved, _ = checkpoints.restore_latest(print, like, moments)
-        state, progress = TrainState(jnp.int32(step), params, moments), Progress(**saved)
+        state, progress = TrainState(jnp.int32(step), params, moments, jnp.int32(0)), Progress(**saved)
 
     def step_fn(state, batch):
         params = {"w": state.params["w"] + 1}

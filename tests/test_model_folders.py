@@ -7,9 +7,6 @@ import re
 import jax
 import numpy as np
 import pytest
-
-pytest.register_assert_rewrite("cli_cases")
-
 from cli_cases import compile_cache, r2d
 from t5_cases import SMALL, random_weights
 

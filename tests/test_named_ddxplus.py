@@ -10,7 +10,6 @@ from r2d_jax.data.named.ddxplus_codes import parse_codes
 from r2d_jax.errors import UserError
 
 pytest_plugins = ["named_cases"]
-pytest.register_assert_rewrite("named_cases")
 
 from named_cases import SECRET
 

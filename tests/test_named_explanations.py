@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 pytest_plugins = ["named_cases"]
-pytest.register_assert_rewrite("named_cases")
 
 from named_cases import SECRET
 

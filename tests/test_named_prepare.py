@@ -15,7 +15,6 @@ from r2d_jax.data.named.registry import DATASETS
 from r2d_jax.errors import UserError
 
 pytest_plugins = ["named_cases", "cli_cases"]
-pytest.register_assert_rewrite("named_cases", "cli_cases")
 
 from named_cases import ROOT, SECRET
 

@@ -7,7 +7,6 @@ import random
 import pytest
 
 pytest_plugins = ["named_cases"]
-pytest.register_assert_rewrite("named_cases")
 
 from named_cases import SECRET
 

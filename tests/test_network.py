@@ -5,11 +5,7 @@ import os
 import subprocess
 import sys
 
-import pytest
 import quick_compiler
-
-pytest.register_assert_rewrite("cli_cases")
-
 from cli_cases import ROOT, as_lines, compile_cache, make_rows, settings
 from ruamel.yaml import YAML
 

@@ -7,7 +7,6 @@ import jax
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 from cli_cases import as_lines, make_rows, settings, snapshot
 from ruamel.yaml import YAML

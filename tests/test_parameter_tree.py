@@ -54,6 +54,7 @@ def test_the_state_has_the_places_that_checkpoints_have() -> None:
             ".opt_state[1][0].mu['a']['kernel']": "float32[2, 3]",
             ".opt_state[1][0].nu['a']['kernel']": "float32[2, 3]",
             ".opt_state[1][2].count": "int32[]",
+            ".seed": "int32[]",
             ".objective_state.tau": "float32[]",
             ".objective_state.window_sum": "float32[]",
             ".objective_state.window_rows": "int32[]",

@@ -26,13 +26,13 @@ PUBLISHED = dataclasses.replace(HALF, label_decode_dropout=True)
 def batch():
     arrays = {name: jnp.asarray(value) for name, value in batch_of(random_rows(0)).items()}
     # As in a micro-batch: not the first rows of the global one.
-    return arrays | {"row": jnp.arange(100, 100 + ROWS, dtype=jnp.int32)}
+    return arrays | {"row": jnp.arange(100, 100 + ROWS, dtype=jnp.int32), "seed": jnp.int32(7)}
 
 
 def context_of(dropout=0.1, trie=None):
     config = T5Config(vocab_size=96, dropout_rate=dropout)
     factory = types.SimpleNamespace(config=config)
-    return StepContext(factory, PromptBuilder(TOKENS, LABEL), 90, 7, label_trie=trie)
+    return StepContext(factory, PromptBuilder(TOKENS, LABEL), 90, label_trie=trie)
 
 
 def words(keys):
@@ -40,7 +40,7 @@ def words(keys):
 
 
 def wanted_keys(stage, batch, purpose):
-    return row_keys(7, stage, STEP, batch["row"], purpose)
+    return row_keys(batch, stage, STEP, purpose)
 
 
 @pytest.fixture

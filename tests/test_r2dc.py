@@ -16,6 +16,7 @@ from r2dc_oracle import R2DCTrainer
 from test_r2dc_parts import keys_of
 from test_steps import (
     HALF,
+    IN_A_STEP,
     LABEL,
     OPTIMIZER,
     RATIONALE,
@@ -80,7 +81,7 @@ def made(factory, config, mesh, **changes):
 
 def begun(params, config, mesh, objective, step=0):
     optimizer = make_optimizer(config.optimizer, config.max_steps)
-    state = fresh_state(jax.tree.map(jnp.array, params), optimizer, mesh, objective.init_state)
+    state = fresh_state(jax.tree.map(jnp.array, params), optimizer, mesh, 7, objective.init_state)
     return state._replace(step=jax.device_put(state.step + step, state.step.sharding))
 
 
@@ -188,7 +189,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_tau(tmp_path, with_dropout
         ALL_ON, max_steps=10, eval_every_steps=10, save_every_steps=9, log_every_steps=1
     )
     stage = Stage(2, config, objective, lambda *_: {"score": 0.5}, Selection("score", True))
-    prepared = types.SimpleNamespace(factory=factory, mesh=one_device)
+    prepared = types.SimpleNamespace(factory=factory, mesh=one_device, config=types.SimpleNamespace(seed=7))
     workdir = types.SimpleNamespace(stage=lambda number: tmp_path)
     optimizer = make_optimizer(CONFIG.optimizer, CONFIG.max_steps)
 
@@ -350,7 +351,7 @@ def test_labels_are_the_same_where_only_the_rows_that_ask_are_encoded(
     """R2D-C could have encoded the others, and no test would have told."""
     factory, params = with_dropout
     config = dataclasses.replace(HALF, adaptive_sampling=False)
-    batch = shard_batch(batch_of(random_rows(3)), one_device) | {"row": jnp.arange(ROWS)}
+    batch = shard_batch(batch_of(random_rows(3)), one_device) | IN_A_STEP
 
     def drawn(tokens_at_once):
         monkeypatch.setattr(cpu_parts, "_TOKENS", tokens_at_once)

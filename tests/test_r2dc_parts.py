@@ -22,8 +22,9 @@ __all__ = ["small"]
 
 
 def keys_of(purpose, step=0, rows=ROWS):
-    """Of the seed of `context_of`."""
-    return objectives.row_keys(7, 2, jnp.int32(step), jnp.arange(rows, dtype=jnp.int32), purpose)
+    """Of the seed of `start`."""
+    batch = {"seed": jnp.int32(7), "row": jnp.arange(rows, dtype=jnp.int32)}
+    return objectives.row_keys(batch, 2, jnp.int32(step), purpose)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import pytest
 
 pytest_plugins = ["cli_cases", "llm_server"]
 pytestmark = pytest.mark.usefixtures("clean_endpoint")
-pytest.register_assert_rewrite("cli_cases", "llm_server")
 
 from cli_cases import as_lines, snapshot
 from llm_server import SCORES, answer

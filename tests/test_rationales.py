@@ -18,7 +18,6 @@ import pytest
 
 pytest_plugins = ["cli_cases", "llm_server"]
 pytestmark = pytest.mark.usefixtures("clean_endpoint")
-pytest.register_assert_rewrite("cli_cases", "llm_server")
 
 from cli_cases import LABELS, ROOT, SECRET, SECRET_WORDS, as_lines, make_rows, settings, snapshot
 from llm_server import KEY, answer, hang, running, status, wait_for
@@ -520,12 +519,12 @@ def test_each_stage_reads_its_own_source_in_the_order_of_the_seed(tmp_path, rows
     YAML().dump(config, tmp_path / "config.yaml")
     config, workdir = load_config(tmp_path / "config.yaml"), Workdir(tmp_path / "run")
     prepared = prepare(config, workdir, make_mesh(config.mesh))
-    assert prepared.context.seed == 3
     drawn = prepared.factory.init(jax.random.key(3))["embedding"]
     np.testing.assert_allclose(prepared.initial_params()["embedding"], drawn, atol=1e-6)
     trained, validated = [], []
 
     def first_batch(config, *, batches, evaluate, state, checkpoints, **_):
+        assert int(state.seed) == 3
         trained.append(next(batches(0)))
         evaluate(state.params, 1, lambda: None)
         checkpoints.save_best(1, state.params, {})

@@ -19,7 +19,6 @@ from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 
 @pytest.fixture(scope="module")

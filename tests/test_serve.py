@@ -14,7 +14,6 @@ import time
 
 import pytest
 
-pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
 from cli_cases import SECRET

@@ -7,7 +7,6 @@ import time
 import pytest
 
 pytest_plugins = ["chromium"]
-pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
 import numpy as np

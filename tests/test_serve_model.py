@@ -17,7 +17,6 @@ import urllib.request
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("serve_cases")
 pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 
 from cli_cases import SECRET

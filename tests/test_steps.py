@@ -19,12 +19,14 @@ from r2d_jax.runtime.mesh import make_mesh, shard_batch
 from r2d_jax.training import baselines, objectives, r2dc, steps
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.r2dc import r2dc_objective
-from r2d_jax.training.state import TrainState, fresh_state
+from r2d_jax.training.state import fresh_state
 
 # Nearly all of the time goes into compiling, and what is compared was compiled alike.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 ROWS, QUESTION, LABEL, RATIONALE = 8, 16, 5, 12
+# What a step adds to its batch.
+IN_A_STEP = {"row": np.arange(ROWS, dtype=np.int32), "seed": np.int32(7)}
 TOKENS = PromptTokens(oracle.PREDICT, oracle.EXPLAIN, oracle.GIVEN, oracle.THEN_EXPLAIN)
 # The published rate. In the first update Adam divides a gradient by its own size, so at higher rates an element
 # whose gradient is all rounding moves by more than the limit, in torch against float64 torch as well.
@@ -83,15 +85,14 @@ def one_device():
 
 
 def context_of(factory):
-    return objectives.StepContext(factory, PromptBuilder(TOKENS, LABEL), factory.config.vocab_size, 7)
+    return objectives.StepContext(factory, PromptBuilder(TOKENS, LABEL), factory.config.vocab_size)
 
 
-def start(params, config, mesh, step=0):
+def start(params, config, mesh, step=0, seed=7):
     state = fresh_state(
-        jax.tree.map(jnp.array, params), make_optimizer(config.optimizer, config.max_steps), mesh
+        jax.tree.map(jnp.array, params), make_optimizer(config.optimizer, config.max_steps), mesh, seed
     )
-    step = jax.device_put(state.step + step, state.step.sharding)
-    return TrainState(step, state.params, state.opt_state)
+    return state._replace(step=jax.device_put(state.step + step, state.step.sharding))
 
 
 def weights_of(model, tmp_path):
@@ -115,7 +116,7 @@ def small(tmp_path_factory):
 
 def gradient(context, params, config, batch, step):
     objective = objectives.stage2_objective(context, config)
-    batch = {name: jnp.asarray(value) for name, value in batch.items()} | {"row": jnp.arange(ROWS)}
+    batch = {name: jnp.asarray(value) for name, value in batch.items()} | IN_A_STEP
     denominators = {"label": jnp.float32(20), "rationale": jnp.float32(60), "rows": jnp.float32(ROWS)}
 
     def loss_of(params):
@@ -162,15 +163,15 @@ def test_no_gradient_flows_through_the_label_decode(small):
     )
 
 
-def run_steps(factory, params, config, mesh, count=3, first_step=5, **widths):
+def run_steps(factory, params, config, mesh, count=3, first_step=5, seed=7, step_fn=None, **widths):
     context = context_of(factory)
     objective = (
         objectives.stage2_objective(context, config)
         if isinstance(config, Stage2Config)
         else objectives.stage1_objective(context)
     )
-    step_fn = steps.make_train_step(context, objective, config, mesh)
-    state = start(params, config, mesh, first_step)
+    step_fn = step_fn or steps.make_train_step(context, objective, config, mesh)
+    state = start(params, config, mesh, first_step, seed)
     history = []
     for index in range(count):
         state, metrics = step_fn(state, shard_batch(batch_of(random_rows(index), **widths), mesh))
@@ -197,6 +198,15 @@ def test_the_same_seed_gives_the_same_bits(with_dropout, one_device, reference):
     assert history == reference[1]
     for name, value in flatten(jax.device_get(again.params)).items():
         np.testing.assert_array_equal(value, flatten(jax.device_get(reference[0].params))[name])
+
+
+def test_another_seed_is_another_run_of_the_same_program(with_dropout, one_device, reference):
+    """The seed was a constant of the program, and a comparison compiled each method once for every seed."""
+    step_fn = reference[2]
+    before = step_fn._cache_size()
+    _, history, _ = run_steps(*with_dropout, HALF, one_device, seed=8, step_fn=step_fn)
+    assert step_fn._cache_size() == before
+    assert [row["loss"] for row in history] != [row["loss"] for row in reference[1]]
 
 
 @pytest.mark.parametrize(("parts", "tokens_at_once"), [(2, 320), (4, 1)])
@@ -331,7 +341,7 @@ def test_published_decode_drops_out_in_the_decoder_too(with_dropout, monkeypatch
     monkeypatch.setattr(objectives, "greedy_decode", recorded)
     context = context_of(with_dropout[0])
     batch = {name: jnp.asarray(value) for name, value in batch_of(random_rows(0)).items()}
-    batch |= {"row": jnp.arange(ROWS)}
+    batch |= IN_A_STEP
     for on in (True, False):
         config = dataclasses.replace(SAMPLING, label_decode_dropout=on)
         objective = objective_of(context, config)
@@ -362,19 +372,20 @@ def test_every_dropout_of_a_step_has_a_mask_of_its_own(small, monkeypatch):
     never = dataclasses.replace(SAMPLING, max_sampling_probability=0.0)
     objective = objectives.stage2_objective(context_of(factory), never)
     batch = {name: jnp.asarray(value) for name, value in batch_of(random_rows(0)).items()}
-    objective.terms(factory.merge(small[1]), batch | {"row": jnp.arange(ROWS)}, jnp.int32(3), True)
+    objective.terms(factory.merge(small[1]), batch | IN_A_STEP, jnp.int32(3), True)
     of_a_pass = (2 + 4 * shape.num_layers) + (2 + 6 * shape.num_decoder_layers)
     assert len(words) == 2 * of_a_pass
     assert len(set(words)) == len(words)
 
 
+def drawn_keys(seed, stage, step, rows, purpose):
+    batch = {"seed": jnp.int32(seed), "row": jnp.asarray(rows, jnp.int32)}
+    return np.asarray(jax.random.key_data(objectives.row_keys(batch, stage, jnp.int32(step), purpose)))
+
+
 def test_row_keys_depend_on_everything_they_should():
     def key(seed=0, stage=1, step=0, row=0, purpose=0):
-        return tuple(
-            jax.random.key_data(objectives.row_keys(seed, stage, jnp.int32(step), jnp.array([row]), purpose))[
-                0
-            ].tolist()
-        )
+        return tuple(drawn_keys(seed, stage, step, [row], purpose)[0].tolist())
 
     keys = [key(), key(seed=1), key(stage=2), key(step=1), key(row=1), key(purpose=1)]
     assert len(set(keys)) == len(keys)
@@ -382,7 +393,20 @@ def test_row_keys_depend_on_everything_they_should():
 
 
 def test_keys_are_of_one_kind_whatever_the_default_is():
-    expected = np.asarray(jax.random.key_data(objectives.row_keys(7, 2, jnp.int32(3), jnp.arange(4), 1)))
+    expected = drawn_keys(7, 2, 3, np.arange(4), 1)
     with jax.default_prng_impl("rbg"):
-        keys = objectives.row_keys(7, 2, jnp.int32(3), jnp.arange(4), 1)
-    np.testing.assert_array_equal(jax.random.key_data(keys), expected)
+        np.testing.assert_array_equal(drawn_keys(7, 2, 3, np.arange(4), 1), expected)
+
+
+def test_keys_follow_the_rule_where_the_seed_is_an_argument():
+    """Another rule would give a run that goes on other coins and masks."""
+    seed, stage, step, purpose, row = 2**31 - 1, 2, 3, 1, 5
+    key = jax.random.key(seed, impl="threefry2x32")
+    for number in (stage, step, purpose, row):
+        key = jax.random.fold_in(key, number)
+
+    def found(seed):
+        batch = {"seed": seed, "row": jnp.array([row])}
+        return jax.random.key_data(objectives.row_keys(batch, stage, jnp.int32(step), purpose))
+
+    np.testing.assert_array_equal(jax.jit(found)(jnp.int32(seed))[0], jax.random.key_data(key))

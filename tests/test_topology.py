@@ -9,7 +9,6 @@ import sys
 import pytest
 
 pytest_plugins = ["cli_cases"]
-pytest.register_assert_rewrite("cli_cases")
 
 import jax
 import jax.numpy as jnp

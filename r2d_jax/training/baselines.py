@@ -25,7 +25,7 @@ from r2d_jax.training.objectives import (
 def _label_loss_sum(
     context: StepContext, model: T5, batch: Batch, step: jax.Array, training: bool
 ) -> jax.Array:
-    keys = dropout_keys(context, STAGE2, step, batch, Stream.PREDICT_DROPOUT, training)
+    keys = dropout_keys(batch, STAGE2, step, Stream.PREDICT_DROPOUT, training)
     return label_pass(context, model, batch, keys).loss_sum
 
 
@@ -50,7 +50,7 @@ def dss_objective(context: StepContext, config: Stage2Config) -> Objective:
     """
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, STAGE2, step, batch, Stream.EXPLAIN_DROPOUT, training)
+        keys = dropout_keys(batch, STAGE2, step, Stream.EXPLAIN_DROPOUT, training)
         prompt = context.prompts.explain(*question_of(batch))
         return {
             "label_loss_sum": _label_loss_sum(context, model, batch, step, training),

@@ -82,18 +82,28 @@ def run_comparison(
 
 
 def _check_test_rows(planned: Sequence[PlannedRun]) -> None:
-    """Refuse arms that are tested on other generated notes, whose ids only count them, before the first is trained."""
-    data = [one.config.data for one in planned]
-    notes = {
-        dataclasses.replace(one.triage, train_rows=1, validation_rows=1, label_noise_fraction=0.0)
-        for one in data
-        if one.source == "triage"
-    }
+    """Refuse arms that are tested on rows drawn otherwise, before the first is trained.
+
+    Ids of generated notes only count them, so that the table would not tell.
+    """
+    notes, draws = set(), set()
+    for data, seed in ((one.config.data, _data_seed(one.config)) for one in planned):
+        if data.source == "triage":
+            test = dataclasses.replace(data.triage, train_rows=1, validation_rows=1, label_noise_fraction=0.0)
+            notes.add((test, seed))
+        elif data.split_shares is not None:
+            draws.add((tuple(data.split_shares.items()), seed))
     if len(notes) > 1:
         raise UserError(
             "comparison",
             "the arms would be tested on different generated notes",
-            "Give data.triage.test_rows, class_shares and distractors in base, for all arms.",
+            "Give data.seed, data.triage.test_rows, class_shares and distractors in base, for all arms.",
+        )
+    if len(draws) > 1:
+        raise UserError(
+            "comparison",
+            "the arms would be tested on different rows",
+            "Give data.seed and data.split_shares in base, for all arms.",
         )
 
 
@@ -115,11 +125,14 @@ def _check_folders(planned: Sequence[PlannedRun], folder: pathlib.Path) -> None:
             )
 
 
+def _data_seed(config: Config) -> int:
+    return config.seed if config.data.seed is None else config.data.seed
+
+
 def _rows_key(config: Config) -> str:
     """Equal for runs that read the same rows, as long as the files stay the same."""
-    seed = config.seed if config.data.seed is None else config.data.seed
     data = TypeAdapter(DataConfig).dump_python(config.data, mode="json")
-    return json.dumps([seed, data, sorted(used_sources(config))], sort_keys=True)
+    return json.dumps([_data_seed(config), data, sorted(used_sources(config))], sort_keys=True)
 
 
 def _first_of_its_rows(

@@ -85,6 +85,8 @@ def load_comparison(
     except ValidationError as error:
         raise UserError(str(path), first_fault(error), "See configs/compare_triage.yaml.") from error
     _check(path, comparison)
+    if any(change.partition("=")[0].strip() == "seed" for change in overrides):
+        raise UserError("seed=", "is one seed for a comparison", f"List the seeds in {path}: seeds: [0, 1].")
     base = read_settings(path.parent / comparison.base, overrides)
     runs = [
         PlannedRun(method, seed, _config(path, comparison, base, method, arm, source, seed))
@@ -146,4 +148,9 @@ def _config(
         changes["data"] = {"seed": comparison.seeds[0]}
     if source is not None:
         changes |= {stage: {"rationale_source": source} for stage in ("stage1", "stage2")}
-    return config_with(base, (changes, comparison.set, arm.set), f"{path}, method {method}")
+    where = f"{path}, method {method}"
+    config = config_with(base, (changes, comparison.set, arm.set), where)
+    if config.seed != seed:
+        # Every seed would be the same run, and their spread 0.
+        raise UserError(where, "sets seed", "List the seeds instead: seeds: [0, 1].")
+    return config

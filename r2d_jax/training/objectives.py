@@ -17,7 +17,7 @@ from r2d_jax.model.t5 import T5, shift_right
 from r2d_jax.objective.losses import target_mask, token_cross_entropy
 from r2d_jax.objective.scheduled_sampling import mix_labels, sample_mask
 from r2d_jax.objective.schedules import label_weight, sampling_probability
-from r2d_jax.training.state import nothing
+from r2d_jax.training.state import nothing, seed_key
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -32,6 +32,9 @@ GIVEN_IDS, GIVEN_LENGTH, SAMPLED = "given_ids", "given_length", "sampled"
 
 ENCODED = "encoded"
 """Of a validation batch that was encoded before, [B, S, D]: its predict prompts as the encoder gives them."""
+
+SEED = "seed"
+"""Of a batch within a step, scalar: the seed of the state. A constant would make another program of every seed."""
 
 STAGE1, STAGE2 = 1, 2
 
@@ -66,7 +69,6 @@ class StepContext:
         factory: shape and compute dtype of the model.
         prompts: builds encoder inputs on the device.
         vocab_limit: ids from here on are never generated.
-        seed: of dropout and coins.
         donate_state: whether a step may write over the state it is given.
         label_trie: of the labels that a label decode may give; None: any text.
     """
@@ -74,21 +76,15 @@ class StepContext:
     factory: T5Factory
     prompts: PromptBuilder
     vocab_limit: int
-    seed: int
     donate_state: bool = True
     label_trie: LabelTrie | None = None
 
 
-def seed_key(seed: int) -> jax.Array:
-    """The typed key that all randomness of a run comes from, whatever JAX_DEFAULT_PRNG_IMPL says."""
-    return jax.random.key(seed, impl="threefry2x32")
-
-
-def row_keys(seed: int, stage: int, step: jax.Array, rows: jax.Array, purpose: Stream) -> jax.Array:
+def row_keys(batch: Batch, stage: int, step: jax.Array, purpose: Stream) -> jax.Array:
     """Typed keys [B], a function of (seed, stage, step, row of the global batch, purpose) alone."""
-    key = jax.random.fold_in(jax.random.fold_in(seed_key(seed), stage), step)
+    key = jax.random.fold_in(jax.random.fold_in(seed_key(batch[SEED]), stage), step)
     key = jax.random.fold_in(key, int(purpose))
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, rows)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["row"])
 
 
 Prompt = tuple[jax.Array, jax.Array]
@@ -231,7 +227,7 @@ def sampled_labels(
 ) -> Batch:
     """As `given_labels`, by coins of probability pi(step); labels are decoded only where a coin of this batch asks."""
     probability = sampling_probability(step, config)
-    sampled = sample_mask(row_keys(context.seed, STAGE2, step, batch["row"], Stream.COIN), probability)
+    sampled = sample_mask(row_keys(batch, STAGE2, step, Stream.COIN), probability)
 
     def decode() -> tuple[jax.Array, jax.Array]:
         decoded = decode_labels(context, model, batch, encode, sampled)
@@ -271,17 +267,17 @@ class Objective:
 
 
 def dropout_keys(
-    context: StepContext, stage: int, step: jax.Array, batch: Batch, purpose: Stream, training: bool
+    batch: Batch, stage: int, step: jax.Array, purpose: Stream, training: bool
 ) -> jax.Array | None:
     """Typed keys [B] of one pass's dropout; None outside training."""
-    return row_keys(context.seed, stage, step, batch["row"], purpose) if training else None
+    return row_keys(batch, stage, step, purpose) if training else None
 
 
 def stage1_objective(context: StepContext) -> Objective:
     """-log P(r | explain: x), a mean over the target tokens of the global batch."""
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, STAGE1, step, batch, Stream.EXPLAIN_DROPOUT, training)
+        keys = dropout_keys(batch, STAGE1, step, Stream.EXPLAIN_DROPOUT, training)
         prompt = context.prompts.explain(*question_of(batch))
         return {"rationale_loss_sum": target_pass(model, batch, "rationale", prompt, keys).loss_sum}
 
@@ -304,7 +300,7 @@ def explain_given(
     given = batch.get(GIVEN_IDS, gold_ids), batch.get(GIVEN_LENGTH, gold_length)
     sampled = batch.get(SAMPLED, jnp.zeros(batch["row"].shape, bool))
     prompt = context.prompts.explain_given_label(*question_of(batch), *given)
-    keys = dropout_keys(context, STAGE2, step, batch, Stream.EXPLAIN_DROPOUT, training)
+    keys = dropout_keys(batch, STAGE2, step, Stream.EXPLAIN_DROPOUT, training)
     done = target_pass(model, batch, "rationale", prompt, keys)
     sums = {"rationale_loss_sum": done.loss_sum, "sampled_rows": jnp.sum(sampled.astype(jnp.float32))}
     return sums, done.logits
@@ -325,7 +321,7 @@ def stage2_objective(context: StepContext, config: Stage2Config) -> Objective:
         return sampled_labels(context, config, model, batch, step, encode)
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, STAGE2, step, batch, Stream.PREDICT_DROPOUT, training)
+        keys = dropout_keys(batch, STAGE2, step, Stream.PREDICT_DROPOUT, training)
         label = label_pass(context, model, batch, keys)
         if training and sampling and shared_encoding:
             dropped = fold_keys(keys, KeyPart.LABEL_DECODE) if config.label_decode_dropout else None

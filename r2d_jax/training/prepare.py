@@ -38,8 +38,9 @@ from r2d_jax.runtime.distributed import is_writer, require_same, wait_for_all
 from r2d_jax.runtime.files import write_text, write_texts
 from r2d_jax.runtime.mesh import check_batch_sizes, tree_shardings, with_shardings
 from r2d_jax.runtime.run_files import MODEL_CARD
-from r2d_jax.training.objectives import StepContext, seed_key
+from r2d_jax.training.objectives import StepContext
 from r2d_jax.training.stage_features import StageFeatures, encoded_stages
+from r2d_jax.training.state import seed_key
 from r2d_jax.training.tokens import tokenise
 from r2d_jax.training.workdir import Workdir
 
@@ -90,7 +91,6 @@ class Prepared:
             self.factory,
             self.encoder.prompts,
             self.tokenizer.size,
-            config.seed,
             config.donate_buffers,
             label_trie=self.label_trie,
         )

@@ -58,7 +58,7 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
             prompt = context.prompts.predict(*question_of(batch))
             if not config.label_decode_dropout:
                 return model.encode(*prompt, wanted=wanted), None
-            keys = dropout_keys(context, STAGE2, step, batch, Stream.PREDICT_DROPOUT, True)
+            keys = dropout_keys(batch, STAGE2, step, Stream.PREDICT_DROPOUT, True)
             encoded = model.encode(*prompt, fold_keys(keys, KeyPart.ENCODER))
             return encoded, fold_keys(keys, KeyPart.LABEL_DECODE)
 
@@ -70,12 +70,12 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         decoded = decode_labels(context, model, batch, encode)
         confidence = jnp.exp(decoded.mean_log_prob)
         probability = use_probability(sampling_probability(step, config), confidence, objective_state.tau)
-        sampled = sample_mask(row_keys(context.seed, STAGE2, step, batch["row"], Stream.COIN), probability)
+        sampled = sample_mask(row_keys(batch, STAGE2, step, Stream.COIN), probability)
         given = given_labels(batch, sampled, (decoded.token_ids, decoded.lengths))
         return given | {CONFIDENCE: confidence}
 
     def terms(model: T5, batch: Batch, step: jax.Array, training: bool) -> Terms:
-        keys = dropout_keys(context, STAGE2, step, batch, Stream.PREDICT_DROPOUT, training)
+        keys = dropout_keys(batch, STAGE2, step, Stream.PREDICT_DROPOUT, training)
         sums = {"label_loss_sum": label_pass(context, model, batch, keys).loss_sum}
         explained, logits = explain_given(context, model, batch, step, training)
         sums |= explained
@@ -132,7 +132,7 @@ def cycle_loss_sum(
         step: int32 scalar.
         logits: of the rationale pass, float32 [B, T, V].
     """
-    noise_keys = row_keys(context.seed, STAGE2, step, batch["row"], Stream.GUMBEL)
+    noise_keys = row_keys(batch, STAGE2, step, Stream.GUMBEL)
     words = word_count(batch["rationale_ids"], batch["rationale_length"])
 
     # The shares are as large as the logits: computed again, they are not held beside them for the backward pass.
@@ -142,7 +142,7 @@ def cycle_loss_sum(
         shares = soft_tokens(logits, noise_keys, temperature, context.vocab_limit)
         return soft_predict(model, context.prompts, shares, words)
 
-    keys = dropout_keys(context, STAGE2, step, batch, Stream.CYCLE_DROPOUT, True)
+    keys = dropout_keys(batch, STAGE2, step, Stream.CYCLE_DROPOUT, True)
     soft, mask = embedded(logits)
     encoded = model.encode_embedded(soft, mask, fold_keys(keys, KeyPart.ENCODER))
     given = batch[GIVEN_IDS]

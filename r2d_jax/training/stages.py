@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from r2d_jax.config import Stage2Config, StageConfig
@@ -22,7 +20,7 @@ from r2d_jax.runtime.checkpoint import StageCheckpoints
 from r2d_jax.runtime.checkpoint_files import BEST, best_step, restore_params
 from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.compilation import CompileCounter
-from r2d_jax.runtime.mesh import replicated, with_shardings
+from r2d_jax.runtime.mesh import with_shardings
 from r2d_jax.runtime.reporting import Reporter, say
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.baselines import dss_objective, sft_objective
@@ -32,7 +30,7 @@ from r2d_jax.training.objectives import Objective, StepContext, stage1_objective
 from r2d_jax.training.optimizer import make_optimizer
 from r2d_jax.training.prepare import Prepared
 from r2d_jax.training.r2dc import r2dc_objective
-from r2d_jax.training.state import TrainState, abstract_state, fresh_state
+from r2d_jax.training.state import TrainState, abstract_state, fresh_state, put_count
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.validation import losses_alone, losses_and_labels
 from r2d_jax.training.workdir import Workdir
@@ -213,19 +211,22 @@ def _starting_point(
     """The state to train from, its progress, and where it came from, in words."""
     for folder in checkpoints.half_written():
         report(f"{folder} was not written to its end and is passed over")
-    abstract_params, number = prepared.factory.abstract_params, stage.number
+    abstract_params, number, seed = prepared.factory.abstract_params, stage.number, prepared.config.seed
     init_state = stage.objective.init_state
     if checkpoints.latest_step() is not None:
-        _, *wanted = abstract_state(abstract_params, optimizer, prepared.mesh, init_state)
-        step, params, opt_state, saved, objective_state = checkpoints.restore_latest(report, *wanted)
-        count = jax.device_put(jnp.int32(step), replicated(prepared.mesh))
-        state = TrainState(count, params, opt_state, objective_state)
+        wanted = abstract_state(abstract_params, optimizer, prepared.mesh, init_state)
+        step, params, opt_state, saved, objective_state = checkpoints.restore_latest(
+            report, wanted.params, wanted.opt_state, wanted.objective_state
+        )
+        state = TrainState(
+            put_count(step, prepared.mesh), params, opt_state, put_count(seed, prepared.mesh), objective_state
+        )
         return state, Progress(**saved), f"going on from step {step} of {workdir.stage(number) / 'latest'}"
     if number == next(iter(stage_configs(prepared.config))):
         params = prepared.initial_params()
-        source = prepared.config.model.init or f"random weights of seed {prepared.config.seed}"
+        source = prepared.config.model.init or f"random weights of seed {seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"
-        return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin
+        return fresh_state(params, optimizer, prepared.mesh, seed, init_state), Progress(), origin
     if not workdir.state.get("stage1_done"):
         raise UserError(
             str(workdir.stage(1)),
@@ -242,4 +243,4 @@ def _starting_point(
     folder = workdir.stage(1) / BEST / str(best)
     params = restore_params(folder, with_shardings(abstract_params, prepared.mesh))
     origin = f"starting from the best of stage 1: {folder}, step {best}, checksum {checksum(params)}"
-    return fresh_state(params, optimizer, prepared.mesh, init_state), Progress(), origin
+    return fresh_state(params, optimizer, prepared.mesh, seed, init_state), Progress(), origin

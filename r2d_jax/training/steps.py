@@ -13,6 +13,7 @@ from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, scan_unroll, spli
 from r2d_jax.model.parameters import Params
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, on_one_cpu, replicated, tree_shardings
 from r2d_jax.training.objectives import (
+    SEED,
     Batch,
     Metrics,
     Objective,
@@ -47,9 +48,11 @@ def make_train_step(
         # Whether any process was asked to stop; the answer is the same everywhere, at the same step.
         stop = jnp.max(batch.pop(STOP)) if STOP in batch else jnp.int32(0)
         batch = batch | {"row": jnp.arange(batch["question_length"].shape[0], dtype=jnp.int32)}
+        # Apart from the rows, which are split.
+        seed = {SEED: state.seed}
         if objective.draw is not None:
             batch |= objective.draw(
-                context.factory.merge(state.params), batch, state.step, state.objective_state
+                context.factory.merge(state.params), batch | seed, state.step, state.objective_state
             )
         denominators = as_denominators(target_counts(batch)) | {
             "rows": jnp.float32(batch["row"].shape[0]),
@@ -57,7 +60,7 @@ def make_train_step(
         }
 
         def loss_of(params: Params, rows: Batch) -> tuple[jax.Array, Metrics]:
-            sums = objective.terms(context.factory.merge(params), rows, state.step, True)
+            sums = objective.terms(context.factory.merge(params), rows | seed, state.step, True)
             return objective.combine(sums, denominators, state.step)
 
         def gradient_of(params: Params, rows: Batch) -> tuple[Params, Metrics]:
@@ -84,7 +87,7 @@ def make_train_step(
             STOP: stop,
         }
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, opt_state, objective_state), metrics
+        return TrainState(state.step + 1, params, opt_state, state.seed, objective_state), metrics
 
     return jit_on_mesh(
         train_step,

@@ -217,7 +217,7 @@ def compile_programs(config: Config, topology: str, say: Callable[[str], None]) 
     prompts = PromptBuilder(_PROMPT_TOKENS, shapes.label)
     vocab_size = factory.config.vocab_size
     trie = _like_trie(shapes.label, vocab_size) if config.label_decode == "constrained" else None
-    context = StepContext(factory, prompts, vocab_size, config.seed, config.donate_buffers, trie)
+    context = StepContext(factory, prompts, vocab_size, config.donate_buffers, trie)
     for number, stage in stage_configs(config).items():
         objective = (
             stage1_objective(context) if number == 1 else OBJECTIVES[config.method](context, config.stage2)
