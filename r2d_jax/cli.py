@@ -366,9 +366,7 @@ def main() -> None:
     warnings.showwarning = _one_line_warning
     quiet_libraries()
     try:
-        # `app(...)` itself would put a hook for exceptions in the place of ours.
-        command = typer.main.get_command(app)
-        sys.exit(command(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="r2d", standalone_mode=False))
     except UserError as error:
         _fail(str(error))
     except _UsageError as error:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-import types
+from typing import Any
 
 # Orbax reports every save through absl, and each failure with a trace before it is raised. Of a damaged checkpoint it
 # raises the first fault and leaves those of the other arrays to asyncio, which prints them one by one.
@@ -13,12 +13,11 @@ def quiet_libraries() -> None:
     """Leave out of standard error what Orbax and TensorStore print beside the errors that they raise."""
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.excepthook = _without_late_answers
+    # TensorStore's threads have nobody to raise to.
+    sys.unraisablehook = _without_late_answers
 
 
-def _without_late_answers(
-    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
-) -> None:
+def _without_late_answers(fault: Any) -> None:
     """Not those of arrays that TensorStore still reads when Orbax has given a damaged checkpoint up."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if not (fault.exc_type is RuntimeError and str(fault.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(fault)
