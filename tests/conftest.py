@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +76,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"slowest {min(10, len(secs))} files")
         for name in sorted(secs, key=secs.__getitem__, reverse=True)[:10]:
             terminalreporter.write_line(f"{secs[name]:.1f}s {name}")
+
+
+@pytest.fixture(autouse=True)
+def hook_of_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of exceptions that nobody can catch: the command, run in this process, puts its own in the place of it."""
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,6 @@ def test_what_is_still_read_of_a_damaged_checkpoint_prints_no_tracebacks(r2d, ca
 def test_late_answers_of_arrays_are_not_printed_and_other_exceptions_are(r2d, monkeypatch):
     """TensorStore's threads give them to the hook for what nobody can catch."""
     passed_on = []
-    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
     monkeypatch.setattr("sys.__unraisablehook__", lambda fault: passed_on.append(str(fault.exc_value)))
     r2d("--version").done("r2d_jax")
     for message in ("Event loop is closed", "another"):

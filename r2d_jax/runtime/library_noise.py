@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from typing import Any
 
 # Orbax reports every save through absl, and each failure with a trace before it is raised. Of a damaged checkpoint it
 # raises the first fault and leaves those of the other arrays to asyncio, which prints them one by one.
@@ -17,7 +16,7 @@ def quiet_libraries() -> None:
     sys.unraisablehook = _without_late_answers
 
 
-def _without_late_answers(fault: Any) -> None:
+def _without_late_answers(fault: "sys.UnraisableHookArgs") -> None:
     """Not those of arrays that TensorStore still reads when Orbax has given a damaged checkpoint up."""
     if not (fault.exc_type is RuntimeError and str(fault.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(fault)
