@@ -12,7 +12,7 @@ from t5_cases import SMALL, one_torch_thread
 
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.attention import Attention
-from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, map_rows, split_rows
+from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, map_rows, scan_unroll, split_rows
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
@@ -230,11 +230,8 @@ def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
         ([1, 1, 1, 1, 1, 1, 1, 1], 2, 4),
     ],
 )
-def test_parts_without_a_wanted_row_are_left_out(
-    monkeypatch: pytest.MonkeyPatch, wanted: list[int], beside: int, computed: int
-) -> None:
+def test_parts_without_a_wanted_row_are_left_out(wanted: list[int], beside: int, computed: int) -> None:
     """8 rows in 4 parts, `beside` of them in each iteration."""
-    monkeypatch.setattr("r2d_jax.model.cpu_parts.scan_unroll", lambda: beside)
     seen: list[int] = []
 
     def function(rows: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -243,7 +240,7 @@ def test_parts_without_a_wanted_row_are_left_out(
 
     tree = jnp.arange(8.0), jnp.arange(24.0).reshape(8, 3)
     asked = jnp.array(wanted, bool)
-    found = jax.jit(lambda tree: map_rows(function, tree, 4, asked))(tree)
+    found = jax.jit(lambda tree: map_rows(function, tree, 4, beside, asked))(tree)
     jax.effects_barrier()
     np.testing.assert_array_equal(found[asked], (tree[0][:, None] + tree[1])[asked])
     assert len(seen) == computed
@@ -283,6 +280,27 @@ def test_a_part_of_a_wide_models_step_has_640_tokens(rows: int, tokens: int, par
     assert cpu_step_parts(rows, tokens, d_model=256) == parts
 
 
+@pytest.mark.parametrize(
+    ("cores", "d_model", "beside"),
+    [
+        (1, 255, 1),
+        (2, 255, 2),
+        (3, 255, 3),
+        (16, 255, 4),
+        (1, 256, 1),
+        (2, 256, 1),
+        (5, 256, 2),
+        (16, 256, 4),
+    ],
+)
+def test_a_part_of_a_wide_model_keeps_two_cores_busy(
+    monkeypatch: pytest.MonkeyPatch, cores: int, d_model: int, beside: int
+) -> None:
+    """Two side by side made the program of T5-small twice as long, and no step of it faster."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert scan_unroll(d_model) == beside
+
+
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
 def test_rows_in_parts_come_out_in_order(parts: int) -> None:
     tree = {"x": jnp.arange(12.0).reshape(6, 2), "y": jnp.arange(6.0)}
@@ -291,7 +309,9 @@ def test_rows_in_parts_come_out_in_order(parts: int) -> None:
         return rows["x"] * 10 + rows["y"][:, None] + rows["x"].shape[0] * 1000
 
     expected = function(tree) + (6 // parts - 6) * 1000
-    np.testing.assert_array_equal(jax.jit(map_rows, static_argnums=(0, 2))(function, tree, parts), expected)
+    for beside in (1, 2):
+        found = jax.jit(map_rows, static_argnums=(0, 2, 3))(function, tree, parts, beside)
+        np.testing.assert_array_equal(found, expected)
     # Part p has every parts-th row, from p on.
     assert split_rows(tree, parts)["y"][0].tolist() == list(range(0, 6, parts))
 

@@ -36,9 +36,14 @@ def _parts(rows: int, tokens: int, least_tokens: int, least_parts: int) -> int:
     return next((parts for parts in counts if rows // parts * tokens >= least_tokens), 1)
 
 
-def scan_unroll() -> int:
-    """Iterations of a loop over parts that are compiled side by side: independent work, so that no core waits."""
-    return min(len(os.sched_getaffinity(0)), 4) if hasattr(os, "sched_getaffinity") else 2
+def scan_unroll(d_model: int) -> int:
+    """Iterations of a loop over parts that are compiled side by side: independent work, so that no core waits.
+
+    The products of a wide model keep two cores busy by themselves, and each further iteration makes the program
+    longer by as much: its memory, and the time to compile it or to read it from the cache.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    return max(min(cores // 2 if d_model >= _WIDE else cores, 4), 1)
 
 
 def split_rows(tree: Any, parts: int) -> Any:
@@ -50,24 +55,26 @@ def split_rows(tree: Any, parts: int) -> Any:
 
 
 def map_rows(
-    function: Callable[[Any], jax.Array], tree: Any, parts: int, wanted: jax.Array | None = None
+    function: Callable[[Any], jax.Array], tree: Any, parts: int, beside: int, wanted: jax.Array | None = None
 ) -> jax.Array:
-    """function(tree), [B, ...] of arrays [B, ...], one part of the rows after the other.
+    """function(tree), [B, ...] of arrays [B, ...], one part of the rows after the other, `beside` of them at once.
 
     Where only the rows `wanted`, bool [B], are asked for, parts without any are left out: these rows may be 0.
     """
     if parts == 1:
         return function(tree)
     if wanted is not None:
-        return _map_wanted(function, tree, parts, wanted)
+        return _map_wanted(function, tree, parts, beside, wanted)
     split = split_rows(tree, parts)
-    done = jax.lax.scan(lambda _, rows: (None, function(rows)), None, split, unroll=scan_unroll())[1]
+    done = jax.lax.scan(lambda _, rows: (None, function(rows)), None, split, unroll=beside)[1]
     return done.swapaxes(0, 1).reshape(-1, *done.shape[2:])
 
 
-def _map_wanted(function: Callable[[Any], jax.Array], tree: Any, parts: int, wanted: jax.Array) -> jax.Array:
+def _map_wanted(
+    function: Callable[[Any], jax.Array], tree: Any, parts: int, beside: int, wanted: jax.Array
+) -> jax.Array:
     """As `map_rows`: the wanted rows first, until the last of them is done; the rows' own order at the end."""
-    size, beside, count = len(wanted) // parts, scan_unroll(), jnp.sum(wanted)
+    size, count = len(wanted) // parts, jnp.sum(wanted)
     iterations = -(-parts // beside)
     order = jnp.argsort(~wanted, stable=True)
     # The last iteration may have room for more rows than there are: the last row is repeated.

@@ -12,7 +12,7 @@ from flax import nnx
 from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
-from r2d_jax.model.cpu_parts import cpu_parts, map_rows
+from r2d_jax.model.cpu_parts import cpu_parts, map_rows, scan_unroll
 from r2d_jax.model.cpu_products import KEPT, table_times_rows
 from r2d_jax.model.dropout import DecoderSite, EncoderSite, RowDropout, StackSite, scaled
 from r2d_jax.model.flat_state import ModuleDef, flat_params
@@ -337,7 +337,7 @@ class T5(nnx.Module):
 
         # With dropout comes a backward pass, whose batches are cut before.
         parts = cpu_parts(rows, tokens) if row_keys is None else 1
-        return map_rows(encoded, (input_ids, input_mask), parts, wanted)
+        return map_rows(encoded, (input_ids, input_mask), parts, scan_unroll(self.config.d_model), wanted)
 
     def encode_embedded(
         self, embedded: jax.Array, input_mask: jax.Array, row_keys: jax.Array | None = None

@@ -73,7 +73,9 @@ def make_train_step(
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
-            gradients, metrics = _accumulate(gradient_of, state.params, batch, parts)
+            gradients, metrics = _accumulate(
+                gradient_of, state.params, batch, parts, scan_unroll(width) if on_one_cpu() else 1
+            )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         objective_state = state.objective_state
         if objective.update_state is not None:
@@ -105,7 +107,7 @@ def _rows_and_tokens(batch: Batch) -> tuple[int, int]:
 
 
 def _accumulate(
-    gradient_of: Callable[..., Any], params: Params, batch: Batch, parts: int
+    gradient_of: Callable[..., Any], params: Params, batch: Batch, parts: int, beside: int
 ) -> tuple[Params, Metrics]:
     split = split_rows(batch, parts)
 
@@ -114,7 +116,7 @@ def _accumulate(
 
     first = jax.tree.map(lambda x: x[0], split)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient_of, params, first))
-    return jax.lax.scan(add, zeros, split, unroll=scan_unroll() if on_one_cpu() else 1)[0]
+    return jax.lax.scan(add, zeros, split, unroll=beside)[0]
 
 
 def make_loss_sums(
