@@ -209,14 +209,15 @@ def test_products_of_float32_are_not_rounded(
     assert precisions(jax.make_jaxpr(program)().jaxpr) == {precision and (precision, precision)}
 
 
-def test_rows_are_computed_in_parts_on_a_single_cpu_only() -> None:
-    def seen(devices: int) -> tuple[bool, int]:
-        found: list[tuple[bool, int]] = []
+def test_rows_are_computed_in_parts_on_a_single_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(devices: int) -> tuple[bool, int, int]:
+        found: list[tuple[bool, int, int]] = []
         mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
-        jit_on_mesh(lambda: found.append((on_one_cpu(), cpu_parts(16, 508))), mesh).lower()
+        jit_on_mesh(lambda: found.append((on_one_cpu(), cpu_parts(16, 508), scan_unroll(255))), mesh).lower()
         return found[0]
 
-    assert (seen(1), seen(8)) == ((True, 16), (False, 1))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert (seen(1), seen(8)) == ((True, 16, 2), (False, 1, 1))
 
 
 @pytest.mark.parametrize(

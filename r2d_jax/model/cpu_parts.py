@@ -1,4 +1,4 @@
-"""Rows that a CPU computes at once; in: rows of a batch and tokens of each, out: the number of equal parts."""
+"""Rows that a CPU computes at once; in: rows of a batch and tokens of each, out: equal parts, and how many at once."""
 
 import os
 from collections.abc import Callable
@@ -13,8 +13,10 @@ from r2d_jax.runtime.mesh import on_one_cpu
 # docs/performance.md.
 _TOKENS, _LEAST_PARTS = 320, 4
 # Every part of a step also adds its gradients to those of all weights, and multiplies its few rationale tokens by the
-# whole head: from this width on, that costs more than what the cache saves with half of the tokens.
-_STEP_TOKENS, _WIDE, _LEAST_STEP_PARTS = 640, 256, 2
+# whole head: in a wide model that costs more than what the cache saves with half of the tokens.
+_STEP_TOKENS, _LEAST_STEP_PARTS = 640, 2
+# The width from which on a model is wide.
+_WIDE = 256
 
 
 def cpu_parts(rows: int, tokens: int) -> int:
@@ -39,9 +41,11 @@ def _parts(rows: int, tokens: int, least_tokens: int, least_parts: int) -> int:
 def scan_unroll(d_model: int) -> int:
     """Iterations of a loop over parts that are compiled side by side: independent work, so that no core waits.
 
-    The products of a wide model keep two cores busy by themselves, and each further iteration makes the program
-    longer by as much: its memory, and the time to compile it or to read it from the cache.
+    1 but on a single CPU. The products of a wide model keep two cores busy by themselves, and each further iteration
+    makes the program longer by as much: its memory, and the time to compile it or to read it from the cache.
     """
+    if not on_one_cpu():
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     return max(min(cores // 2 if d_model >= _WIDE else cores, 4), 1)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from r2d_jax.config import StageConfig
 from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, scan_unroll, split_rows
 from r2d_jax.model.parameters import Params
-from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, on_one_cpu, replicated, tree_shardings
+from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, replicated, tree_shardings
 from r2d_jax.training.objectives import (
     SEED,
     Batch,
@@ -73,9 +73,7 @@ def make_train_step(
         if parts == 1:
             gradients, metrics = gradient_of(state.params, batch)
         else:
-            gradients, metrics = _accumulate(
-                gradient_of, state.params, batch, parts, scan_unroll(width) if on_one_cpu() else 1
-            )
+            gradients, metrics = _accumulate(gradient_of, state.params, batch, parts, scan_unroll(width))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         objective_state = state.objective_state
         if objective.update_state is not None:
