@@ -13,7 +13,8 @@ from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
 from r2d_jax.model.parameters import T5Factory, flatten
 from r2d_jax.model.t5 import LayerLoop
-from r2d_jax.runtime.mesh import make_mesh
+from r2d_jax.runtime.mesh import jit_on_mesh, make_mesh
+from r2d_jax.training import steps
 from r2d_jax.training.footprint import (
     abstract_batch,
     parameter_rows,
@@ -22,6 +23,7 @@ from r2d_jax.training.footprint import (
 )
 from r2d_jax.training.objectives import stage2_objective
 from r2d_jax.training.optimizer import make_optimizer
+from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.state import abstract_state
 from r2d_jax.training.steps import make_train_step
 
@@ -93,8 +95,7 @@ def test_the_plan_counts_state_and_batch(plan):
 
 
 def kept_bytes(loss, params):
-    """Of what the backward pass is given. The compiler for CPU merges recomputed parts again, so its plan tells
-    nothing; that for TPU does not."""
+    """Of what the backward pass is given."""
     backward = jax.eval_shape(lambda weights: jax.vjp(loss, weights)[1], params)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
 
@@ -108,8 +109,8 @@ LOOPS = {
 }
 
 
-def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_gradient():
-    kept, gradients = {}, {}
+def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_gradient(one_device):
+    kept, temporaries, gradients = {}, {}, {}
     question = jnp.asarray([(row[0] * 6)[:32] for row in random_rows(0)], jnp.int32)
     for name, loop in LOOPS.items():
         factory = T5Factory(SHAPE, loop=loop)
@@ -122,16 +123,37 @@ def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_grad
             return jnp.sum(jnp.square(model.decode(question, encoded, mask, keys)))
 
         kept[name] = kept_bytes(loss, factory.abstract_params)
-        gradients[name] = flatten(jax.jit(jax.grad(loss))(factory.init(jax.random.key(0))))
+        params = factory.init(jax.random.key(0))
+        compiled = (
+            jit_on_mesh(jax.grad(loss), one_device, recomputes=loop.remat != "none").lower(params).compile()
+        )
+        temporaries[name] = program_memory(compiled).temporaries
+        gradients[name] = flatten(compiled(params))
     assert kept["full"] < kept["dots"] < kept["none"]
     assert kept["full"] < 0.4 * kept["none"]
     assert kept["full scan"] < kept["scan"]
+    assert temporaries["full"] < 0.7 * temporaries["none"], temporaries
+    assert temporaries["dots"] < temporaries["none"]
     for name, value in gradients["none"].items():
         for loop in LOOPS:
             scale = float(np.abs(value).max())
             np.testing.assert_allclose(
                 gradients[loop][name], value, atol=2e-6 * scale, err_msg=f"{loop} {name}"
             )
+
+
+@pytest.mark.parametrize(
+    ("remat", "objective", "recomputes"),
+    [("none", stage2_objective, False), ("dots", stage2_objective, True), ("none", r2dc_objective, True)],
+)
+def test_a_step_tells_the_compiler_whether_it_recomputes(
+    one_device, monkeypatch, remat, objective, recomputes
+):
+    told = []
+    monkeypatch.setattr(steps, "jit_on_mesh", lambda *_, **options: told.append(options["recomputes"]))
+    context = context_of(T5Factory(SHAPE, loop=LayerLoop(remat)))
+    make_train_step(context, objective(context, SAMPLING), SAMPLING, one_device)
+    assert told == [recomputes]
 
 
 def test_fully_sharded_state_takes_an_eighth(plan):

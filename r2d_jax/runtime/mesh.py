@@ -92,12 +92,24 @@ def device_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec((DATA, FSDP, TENSOR)))
 
 
-def jit_on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> jax.stages.Wrapped:
+def jit_on_mesh(
+    function: Callable[..., Any], mesh: Mesh, *, recomputes: bool = False, **options: Any
+) -> jax.stages.Wrapped:
     """jax.jit(function, **options), traced so that whatever asks for its devices, such as `on_one_cpu`, knows the mesh.
 
     Not `with jax.set_mesh(mesh)` around a whole command: that holds for one thread, and `r2d serve` runs the model in
     another one. So a function is traced for its own mesh wherever it is called.
+
+    Args:
+        function: of arrays.
+        mesh: its devices.
+        recomputes: whether its backward pass computes anything again (`jax.checkpoint`).
+        options: of jax.jit.
     """
+    if recomputes and mesh.devices.flat[0].platform == "cpu":
+        # XLA for CPU drops the barriers around what is computed again, finds it to be what the forward pass has
+        # computed, and keeps that: nothing is saved.
+        options["compiler_options"] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return jax.jit(_on_mesh(function, mesh), **options)
 
 

@@ -256,6 +256,7 @@ class Objective:
             training state, whole on every device, so that none may be named like a weight (`runtime.mesh.RULES`).
         update_state: that state, the metrics of a global batch, its denominators and the step to the state after the
             step and further metrics; None: it stays as it was.
+        recomputes: whether its gradient computes anything again that `ModelConfig.remat` does not tell of.
     """
 
     terms: TermsFn
@@ -264,6 +265,7 @@ class Objective:
     draw: Callable[[T5, Batch, jax.Array, Any], Batch] | None = None
     init_state: Callable[[], Any] = nothing
     update_state: Callable[[Any, Metrics, Denominators, jax.Array], tuple[Any, Metrics]] | None = None
+    recomputes: bool = False
 
 
 def dropout_keys(

@@ -110,7 +110,7 @@ def r2dc_objective(context: StepContext, config: Stage2Config) -> Objective:
         threshold = update_threshold(threshold, confidence_sum, rows.astype(jnp.int32), step, config)
         return threshold, {"tau": threshold.tau}
 
-    objective = Objective(terms, combine, schedule, draw)
+    objective = Objective(terms, combine, schedule, draw, recomputes=cycle)
     if not adaptive:
         return objective
     return dataclasses.replace(objective, init_state=init_threshold, update_state=update_state)
