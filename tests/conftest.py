@@ -27,6 +27,7 @@ pytest.register_assert_rewrite(
 )
 
 import quick_compiler
+from time_left import need_time
 
 if os.environ.get("R2D_COMPILE_CACHE"):
     # Before the first program: jax asks once whether there is a cache, and which.
@@ -49,7 +50,8 @@ def _promoting_bias_correction(*arguments: Any) -> Any:
 
 optax.tree.bias_correction = _promoting_bias_correction
 
-# Longest first (pyproject.toml keeps this order), so that in the end no worker is left alone with one of them.
+# Longest first (pyproject.toml keeps this order), so that in the end no worker is left alone with one of them; files
+# with tests marked `slow` come after all others, as these are skipped where no time is left.
 LONGEST = """
     two_processes topology docs_commands kills run_texts steps_torch compare steps run r2dc evaluation footprint
     t5_parity benchmarks cli_errors features many_rows disk_full half_precision html_report baselines tokenizer
@@ -61,9 +63,17 @@ for _name in LONGEST.split():
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files, and within a file leave tests as they are."""
+    """Sort files, those with slow tests to the end, and within a file leave tests as they are."""
     places = {f"test_{name}": place for place, name in enumerate(LONGEST.split())}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    late = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path in late, places.get(item.path.stem, len(places))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ask for the time before the fixtures take it."""
+    if item.get_closest_marker("slow"):
+        need_time(item.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -23,6 +23,7 @@ from docs_cases import (
     run_blocks,
     words,
 )
+from time_left import need_time
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 # The commands of the tutorial that are not run: the environment of these tests stands in its place.
@@ -129,6 +130,8 @@ def need_curl():
 def tutorial(tmp_path_factory, environment):
     """The folder of the tutorial after all its commands, and what each block of them printed."""
     need_curl()
+    # Of pages that go on from it as well.
+    need_time("the tutorial's commands")
     clone = tmp_path_factory.mktemp("tutorial") / "clone"
     clone.mkdir()
     codes = [block.code for block in blocks(TUTORIAL)]
@@ -142,6 +145,7 @@ def tutorial(tmp_path_factory, environment):
     return clone.parent / "triage-tutorial", run_blocks(codes, clone, environment)
 
 
+@pytest.mark.slow
 def test_tutorial_runs_as_written(tutorial):
     """What a reader is promised: the damage is found, the model is good, and silent where nurses do not agree."""
     folder, printed = tutorial
@@ -163,12 +167,14 @@ def test_tutorial_runs_as_written(tutorial):
     assert printed[-1].strip().endswith("stopped")
 
 
+@pytest.mark.slow
 def test_tutorial_shows_what_is_printed(tutorial):
     _, printed = tutorial
     for block, text in zip(blocks(TUTORIAL), printed, strict=True):
         assert not missing_lines(block.shown or "", text, "same day|routine"), text
 
 
+@pytest.mark.slow
 def test_tutorial_installs_what_there_is(tutorial):
     first = list(commands(next(blocks(TUTORIAL)).code))
     left_out = [command for command in first if command.startswith(tuple(INSTALLED))]

@@ -276,6 +276,7 @@ def test_axes_need_not_be_dimensions_of_the_torus(libtpu, topology, axes):
     assert mesh.devices.shape[1:] == axes[1:]
 
 
+@pytest.mark.slow
 def test_the_real_steps_compile_for_eight_chips_without_gathering_the_batch(libtpu, tmp_path):
     """The first layout tried gathered the logits of the whole batch on every chip: 3.2 GB for this model."""
     command = [sys.executable, "-m", "r2d_jax", "compile", "--config", "configs/debug_cpu.yaml"]

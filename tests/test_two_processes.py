@@ -129,6 +129,7 @@ def test_two_processes_of_two_devices_give_the_numbers_of_one_device(alone, conf
     assert [row["id"] for row in rows] == [f"test-{index}" for index in range(50)]
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_numbers_of_one(alone, config, tmp_path):
     workdir = tmp_path / "run"
     arguments = (
@@ -160,6 +161,7 @@ def step_of_the_stop(pair, log):
     return int(told[0].split("step ")[1].split(";")[0])
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_stops_both_at_one_step_and_one_process_goes_on(alone, config, tmp_path):
     """B065, B067, B072; restored onto another number of processes and devices."""
     workdir = tmp_path / "run"
@@ -250,6 +252,7 @@ def test_processes_that_begin_with_different_things_are_refused_by_all(homes, tm
     assert what == "weights" or not (workdir.exists() and list(workdir.iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_an_evaluation_by_two_processes_is_of_the_same_rows(homes, alone, tmp_path, same):
     if not same:
