@@ -82,7 +82,7 @@ wait "$imports" || true
 if [ "${#failed[@]}" -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
 fi
-# With the last of them and what else there is to do, a slow machine takes about 25 minutes.
+# So that a slow machine keeps nearer to the 25 minutes in which one of usual speed is done with all of them.
 if [ "${CI:-}" = true ]; then
   export SLOW_TESTS_UNTIL=${SLOW_TESTS_UNTIL:-$((started + 1200))}
 fi
