@@ -124,9 +124,8 @@ def test_recomputing_keeps_less_and_neither_it_nor_the_layer_loop_changes_a_grad
 
         kept[name] = kept_bytes(loss, factory.abstract_params)
         params = factory.init(jax.random.key(0))
-        compiled = (
-            jit_on_mesh(jax.grad(loss), one_device, recomputes=loop.remat != "none").lower(params).compile()
-        )
+        gradient = jit_on_mesh(jax.grad(loss), one_device, recomputes=loop.recomputes)
+        compiled = gradient.lower(params).compile()
         temporaries[name] = program_memory(compiled).temporaries
         gradients[name] = flatten(compiled(params))
     assert kept["full"] < kept["dots"] < kept["none"]

@@ -68,6 +68,11 @@ class LayerLoop:
     remat: str = "none"
     scan: bool = False
 
+    @property
+    def recomputes(self) -> bool:
+        """Whether the backward pass computes anything again."""
+        return self.remat != "none"
+
     def __call__(self, blocks: nnx.List, run: BlockFn, dropout: RowDropout, x: jax.Array) -> jax.Array:
         """Send x [B, T, D] through all blocks by run(block, dropout of the block, x)."""
 
@@ -75,7 +80,7 @@ class LayerLoop:
             inner = functools.partial(run, block, dropout)
             # The backward pass of `inner` starts from x alone.
             return rows_sharded(
-                inner(x) if self.remat == "none" else jax.checkpoint(inner, policy=_POLICIES[self.remat])(x)
+                jax.checkpoint(inner, policy=_POLICIES[self.remat])(x) if self.recomputes else inner(x)
             )
 
         if not self.scan:

@@ -92,7 +92,7 @@ def make_train_step(
     return jit_on_mesh(
         train_step,
         mesh,
-        recomputes=objective.recomputes or context.factory.loop.remat != "none",
+        recomputes=objective.recomputes or context.factory.loop.recomputes,
         donate_argnums=(0,) if context.donate_state else (),
         # Of a batch as it lies: STOP lies otherwise than the rows.
         in_shardings=(shardings, None),
