@@ -19,8 +19,8 @@ from r2d_jax.data.prompts import PromptBuilder, PromptTokens, round_up
 from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.predict import DecodePrograms
 from r2d_jax.model.hf_format import read_hf_folder
+from r2d_jax.model.layer_loop import LayerLoop
 from r2d_jax.model.parameters import T5Factory
-from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.compilation import CompileCounter
 from r2d_jax.runtime.devices import enable_compile_cache
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, make_mesh, put_flag, replicated, shard_batch

@@ -11,8 +11,8 @@ from test_steps import LABEL, ROWS, SAMPLING, context_of, one_device, random_row
 from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.data.buckets import Bucket
 from r2d_jax.data.features import Shapes
+from r2d_jax.model.layer_loop import LayerLoop
 from r2d_jax.model.parameters import T5Factory, flatten
-from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import jit_on_mesh, make_mesh
 from r2d_jax.training import steps
 from r2d_jax.training.footprint import (

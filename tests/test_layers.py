@@ -14,9 +14,10 @@ from r2d_jax.config import MeshConfig, T5Config
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, cpu_step_parts, map_rows, scan_unroll, split_rows
 from r2d_jax.model.dropout import RowDropout
+from r2d_jax.model.layer_loop import LayerLoop
 from r2d_jax.model.layers import relative_position_buckets
 from r2d_jax.model.mixing import AttentionBias, KVCache, attend
-from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock, LayerLoop
+from r2d_jax.model.t5 import T5, DecoderBlock, EncoderBlock
 from r2d_jax.runtime.mesh import _on_mesh, jit_on_mesh, make_mesh, on_one_cpu
 from r2d_jax.training import work
 

@@ -12,8 +12,8 @@ import pytest
 from t5_cases import SHAPES
 
 from r2d_jax.config import MeshConfig, OptimizerConfig
+from r2d_jax.model.layer_loop import LayerLoop
 from r2d_jax.model.parameters import T5Factory, flatten
-from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.objective.confidence import init_threshold
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.optimizer import make_optimizer

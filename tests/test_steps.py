@@ -13,8 +13,8 @@ from r2d_jax.data.prompts import PromptBuilder, PromptTokens
 from r2d_jax.model import cpu_parts
 from r2d_jax.model.dropout import RowDropout
 from r2d_jax.model.hf_format import read_hf_folder
+from r2d_jax.model.layer_loop import LayerLoop
 from r2d_jax.model.parameters import T5Factory, flatten
-from r2d_jax.model.t5 import LayerLoop
 from r2d_jax.runtime.mesh import make_mesh, shard_batch
 from r2d_jax.training import baselines, objectives, r2dc, steps
 from r2d_jax.training.optimizer import make_optimizer

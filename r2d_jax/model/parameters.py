@@ -12,7 +12,8 @@ from flax import nnx, traverse_util
 from r2d_jax.config import ModelConfig, T5Config
 from r2d_jax.errors import UserError
 from r2d_jax.model.flat_state import ModuleDef, flat_params
-from r2d_jax.model.t5 import T5, LayerLoop
+from r2d_jax.model.layer_loop import PLAIN_LOOP, LayerLoop
+from r2d_jax.model.t5 import T5
 
 Params = dict[str, Any]
 
@@ -53,7 +54,7 @@ class T5Factory:
 
     config: T5Config
     compute_dtype: str = "float32"
-    loop: LayerLoop = LayerLoop()  # noqa: RUF009 (frozen)
+    loop: LayerLoop = PLAIN_LOOP
 
     def _build(self, rngs: nnx.Rngs) -> T5:
         return T5(self.config, rngs=rngs, dtype=jnp.dtype(self.compute_dtype), loop=self.loop)

@@ -1,9 +1,6 @@
 """T5 encoder-decoder in Flax NNX; in: token ids or mixtures and masks, out: encodings, logits, or one decode step."""
 
-import dataclasses
-import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,17 +10,17 @@ from r2d_jax.config import T5Config
 from r2d_jax.data.prompts import round_up
 from r2d_jax.model.attention import Attention
 from r2d_jax.model.cpu_parts import cpu_parts, map_rows, scan_unroll
-from r2d_jax.model.cpu_products import KEPT, table_times_rows
+from r2d_jax.model.cpu_products import table_times_rows
 from r2d_jax.model.dropout import DecoderSite, EncoderSite, RowDropout, StackSite, scaled
 from r2d_jax.model.flat_state import ModuleDef, flat_params
 from r2d_jax.model.half_precision import wide_product
+from r2d_jax.model.layer_loop import PLAIN_LOOP, LayerLoop, traced_once
 from r2d_jax.model.layers import FeedForward, RelativeBias, RMSNorm, einsum
 from r2d_jax.model.mixing import AttentionBias, KVCache
 from r2d_jax.runtime.mesh import (
     logits_sharded,
     on_one_cpu,
     params_gathered,
-    params_sharded,
     rows_sharded,
 )
 
@@ -32,70 +29,6 @@ MASKED = jnp.finfo(jnp.float32).min / 2
 
 # Transposing a matrix costs about what a few decode steps save.
 _TRANSPOSE_FROM_STEPS = 8
-
-
-BlockFn = Callable[[Any, RowDropout, jax.Array], jax.Array]
-_POLICIES = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(KEPT),
-    ),
-}
-
-
-def _traced_once(function: Callable[..., Any], blocks: nnx.List, x: jax.Array) -> Callable[..., Any]:
-    """Jit function(block, ...) once, so that identical blocks share one trace and one gradient.
-
-    Outside a trace, as x tells, return it unchanged, or jit would compile at every call.
-    """
-    if not isinstance(x, jax.core.Tracer):
-        return function
-    module_def = ModuleDef.of(blocks[0])
-    with_params = jax.jit(lambda params, *arguments: function(module_def.merge(params), *arguments))
-    return lambda block, *arguments: with_params(flat_params(block), *arguments)
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerLoop:
-    """How a stack of like blocks is run and differentiated; results do not depend on it.
-
-    Attributes:
-        remat: what the backward pass computes again, as in ModelConfig.
-        scan: one compiled block in a loop over stacked weights, in place of all blocks one after the other.
-    """
-
-    remat: str = "none"
-    scan: bool = False
-
-    @property
-    def recomputes(self) -> bool:
-        """Whether the backward pass computes anything again."""
-        return self.remat != "none"
-
-    def __call__(self, blocks: nnx.List, run: BlockFn, dropout: RowDropout, x: jax.Array) -> jax.Array:
-        """Send x [B, T, D] through all blocks by run(block, dropout of the block, x)."""
-
-        def once(block: Any, dropout: RowDropout, x: jax.Array) -> jax.Array:
-            inner = functools.partial(run, block, dropout)
-            # The backward pass of `inner` starts from x alone.
-            return rows_sharded(
-                jax.checkpoint(inner, policy=_POLICIES[self.remat])(x) if self.recomputes else inner(x)
-            )
-
-        if not self.scan:
-            once = _traced_once(once, blocks, x)
-            for index, block in enumerate(blocks):
-                x = once(block, dropout.at(StackSite.FIRST_BLOCK + index), x)
-            return x
-        module_def = ModuleDef.of(blocks[0])
-        stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *map(flat_params, blocks))
-
-        def body(x: jax.Array, layer: tuple[dict[str, jax.Array], jax.Array]) -> tuple[jax.Array, None]:
-            params, site = layer
-            return once(module_def.merge(params_sharded(params)), dropout.at(site), x), None
-
-        return jax.lax.scan(body, x, (stacked, jnp.arange(len(blocks)) + int(StackSite.FIRST_BLOCK)))[0]
 
 
 class LayerCache(NamedTuple):
@@ -261,7 +194,7 @@ class Decoder(nnx.Module):
             return x, layer._replace(self_kv=self_kv)
 
         x, layers = dropout.at(StackSite.EMBEDDED)(embedded), []
-        once = _traced_once(once, self.blocks, x)
+        once = traced_once(once, self.blocks, x)
         for index, (block, layer) in enumerate(zip(self.blocks, cache.layers, strict=True)):
             x, layer = once(block, dropout.at(StackSite.FIRST_BLOCK + index), layer, x)
             layers.append(layer)
@@ -277,7 +210,7 @@ class T5(nnx.Module):
         *,
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
-        loop: LayerLoop = LayerLoop(),
+        loop: LayerLoop = PLAIN_LOOP,
     ):
         self.embedding = nnx.Param(
             nnx.initializers.normal(1.0)(rngs.params(), (config.vocab_size, config.d_model), jnp.float32)
