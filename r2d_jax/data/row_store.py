@@ -25,15 +25,15 @@ _APART = 4
 
 def _line(row: Example) -> bytes:
     texts = [row.row_id, row.question, row.label, dict(row.rationales), row.context]
-    cells = [*texts, row.evidence, dict(row.subgroups)]
+    cells = [*texts, row.evidence, dict(row.subgroups), row.group]
     # Not as escapes: two halves of a character pair that stand side by side would come back as one.
     return json.dumps(cells, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _row(line: bytes) -> Example:
     cells = json.loads(line.decode("utf-8", "surrogatepass"))
-    row_id, question, label, rationales, context, evidence, subgroups = cells
-    return Example(row_id, question, label, rationales, context, tuple(evidence), subgroups)
+    row_id, question, label, rationales, context, evidence, subgroups, group = cells
+    return Example(row_id, question, label, rationales, context, tuple(evidence), subgroups, group)
 
 
 class _File:

@@ -19,6 +19,8 @@ class Example:
         evidence: phrases of which a good rationale names one (the generator knows them); may be empty.
         subgroups: subgroup name to the group of this row, for example {"sex": "F"}. Figures alone are made of them:
             they are no text of the row, and no part of the model's input or of the content hash.
+        group: whose rows stand in one split and are no independent cases, such as a patient; "": none. Of no hash
+            either.
     """
 
     row_id: str
@@ -28,6 +30,7 @@ class Example:
     context: str = ""
     evidence: tuple[str, ...] = ()
     subgroups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    group: str = ""
 
     @property
     def lacks_rationale(self) -> bool:

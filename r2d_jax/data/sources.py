@@ -26,11 +26,10 @@ MissingRationales = Literal["error", "skip", "keep"]
 
 
 class SplitExample(NamedTuple):
-    """An Example, and what its split and group columns say; "" where there is none."""
+    """An Example, and what its split column says; "" where there is none."""
 
     example: Example
     split: str
-    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +45,14 @@ class _Reader:
     label_map: Mapping[str, str]
     missing_rationales: MissingRationales = "error"
     need_subgroups: bool = True
+    need_group: bool = True
 
     def wanted(self) -> Iterator[str]:
         yield from self.question.columns
         yield from self.context.columns if self.context else ()
-        yield from filter(None, (self.columns.id, self.columns.split, self.columns.group))
+        yield from filter(None, (self.columns.id, self.columns.split))
+        if self.need_group and self.columns.group:
+            yield self.columns.group
         if self.need_targets:
             yield self.columns.label
             yield from (self.columns.rationales[name] for name in self.sources)
@@ -80,8 +82,8 @@ class _Reader:
             # 12 and 12.0 would be two patients.
             raise UserError(where, f"is {kind}, not a whole number", "Write it as a whole number or as text.")
         # As of subgroups: a blank too many must not part the rows of one patient.
-        text = fold_white_space(self.cell(row, column, number=True))
-        if not text:
+        text = fold_white_space(self.cell(row, column, required=self.need_group, number=True))
+        if not text and self.need_group:
             raise UserError(where, "is empty", "Fill it in, or remove the row.")
         return text
 
@@ -172,17 +174,17 @@ class SourceRows:
             label=reader.label_map.get(label, label),
             rationales=reader.rationales(row),
             subgroups=reader.subgroups(row),
+            group=reader.group(row),
         )
         self._count_groups(example.subgroups)
         split = reader.cell(row, columns.split, number=True)
-        group = reader.group(row)
         if label in reader.label_map:
             self.mapped[label] += 1
         if reader.missing_rationales == "skip" and example.lacks_rationale:
             self.without_rationale[split] += 1
             return None
         self._damage.look_at(row.place, example)
-        return SplitExample(example, split, group)
+        return SplitExample(example, split)
 
     def _count_groups(self, subgroups: Mapping[str, str]) -> None:
         for name, value in subgroups.items():
@@ -208,6 +210,7 @@ def read_source(
     label_map: Mapping[str, str] | None = None,
     progress: RowCallback | None = None,
     need_subgroups: bool = True,
+    need_group: bool = True,
 ) -> SourceRows:
     """Rows of one source with their split and group, as a stream; see `read_examples`.
 
@@ -221,6 +224,7 @@ def read_source(
         label_map: label as written -> label to use.
         progress: see `raw_rows`.
         need_subgroups: False: a subgroup whose column no row has is missing in all of them; else that is an error.
+        need_group: False: a row may be of no group, and the column be missing.
 
     Raises:
         UserError: here for settings and what cannot be opened; from the stream for rows. Names file, place
@@ -244,6 +248,7 @@ def read_source(
         label_map or {},
         missing_rationales,
         need_subgroups,
+        need_group,
     )
     return SourceRows(reader, raw_rows(path, encoding, progress))
 
@@ -269,7 +274,8 @@ def read_examples(
 
     Args:
         path: as for `raw_rows`.
-        columns: names of the columns; the split and group columns are not looked at.
+        columns: names of the columns; that of the split is not looked at, that of the group only beside a label, if it
+            is there.
         rationale_sources: which of columns.rationales are read.
         encoding: of the file; a byte-order mark is dropped.
         need_targets: False to predict: label and rationales are not read and a question may be empty.
@@ -283,7 +289,7 @@ def read_examples(
     """
     read = read_source(
         path,
-        dataclasses.replace(columns, split=None, group=None),
+        dataclasses.replace(columns, split=None, group=columns.group if need_targets else None),
         rationale_sources=rationale_sources,
         encoding=encoding,
         need_targets=need_targets,
@@ -291,5 +297,6 @@ def read_examples(
         label_map=label_map,
         progress=progress,
         need_subgroups=need_subgroups,
+        need_group=False,
     )
     return kept(row.example for row in read)

@@ -66,7 +66,7 @@ class _Sources:
             self.store.append(row.example)
             values.append(row.split)
             if config.columns.group or config.split_shares is not None:
-                key = row.group if config.columns.group else row.example.row_id
+                key = row.example.group if config.columns.group else row.example.row_id
                 self._keys.append(key_digest(self._seed, key))
             if config.duplicates == "drop":
                 self._inputs.append(digest_of(row.example.question, row.example.context))

@@ -15,13 +15,14 @@ from r2d_jax.errors import UserError
 NAME, VERSION = "rows", "1.0.0"
 RATIONALE_PREFIX = "rationale_"
 SUBGROUP_PREFIX = "subgroup_"
+GROUP = "group"
 
 
 def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = None) -> pathlib.Path:
     """Write rows, in order, as the data set rows/1.0.0 below a folder; it appears whole or not at all.
 
     Every feature is text: id, split, question, context, label, rationale_SOURCE for each source and subgroup_NAME
-    for each subgroup (its group as read, so of a number its band).
+    for each subgroup (its group as read, so of a number its band), and group where rows are of groups.
 
     Args:
         splits: the rows.
@@ -44,6 +45,8 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
     groups = list(splits.train[0].subgroups)
     names = ["id", "split", "question", "context", "label", *(RATIONALE_PREFIX + name for name in sources)]
     names += [SUBGROUP_PREFIX + name for name in groups]
+    grouped = bool(splits.train[0].group)
+    names += [GROUP] if grouped else []
 
     class Rows(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, name-defined]
         name = NAME
@@ -64,7 +67,8 @@ def write_tfds(splits: Splits, folder: pathlib.Path, *, shards: int | None = Non
                 texts = (row.row_id, split, row.question, row.context, row.label)
                 rationales = (row.rationales[name] for name in sources)
                 values = (row.subgroups[name] for name in groups)
-                yield index, dict(zip(names, (*texts, *rationales, *values), strict=True))
+                whose = (row.group,) if grouped else ()
+                yield index, dict(zip(names, (*texts, *rationales, *values, *whose), strict=True))
 
     # Without this TFDS asks Google's storage for a prepared copy first.
     how = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=shards)
@@ -116,10 +120,12 @@ def columns_of(splits: Splits) -> dict[str, Any]:
     """The data.columns that read such a data set: the same rows in the same order, with the same hash."""
     rationales = {name: RATIONALE_PREFIX + name for name in splits.train[0].rationales}
     subgroups = {name: SUBGROUP_PREFIX + name for name in splits.train[0].subgroups}
-    return {
+    columns = {
         "id": "id",
         "question": "question",
         "context": "context",
         "label": "label",
         "rationales": rationales,
-    } | ({"subgroups": subgroups} if subgroups else {})
+    }
+    columns |= {"subgroups": subgroups} if subgroups else {}
+    return columns | ({"group": GROUP} if splits.train[0].group else {})

@@ -19,10 +19,12 @@ from r2d_jax.evaluation.intervals import (
     text_ids,
 )
 from r2d_jax.evaluation.metrics import counted_labels, normalise_label
+from r2d_jax.evaluation.resampling import CLUSTER
 from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS, ROW_SCORES
 
 COLUMNS = headings("compared")
 TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
+_SHARES = {figure.name for figure in COLUMNS if figure.name.endswith("_fraction")} | {"accuracy", "rouge_l"}
 _OF_STATEMENTS = ("faithfulness.statements.", "faithfulness.gold_statements.")
 
 
@@ -36,6 +38,7 @@ class RunResult:
         gold: gold labels, N.
         predicted: predicted labels, N.
         rows: figure to float64 [N], nan where a row does not count.
+        clusters: int64 [N], of `clusters_of`; None: each row is a case of its own.
     """
 
     metrics: dict[str, Any]
@@ -43,6 +46,7 @@ class RunResult:
     gold: tuple[str, ...]
     predicted: tuple[str, ...]
     rows: dict[str, np.ndarray]
+    clusters: np.ndarray | None = None
 
 
 def read_result(folder: pathlib.Path) -> RunResult:
@@ -56,7 +60,8 @@ def read_result(folder: pathlib.Path) -> RunResult:
         predictions = _json_lines(folder / PREDICTIONS)
         scores = _json_lines(folder / ROW_SCORES)
         ids = tuple(row["id"] for row in predictions)
-        names = [name for name in (scores[0] if scores else {}) if name != "id"]
+        names = [name for name in (scores[0] if scores else {}) if name not in ("id", CLUSTER)]
+        grouped = bool(scores) and CLUSTER in scores[0]
         rows = {
             name: np.array([np.nan if row[name] is None else row[name] for row in scores], float)
             for name in names
@@ -67,6 +72,7 @@ def read_result(folder: pathlib.Path) -> RunResult:
             tuple(row["gold_label"] for row in predictions),
             tuple(row["label"] for row in predictions),
             rows,
+            np.array([row[CLUSTER] for row in scores], np.int64) if grouped else None,
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -92,11 +98,12 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
         resamples: of intervals and tests.
 
     Returns:
-        rows, reference, methods: name to seeds and figures: path to mean, sd (over seeds, n - 1), low and
-        high (95 % bootstrap over rows of the mean over seeds); tests: name to path to difference, low, high,
-        p_value and p_holm (Holm's correction over all tests of that path); collapsed: name to seeds whose
-        model gives nearly one label only; statement_rules: versions of the rules that found what rationales state,
-        without whose figures the methods are where there are several.
+        rows; groups (of rows that are drawn and swapped together; None: each row by itself); reference; methods: name
+        to seeds and figures: path to mean, sd (over seeds, n - 1), low and high (95 % bootstrap over rows of the
+        mean over seeds); tests: name to path to difference, low, high, p_value and p_holm (Holm's correction
+        over all tests of that path); collapsed: name to seeds whose model gives nearly one label only;
+        statement_rules: versions of the rules that found what rationales state, without whose figures the methods
+        are where there are several.
 
     Raises:
         UserError: test rows or their gold labels differ between runs.
@@ -116,17 +123,23 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
     # The first ones did not say it.
     rules = sorted({section.get("rules", 1) for section in sections})
     columns = [one for one in COLUMNS if len(rules) < 2 or not one.name.startswith(_OF_STATEMENTS)]
+    # Evaluations of earlier versions do not tell.
+    clusters = next((result.clusters for result in every if result.clusters is not None), None)
     tests = {
-        name: _tests(seeds, results[reference], len(shared), resamples)
+        name: _tests(seeds, results[reference], len(shared), resamples, clusters)
         for name, seeds in results.items()
         if name != reference
     }
     _correct(tests)
     return {
         "rows": len(shared),
+        "groups": None if clusters is None else int(clusters.max()) + 1,
         "reference": reference,
         "methods": {
-            name: {"seeds": sorted(seeds), "figures": _figures(seeds, columns, len(shared), resamples)}
+            name: {
+                "seeds": sorted(seeds),
+                "figures": _figures(seeds, columns, len(shared), resamples, clusters),
+            }
             for name, seeds in results.items()
         },
         "tests": tests,
@@ -146,11 +159,22 @@ def _statistic(result: RunResult, path: str) -> Statistic | None:
     if path == "macro_f1":
         gold = [normalise_label(text) for text in result.gold]
         return macro_f1_of(*text_ids(gold, _counted(result)))
-    return mean_of(result.rows[path]) if path in result.rows else None
+    return mean_of(result.rows[path], share=path in _SHARES) if path in result.rows else None
+
+
+def _mean_of(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean over seeds; of a single one itself, which tells whether it is a share."""
+    if len(statistics) == 1:
+        return statistics[0]
+    return lambda sample: np.mean([one(sample) for one in statistics], axis=0)
 
 
 def _figures(
-    seeds: Mapping[int, RunResult], columns: Sequence[Figure], rows: int, resamples: int
+    seeds: Mapping[int, RunResult],
+    columns: Sequence[Figure],
+    rows: int,
+    resamples: int,
+    clusters: np.ndarray | None,
 ) -> dict[str, dict[str, float | None]]:
     figures: dict[str, dict[str, float | None]] = {}
     for figure in columns:
@@ -162,9 +186,7 @@ def _figures(
         interval = None
         if all(statistics):
             interval = bootstrap_interval(
-                lambda sample, each=statistics: np.mean([one(sample) for one in each], axis=0),  # type: ignore[misc]
-                rows,
-                resamples=resamples,
+                _mean_of([one for one in statistics if one]), rows, resamples=resamples, clusters=clusters
             )
         low, high = interval or (None, None)
         figures[figure.name] = {
@@ -177,14 +199,20 @@ def _figures(
 
 
 def _tests(
-    method: Mapping[int, RunResult], reference: Mapping[int, RunResult], rows: int, resamples: int
+    method: Mapping[int, RunResult],
+    reference: Mapping[int, RunResult],
+    rows: int,
+    resamples: int,
+    clusters: np.ndarray | None,
 ) -> dict[str, dict[str, float | None]]:
     shared = sorted(set(method) & set(reference))
     found: dict[str, dict[str, float | None]] = {}
     for path in TESTED:
         statistics = [_both(method[seed], reference[seed], path) for seed in shared]
         if statistics and all(statistics):
-            test = paired_test([one for one in statistics if one], rows, resamples=resamples)
+            test = paired_test(
+                [one for one in statistics if one], rows, resamples=resamples, clusters=clusters
+            )
             found[path] = dataclasses.asdict(test)
     return found
 

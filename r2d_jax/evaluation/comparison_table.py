@@ -24,6 +24,10 @@ def markdown(table: Mapping[str, Any]) -> str:
             lines += [*_figures(table, of_part), ""]
     told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
     lines.append(f"{told} In brackets: of the gold rationales." if of_gold - {""} else told)
+    if table["groups"] is not None:
+        lines.append(
+            f"Intervals and tests: over {table['groups']} groups, whose rows are drawn and swapped together."
+        )
     if len(rules := table["statement_rules"]) > 1:
         lines.append(
             f"What is unsupported or contradicted is left out: it was found by rules of versions "

@@ -21,6 +21,7 @@ from r2d_jax.evaluation.predict import Prediction, Predictor, all_of
 from r2d_jax.evaluation.probability_scores import Probabilities
 from r2d_jax.evaluation.rationale_checks import RationaleChecks
 from r2d_jax.evaluation.report import WorkedCase
+from r2d_jax.evaluation.resampling import CLUSTER
 from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_rationale
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
@@ -188,9 +189,15 @@ def _with_probabilities(
 
 
 def row_score_lines(examples: Sequence[Example], scores: Scores) -> Iterator[dict[str, Any]]:
-    """Lines of row_scores.jsonl, which tests of one method against another read: N examples, their scores."""
+    """Lines of row_scores.jsonl, which tests of one method against another read: N examples, their scores.
+
+    Where rows of one group are among them, each has the number of its group, which tells of no patient.
+    """
     for row, example in enumerate(examples):
-        yield {"id": example.row_id} | {name: _number(values[row]) for name, values in scores.rows.items()}
+        line: dict[str, Any] = {"id": example.row_id}
+        if scores.clusters is not None:
+            line[CLUSTER] = int(scores.clusters[row])
+        yield line | {name: _number(values[row]) for name, values in scores.rows.items()}
 
 
 def _number(value: np.floating) -> float | None:

@@ -146,7 +146,9 @@ def faithfulness(
             compared = list(itertools.compress(rationales, there))
     section["texts"] = distinct_figures(compared, gold)
     told = {name: values for name, values in rows.items() if np.isfinite(values).any()}
-    statistics = {name: mean_of(values) for name, values in told.items()}
+    statistics: dict[str, Statistic] = {
+        name: mean_of(values, share=name.endswith("_change")) for name, values in told.items()
+    }
     statistics |= {
         f"faithfulness.statements.{name}": statistic
         for name, statistic in support_statistics(own, rationales).items()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from r2d_jax.evaluation.resampling import cluster_samples
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Row numbers int64 [..., N] to the figure of each such sample, float64 [...]."""
 
@@ -16,26 +18,99 @@ def _batch(rows: int) -> int:
     return max(1, _MAX_NUMBERS_AT_ONCE // max(rows, 1))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ratio:
+    """The `Statistic` of a mean over cases of which a row has none, one or several.
+
+    Attributes:
+        parts: float64 [N], sums over the cases of each row.
+        counts: [N], cases of each row.
+        share: whether every case lies between 0 and 1.
+    """
+
+    parts: np.ndarray
+    counts: np.ndarray
+    share: bool = False
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Sum of the parts by sum of the counts of each sample."""
+        # A sample may hold no row that counts.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.parts[rows].sum(axis=-1) / self.counts[rows].sum(axis=-1)
+
+    def among(self, rows: np.ndarray) -> "Ratio":
+        """That of some rows alone."""
+        return Ratio(self.parts[rows], self.counts[rows], self.share)
+
+    def units(self, clusters: np.ndarray | None) -> int:
+        """Independent cases: rows that count, or clusters int64 [N] of such."""
+        counted = self.counts > 0
+        return int(counted.sum()) if clusters is None else len(np.unique(clusters[counted]))
+
+
 def bootstrap_interval(
-    statistic: Statistic, rows: int, *, resamples: int = 1000, seed: int = 0
+    statistic: Statistic,
+    rows: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> tuple[float, float] | None:
     """95 % percentile interval over samples of the rows, drawn with replacement (Efron, 1979).
 
-    It tells how the figure would move with other test rows, not with another training seed.
+    It tells how the figure would move with other test rows, not with another training seed. A share of 0 or 1 is the
+    same in every sample, though other rows may well differ: it gets the exact interval of Clopper & Pearson (1934), at
+    its widest for shares that rows have in part.
 
     Args:
         statistic: of the rows.
         rows: N.
         resamples: samples drawn; 0: no interval.
         seed: of the draws.
+        clusters: int64 [N], of `clusters_of`: rows that are drawn together; None: each row by itself.
 
     Returns:
-        low and high; None for fewer than two rows, no resamples, or a figure that is not a number.
+        low and high; None for fewer than two rows or clusters, no resamples, a figure that is not a number or the same
+        in every sample without being a share, or an interval that leaves out the figure itself, as of macro-F1
+        with labels of a row or two: samples without these rows, and so without these labels, have a higher one.
     """
+    low, high = _percentiles(statistic, rows, resamples, seed, clusters)
+    if not np.isfinite([low, high]).all():
+        return None
+    value = float(statistic(np.arange(rows)))
+    # Sums in another order may differ in the last digit.
+    if high - low < _SAME:
+        return _exact(value, statistic, clusters)
+    return (low, high) if low - _SAME <= value <= high + _SAME else None
+
+
+_SAME = 1e-12
+
+
+def _exact(value: float, statistic: Statistic, clusters: np.ndarray | None) -> tuple[float, float] | None:
+    import scipy.stats
+
+    if not isinstance(statistic, Ratio) or not statistic.share or min(value, 1 - value) > _SAME:
+        return None
+    units = statistic.units(clusters)
+    found = scipy.stats.binomtest(round(value) * units, units).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
+
+
+def _percentiles(
+    statistic: Statistic, rows: int, resamples: int, seed: int, clusters: np.ndarray | None
+) -> tuple[float, float]:
+    """The 2.5th and 97.5th of a hundred parts of the figures of samples; nan where there are none."""
     import scipy.stats
 
     if rows < 2 or resamples < 1:
-        return None
+        return np.nan, np.nan
+    if clusters is not None:
+        if not clusters.any():
+            return np.nan, np.nan
+        drawn = [float(statistic(sample)) for sample in cluster_samples(clusters, resamples, seed)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
     with warnings.catch_warnings():
         # A figure without a value in some sample has no interval, which the result says.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
@@ -49,36 +124,30 @@ def bootstrap_interval(
             axis=-1,
             rng=np.random.default_rng(seed),
         )
-    low, high = (float(value) for value in result.confidence_interval)
-    return (low, high) if np.isfinite([low, high]).all() else None
+    low, high = result.confidence_interval
+    return float(low), float(high)
 
 
 def intervals_of(
-    statistics: Mapping[str, Statistic], rows: int, *, resamples: int
+    statistics: Mapping[str, Statistic], rows: int, *, resamples: int, clusters: np.ndarray | None = None
 ) -> dict[str, tuple[float, float]]:
     """The `bootstrap_interval` of each figure over N rows, by its name; figures that have none are left out."""
     found = {
-        name: bootstrap_interval(statistic, rows, resamples=resamples)
+        name: bootstrap_interval(statistic, rows, resamples=resamples, clusters=clusters)
         for name, statistic in statistics.items()
     }
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def mean_of(values: np.ndarray) -> Statistic:
-    """Mean of values float64 [N]; nan marks rows that do not count."""
+def mean_of(values: np.ndarray, *, share: bool = False) -> Ratio:
+    """Mean of values float64 [N], which lie between 0 and 1 where it is a `share`; nan marks rows that do not count."""
     counted = np.isfinite(values)
-    return ratio_of(np.where(counted, values, 0.0), counted)
+    return Ratio(np.where(counted, values, 0.0), counted, share)
 
 
-def ratio_of(parts: np.ndarray, counts: np.ndarray) -> Statistic:
-    """Sum of parts float64 [N] by sum of counts [N]: a mean over cases of which a row has none or several."""
-
-    def statistic(rows: np.ndarray) -> np.ndarray:
-        # A sample may hold no row that counts.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return parts[rows].sum(axis=-1) / counts[rows].sum(axis=-1)
-
-    return statistic
+def share_of(values: np.ndarray) -> Ratio:
+    """As `mean_of`, of values between 0 and 1."""
+    return mean_of(values, share=True)
 
 
 def text_ids(gold: Sequence[str], predicted: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -137,7 +206,12 @@ class PairedTest:
 
 
 def paired_test(
-    statistics: Sequence[Statistic], rows: int, *, resamples: int = 1000, seed: int = 0
+    statistics: Sequence[Statistic],
+    rows: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> PairedTest:
     """Whether two methods differ on the rows they share, by approximate randomisation (Noreen, 1989).
 
@@ -152,6 +226,7 @@ def paired_test(
         rows: N.
         resamples: samples of interval and test.
         seed: of the draws.
+        clusters: int64 [N]: rows that are drawn and swapped together; None: each row by itself.
     """
 
     def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -159,14 +234,19 @@ def paired_test(
 
     here = np.arange(rows)
     observed = float(difference(here, here + rows))
-    low, high = bootstrap_interval(
-        lambda sample: difference(sample, sample + rows), rows, resamples=resamples, seed=seed
-    ) or (None, None)
+    low, high = _percentiles(
+        lambda sample: difference(sample, sample + rows), rows, resamples, seed, clusters
+    )
+    known = np.isfinite([low, high]).all()
+    of_row = here if clusters is None else clusters
     rng = np.random.default_rng(seed + 1)
     reached = 0
     for start in range(0, resamples, _batch(rows)):
-        swapped = rng.random((min(_batch(rows), resamples - start), rows)) < 0.5
+        samples = min(_batch(rows), resamples - start)
+        swapped = (rng.random((samples, of_row.max() + 1)) < 0.5)[:, of_row]
         first, second = np.where(swapped, here + rows, here), np.where(swapped, here, here + rows)
         # Sums in another order may differ in the last digit.
         reached += int(np.sum(np.abs(difference(first, second)) >= abs(observed) - 1e-12))
-    return PairedTest(observed, low, high, (1 + reached) / (1 + resamples))
+    return PairedTest(
+        observed, low if known else None, high if known else None, (1 + reached) / (1 + resamples)
+    )

@@ -148,7 +148,9 @@ def triage_scores(scale: TriageScale, gold: np.ndarray, predicted: np.ndarray) -
         "over_mean_levels": np.where(counted & over, -levels, np.nan),
         "expected_cost": np.where(counted, cost, np.nan),
     }
-    statistics = {name: mean_of(values) for name, values in rows.items()}
+    statistics: dict[str, Statistic] = {
+        name: mean_of(values, share=name.endswith("_fraction")) for name, values in rows.items()
+    }
     last = len(scale.labels) - 1
     farthest = np.where(gold <= last - gold, last, 0)
     statistics["quadratic_kappa"] = quadratic_kappa_of(gold, np.where(valid, predicted, farthest))

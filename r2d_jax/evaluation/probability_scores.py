@@ -16,7 +16,7 @@ from r2d_jax.evaluation.calibration import (
     label_probabilities,
     negative_log_likelihood,
 )
-from r2d_jax.evaluation.intervals import Statistic, mean_of, ratio_of
+from r2d_jax.evaluation.intervals import Ratio, Statistic, mean_of, share_of
 from r2d_jax.evaluation.label_scoring import label_numbers, probability_of
 from r2d_jax.evaluation.report_labels import calibration as bins_of
 from r2d_jax.evaluation.scoring import Scores
@@ -167,9 +167,11 @@ class ProbabilityScores:
             answered = probability >= least
             self.rows["abstention.coverage"] = answered.astype(np.float64)
             self.rows["abstention.risk"] = np.where(answered, wrong, np.nan)
-            self.statistics["abstention.coverage"] = mean_of(self.rows["abstention.coverage"])
+            self.statistics["abstention.coverage"] = share_of(self.rows["abstention.coverage"])
             if answered.any():
-                self.statistics["abstention.risk"] = ratio_of((answered & wrong).astype(float), answered)
+                self.statistics["abstention.risk"] = Ratio(
+                    (answered & wrong).astype(float), answered, share=True
+                )
             section |= {
                 "answered_rows": int(answered.sum()),
                 "coverage": float(answered.mean()),

@@ -9,7 +9,7 @@ import numpy as np
 from r2d_jax.data.features import question_text
 from r2d_jax.data.mentions import is_blank, rationale_names_label
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.intervals import Statistic, ratio_of
+from r2d_jax.evaluation.intervals import Ratio, Statistic
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Predictor, all_of
@@ -143,7 +143,7 @@ def flip_statistics(flips: Sequence[Flip], labels: Sequence[str], rows: int) -> 
     place = np.array([flip.row for flip in flips], np.int64)
     counts = np.bincount(place, minlength=rows)
     return {
-        name: ratio_of(np.bincount(place, weights=values, minlength=rows), counts)
+        name: Ratio(np.bincount(place, weights=values, minlength=rows), counts, share=True)
         for name, values in _flip_flags(flips, labels).items()
     }
 

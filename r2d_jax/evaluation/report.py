@@ -134,6 +134,8 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"under-triage: predicted less urgent than gold; cost: {triage['costs']}, an output that is no label "
             "costs as much as the worst one"
         )
+    if groups := metrics.get("groups"):
+        yield f"intervals: over {groups} groups, whose rows are drawn together, of {metrics['rows']} rows"
     if "subgroups" in metrics:
         yield "subgroups: figures of each group and the worst ones are in metrics.json"
     if probabilities := metrics.get("calibration"):

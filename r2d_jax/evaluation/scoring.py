@@ -25,8 +25,12 @@ from r2d_jax.evaluation.rationale_checks import (
     flip_statistics,
     has_text,
 )
+from r2d_jax.evaluation.resampling import clusters_of
 from r2d_jax.evaluation.subgroups import subgroup_figures
 from r2d_jax.evaluation.triage_scoring import evaluate_triage
+
+# Figures that are means over rows, but of values that may lie beyond 0 and 1.
+_NO_SHARES = ("bleu.", "bertscore.")
 
 # Module and package of what is imported at the first evaluation only.
 _LATE = {"rouge_score": "rouge-score", "sacrebleu": "sacrebleu", "scipy": "scipy", "sklearn": "scikit-learn"}
@@ -83,10 +87,12 @@ class Scores:
     Attributes:
         metrics: by name; "intervals" holds the 95 % bootstrap interval of each, by dotted name.
         rows: figure to float64 [N], the part of each row in it; nan where the row does not count.
+        clusters: int64 [N], rows that are no independent cases, as of `clusters_of`; None: all are.
     """
 
     metrics: dict[str, Any]
     rows: dict[str, np.ndarray]
+    clusters: np.ndarray | None = None
 
     def plus(
         self,
@@ -97,9 +103,9 @@ class Scores:
         resamples: int,
     ) -> "Scores":
         """With sections of metrics.json, the parts of each of `count` rows in them, and intervals of figures."""
-        intervals = intervals_of(statistics, count, resamples=resamples)
+        intervals = intervals_of(statistics, count, resamples=resamples, clusters=self.clusters)
         metrics = {**self.metrics, **sections, "intervals": self.metrics.get("intervals", {}) | intervals}
-        return Scores(metrics, {**self.rows, **rows})
+        return Scores(metrics, {**self.rows, **rows}, self.clusters)
 
 
 def score(
@@ -144,7 +150,12 @@ def score(
         metrics |= part.metrics
         rows |= part.rows
         statistics |= part.statistics
-    statistics |= {name: mean_of(values) for name, values in rows.items()}
+    statistics |= {
+        name: mean_of(values, share=not name.startswith(_NO_SHARES)) for name, values in rows.items()
+    }
+    clusters = clusters_of([example.group for example in examples])
+    if clusters is not None:
+        metrics["groups"] = int(clusters.max()) + 1
     if settings.triage is not None:
         predicted = [prediction.label for prediction in predictions]
         triage = evaluate_triage(settings.triage, labels, gold, predicted, probabilities)
@@ -152,12 +163,18 @@ def score(
         rows |= triage.rows
         statistics |= triage.statistics
     groups = subgroup_figures(
-        examples, statistics, least_rows=settings.subgroup_least_rows, resamples=settings.resamples
+        examples,
+        statistics,
+        least_rows=settings.subgroup_least_rows,
+        resamples=settings.resamples,
+        clusters=clusters,
     )
     if groups is not None:
         metrics["subgroups"] = groups
-    metrics["intervals"] = intervals_of(statistics, len(examples), resamples=settings.resamples)
-    return Scores(metrics, rows)
+    metrics["intervals"] = intervals_of(
+        statistics, len(examples), resamples=settings.resamples, clusters=clusters
+    )
+    return Scores(metrics, rows, clusters)
 
 
 @dataclasses.dataclass(frozen=True)

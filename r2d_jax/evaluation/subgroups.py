@@ -8,14 +8,20 @@ import numpy as np
 from r2d_jax.data.schema import Example
 from r2d_jax.data.subgroups import MISSING, in_order
 from r2d_jax.evaluation.figures import headings
-from r2d_jax.evaluation.intervals import Statistic, bootstrap_interval
+from r2d_jax.evaluation.intervals import Ratio, Statistic, bootstrap_interval
+from r2d_jax.evaluation.resampling import clusters_among
 
 HIGHER_IS_BETTER = {figure.name: figure.up for figure in headings("groups")}
 """The figures that are told of each group, where a run has them, by their names in metrics.json."""
 
 
 def subgroup_figures(
-    examples: Sequence[Example], statistics: Mapping[str, Statistic], *, least_rows: int, resamples: int
+    examples: Sequence[Example],
+    statistics: Mapping[str, Statistic],
+    *,
+    least_rows: int,
+    resamples: int,
+    clusters: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
     """Figures of every group of every subgroup.
 
@@ -28,6 +34,7 @@ def subgroup_figures(
         statistics: figure to its `Statistic` over the N rows.
         least_rows: fewest rows of a group that may be named the worst.
         resamples: bootstrap samples for each interval; 0: no intervals.
+        clusters: int64 [N], of `clusters_of`.
 
     Returns:
         least_rows; by: subgroup name to groups (group, rows, and figures: name to value, low and high, None where
@@ -47,7 +54,8 @@ def subgroup_figures(
     for name, column in columns.items():
         values = np.array(column, object)
         groups = [
-            _group(group, np.flatnonzero(values == group), told, resamples) for group in in_order(set(column))
+            _group(group, np.flatnonzero(values == group), told, resamples, clusters)
+            for group in in_order(set(column))
         ]
         by[name] = {
             "groups": groups,
@@ -56,17 +64,24 @@ def subgroup_figures(
     return {"least_rows": least_rows, "by": by}
 
 
+def _among(statistic: Statistic, rows: np.ndarray) -> Statistic:
+    return statistic.among(rows) if isinstance(statistic, Ratio) else lambda sample: statistic(rows[sample])
+
+
 def _group(
-    name: str, rows: np.ndarray, statistics: Mapping[str, Statistic], resamples: int
+    name: str,
+    rows: np.ndarray,
+    statistics: Mapping[str, Statistic],
+    resamples: int,
+    clusters: np.ndarray | None,
 ) -> dict[str, Any]:
-    figures = {}
+    figures, within = {}, clusters_among(clusters, rows)
     for figure, statistic in statistics.items():
         value = float(statistic(rows))
-
-        def of_sample(sample: np.ndarray, statistic: Statistic = statistic) -> np.ndarray:
-            return statistic(rows[sample])
-
-        low, high = bootstrap_interval(of_sample, len(rows), resamples=resamples) or (None, None)
+        interval = bootstrap_interval(
+            _among(statistic, rows), len(rows), resamples=resamples, clusters=within
+        )
+        low, high = interval or (None, None)
         figures[figure] = {"value": value if np.isfinite(value) else None, "low": low, "high": high}
     return {"group": name, "rows": len(rows), "figures": figures}
 

@@ -8,7 +8,7 @@ import numpy as np
 from r2d_jax.data.features import question_text
 from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.schema import Example
-from r2d_jax.evaluation.intervals import Statistic, ratio_of
+from r2d_jax.evaluation.intervals import Ratio, Statistic
 from r2d_jax.evaluation.support import Support, support
 
 # Rate: what is counted, and of what.
@@ -50,7 +50,9 @@ def support_statistics(found: Sequence[Support], rationales: Sequence[str]) -> d
     """The rates of `support_figures` as statistics of N resampled rows, each with all its statements."""
     counts = _counts(found, rationales)
     return {
-        name: ratio_of(counts[part], counts[of]) for name, (part, of) in _RATES.items() if counts[of].any()
+        name: Ratio(counts[part], counts[of], share=True)
+        for name, (part, of) in _RATES.items()
+        if counts[of].any()
     }
 
 
