@@ -245,6 +245,44 @@ def test_b016_broken_quoting_names_the_line_where_the_row_begins(write_csv, bad)
     refusal(write_csv('q,yes,"a\nb"', bad), "line 4 (record 2)", "broken quoting")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(("kind", "delimiter"), [("csv", ","), ("tsv", "\t")])
+@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize("between", [[], ["cough", "", "rash"]])
+def test_a_stray_quote_that_merges_rows_is_told(write, end, kind, delimiter, column, between):
+    """One record with as many cells as the header: rows were lost, and the gold label of one was in another's input."""
+    questions = ["never so", '"worst headache', *between, 'fell from 5"', "well"]
+    lines = [
+        HEADER,
+        *(",".join(["yes"] * column + [one] + ["r"] * (2 - column)) if one else "" for one in questions),
+    ]
+    path = write(f"rows.{kind}", end.join(lines).replace(",", delimiter) + end)
+    rows = len([one for one in between if one]) + 2
+    refusal(path, "line 3 (record 2)", f"looks like {rows} rows in one quoted cell", "Double the quotes")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        # The commas of prose: one line and two commas, and where they would be the ends of rows.
+        'q,yes,"a fever, a cough\nand pain, too"',
+        '"Pain, fever, 2 days\nno cough",yes,r',
+        # A writer that quotes every cell cannot leave a stray quote behind.
+        '"a,b,c\nd","yes","r"',
+        # As many delimiters, at other places than those of rows.
+        '"a,b\nc,d",yes,r',
+        'q,"a,b,c\nd",r',
+        'q,yes,"a\n\nb"',
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_quoted_cells_of_several_lines_stay_cells(write, record, kind):
+    text = f"{HEADER}\n{record}\n"
+    text = text.replace(",", "\t").replace("\t ", ", ") if kind == "tsv" else text
+    (example,) = read(write(f"rows.{kind}", text))
+    assert "\n" in "".join([example.question, example.label, example.rationales["default"]])
+
+
 def test_b016_cell_longer_than_the_csv_default(write_csv):
     (example,) = read(write_csv(f"{'x' * 200_000},yes,r"))
     assert len(example.question) == 200_000

@@ -1,28 +1,57 @@
 """Rows of CSV and TSV files as a stream; in: a file with a header, out: Row by Row, every cell text."""
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from r2d_jax.data.reading.cells import Row, delimiter_hint, repeated
 from r2d_jax.data.reading.files import Part
 from r2d_jax.data.reading.text_stream import lines, nothing_in, open_text
 from r2d_jax.errors import UserError
 
+_BREAK = re.compile("\r\n|\r|\n")
+
+
+class _Ends:
+    """Hands lines on, and keeps the first and last of a record, by which its first and last cell are known as quoted."""
+
+    def __init__(self, found: Iterable[str]):
+        self._found = found
+        self._first: str | None = None
+        self._last = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._found:
+            self._first = line if self._first is None else self._first
+            self._last = line
+            yield line
+
+    def quoted(self) -> bool:
+        return (self._first or "").startswith('"') and self._last.rstrip("\r\n").endswith('"')
+
+    def begin(self) -> None:
+        self._first = None
+
 
 def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
     """Records below the header, as RFC 4180 has them; blank lines are skipped, cells are never trimmed.
 
     Raises:
-        UserError: a column name appears twice, a row has more or fewer cells or repeats the header, broken quoting.
+        UserError: a column name appears twice, a row has more or fewer cells or repeats the header, broken quoting, a
+            cell that looks like several rows.
     """
     csv.field_size_limit(2**31 - 1)
     header: list[str] = []
     record, line = 0, 1
     with open_text(part, encoding, newline="") as text:
-        reader = csv.reader(lines(text), delimiter="\t" if part.format == ".tsv" else ",", strict=True)
+        delimiter = "\t" if part.format == ".tsv" else ","
+        ends = _Ends(lines(text))
+        reader = csv.reader(ends, delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 start, line = line, reader.line_num + 1
+                quoted = ends.quoted()
+                ends.begin()
                 if not cells:
                     continue
                 if not header:
@@ -50,6 +79,12 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                         f"has {len(cells)} cells, the header {len(header)}",
                         delimiter_hint(header) or "Quote cells that hold the delimiter or a line break.",
                     )
+                if line > start + 1 and not quoted and (merged := _merged_rows(cells, delimiter)):
+                    raise UserError(
+                        f"{part.path} line {start} (record {record})",
+                        f"looks like {merged} rows in one quoted cell",
+                        "Double the quotes inside cells, or quote every cell.",
+                    )
                 yield Row(f"{part.name}line {start}", dict(zip(header, cells, strict=True)), part.path)
         except csv.Error as error:
             raise UserError(
@@ -68,3 +103,24 @@ def _repeats(cells: list[str], header: list[str]) -> bool:
     first = cells[0].removeprefix("\ufeff")
     # Behind the mark, quotes are part of the cell.
     return first == header[0] or (first != cells[0] and first == f'"{header[0]}"')
+
+
+def _merged_rows(cells: Sequence[str], delimiter: str) -> int:
+    """How many rows one of these cells seems to hold; 0 where none does.
+
+    A quote that begins a cell, and one that ends a cell of the same column further down, make one cell of all that is
+    between, and the record has as many cells as the header. Its lines then are the rest of a row, whole rows, and the
+    start of a row; and its delimiters are those of cells, not the commas of prose, which a blank follows.
+    """
+    whole = len(cells) - 1
+    for column, cell in enumerate(cells):
+        first, *others = _BREAK.split(cell)
+        # A table of one column has no delimiters that could tell.
+        if not others or not whole:
+            continue
+        rows = [line for line in others[:-1] if line]
+        parts = [first, *rows, others[-1]]
+        wanted = [whole - column, *(whole for _ in rows), column]
+        if [part.count(delimiter) for part in parts] == wanted and not re.search(f"{delimiter} ", cell):
+            return len(parts)
+    return 0
