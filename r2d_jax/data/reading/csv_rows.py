@@ -13,7 +13,7 @@ _BREAK = re.compile("\r\n|\r|\n")
 
 
 class _Ends:
-    """Hands lines on, and keeps the first and last of a record, by which its first and last cell are known as quoted."""
+    """Hands lines on, and keeps the first and last of a record, which tell whether all of it is quoted."""
 
     def __init__(self, found: Iterable[str]):
         self._found = found
