@@ -58,6 +58,29 @@ def questions(splits):
     return {name: [row.question for row in getattr(splits, name)] for name in NAMES}
 
 
+@pytest.mark.parametrize(
+    ("values", "columns"),
+    [
+        (["Al Gee", "Bob Ray", "Zebedee Quux"], {}),
+        (["Zebedee has pain", "train", "train", "train"], {}),
+        (["Zebedee", "Zebedee", "train"], {"question": "{other}: {part}"}),
+        (["Zebedee", "Zebedee", "train"], {"context": "part"}),
+        (["Zebedee", "Zebedee", "train"], {"rationales": {"default": "part"}}),
+    ],
+)
+def test_values_of_a_wrong_split_column_are_not_told(file, values, columns):
+    """A column of few different texts was printed as the names of splits."""
+    rows = [{"part": value, "other": "o"} for value in values]
+    unknown = str(len(set(values) - {"train"}))
+    told = f"values without a split: {unknown}, not shown"
+    refusal(file(*rows, columns={"split": "part", **columns}), told, "Check data.columns.split")
+
+
+def test_values_of_a_split_column_are_told(file):
+    rows = [{"part": value} for value in ["train", "train", "dev set"]]
+    refusal(file(*rows, columns={"split": "part"}), "values without a split: 'dev set'. Map them")
+
+
 # --- draws --------------------------------------------------------------------------------------------
 
 

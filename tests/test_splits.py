@@ -94,7 +94,7 @@ def test_three_files(files):
 
 
 def test_value_of_the_split_column_without_a_split_is_listed(one_file):
-    text = error(one_file(("train", "a", "x"), ("dev", "b", "x"), ("Test", "c", "x")))
+    text = error(one_file(*[("train", "a", "x")] * 2, ("dev", "b", "x"), ("Test", "c", "x")))
     assert "'Test', 'dev'" in text
     assert "data.split_values" in text
 

@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from r2d_jax.config import DataConfig
+from r2d_jax.config import ColumnsConfig, DataConfig
 from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
 from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.packed_columns import Digests, digest_of, numbered
 from r2d_jax.data.reading.raw_rows import RowCallback, shown, splits_within
+from r2d_jax.data.reading.templates import parse_template
 from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_source
@@ -21,7 +22,8 @@ from r2d_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
 _NO_ROWS = np.arange(0)
-_SHOWN_SPLITS = 5
+# More values, or longer ones, are hardly those of a split column.
+_SHOWN_SPLITS, _SPLIT_WORDS = 5, 2
 
 RowsBySplit = dict[str, np.ndarray]
 """Row numbers int64 [n] of each split, in order."""
@@ -191,15 +193,31 @@ def _by_column(config: DataConfig, sources: _Sources) -> RowsBySplit:
     names = {value: name for name, value in config.split_values.items()}
     unknown = sorted(set(values.names) - names.keys())
     if unknown:
-        # So many values are hardly those of a split column; another column's would be case text.
-        told = shown(unknown) if len(unknown) <= _SHOWN_SPLITS else f"{len(unknown)} different ones"
+        told, fix = shown(unknown), "Map them"
+        if _may_be_case_text(values, unknown, config.columns):
+            told, fix = (
+                f"{len(unknown)}, not shown for they may be text",
+                "Check data.columns.split, or map them",
+            )
         raise UserError(
             f"{config.path}, field {config.columns.split!r}",
             f"values without a split: {told}",
-            f"Map them in data.split_values, now {dict(config.split_values)}.",
+            f"{fix} in data.split_values, now {dict(config.split_values)}.",
         )
     splits = np.array([NAMES.index(names[value]) for value in values.names])[values.codes]
     return {name: rows[splits == number] for number, name in enumerate(NAMES)}
+
+
+def _may_be_case_text(values: NameCodes, unknown: Sequence[str], columns: ColumnsConfig) -> bool:
+    """Whether a split column looks like another one, so that no message may tell its values."""
+    texts = [columns.question, columns.context or "", *columns.rationales.values()]
+    of_texts = {name for text in texts if text for name in parse_template(text, "data.columns").columns}
+    return (
+        len(unknown) > _SHOWN_SPLITS
+        or len(values.names) == len(values.codes)
+        or any(len(value.split()) > _SPLIT_WORDS for value in unknown)
+        or columns.split in of_texts
+    )
 
 
 def _built_in(config: DataConfig, sources: _Sources) -> RowsBySplit:
