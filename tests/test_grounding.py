@@ -112,6 +112,8 @@ def test_the_share_is_of_numbers_and_different_words():
     assert found.grounded_fraction == pytest.approx(4 / 6)
     assert grounding("So it is.", NOTE).grounded_fraction is None
     assert grounding("This is very urgent.", NOTE, ignored=["Very Urgent"]).words == 0
+    found = grounding("So it is esi  3, not ESI 4.", NOTE, ignored=["ESI 3"])
+    assert (found.numbers, found.unsupported_numbers) == (1, ("4",))
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,24 @@ def test_statements_without_support(rationale, numbers, findings, wanted):
 
 
 @pytest.mark.parametrize(
+    ("rationale", "label", "wanted"),
+    [
+        ("This is ESI 2.", "ESI 2", []),
+        ("So it is esi\n 2, for HR 99.", "ESI 2", ["99"]),
+        ("HR 2 speaks for category three.", "Category three", ["2"]),
+        ("ESI 2.5, ESI 3, and ESI 2 h.", "ESI 2", ["2.5", "3", "2 h"]),
+        ("Readmission <30 or >30, 30 days.", "<30", ["30", "30 days"]),
+        ("This is Stufe 2 \u00e4.", "Stufe 2 a\u0308", []),
+    ],
+)
+def test_a_number_in_a_label_is_none(rationale, label, wanted):
+    """Labels such as ESI 2 made every rationale that names its label state a number that no input holds."""
+    found = support(rationale, "Hurt.", ignored=[label])
+    assert [one.text for one in found.unsupported if one.kind == "number"] == wanted
+    assert found.numbers == len(wanted)
+
+
+@pytest.mark.parametrize(
     ("rationale", "findings"),
     [
         ("He cannot carry any weight on the left leg.", ["carry", "weight", "left leg"]),

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import snowballstemmer
 
 from r2d_jax.data.amounts import NUMBER_WORDS, KnownAmounts
-from r2d_jax.data.quantities import quantities, without_quantities
+from r2d_jax.data.mentions import places_of
+from r2d_jax.data.quantities import located_quantities, without_quantities
 
 # English function words and the words that join an argument; they state nothing about a case.
 _WITHOUT_CONTENT = """
@@ -64,13 +65,20 @@ def grounding(rationale: str, source: str, ignored: Iterable[str] = ()) -> Groun
     Args:
         rationale: any text.
         source: the input, question and context.
-        ignored: texts whose words are not looked at, such as the label, which the input should not hold.
+        ignored: texts whose words are not looked at, such as the label, which the input should not hold; nor is a
+            number that is part of one.
     """
+    ignored, composed = tuple(ignored), unicodedata.normalize("NFC", rationale)
     there = KnownAmounts.of(unicodedata.normalize("NFC", source))
     stems, left_out = _stems(_words(source)), _stems(word for text in ignored for word in _words(text))
     bare = _words(without_quantities(rationale))
     words = sorted({stem(word) for word in bare if is_content(word)} - left_out)
-    numbers = quantities(rationale)
+    named = places_of(composed, ignored)
+    numbers = [
+        one
+        for one, (start, end) in located_quantities(composed)
+        if not any(first <= start and end <= last for first, last in named)
+    ]
     return Grounding(
         len(numbers),
         tuple(one.written for one in numbers if not there.holds(one)),

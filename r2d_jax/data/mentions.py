@@ -2,9 +2,11 @@
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from r2d_jax.data.composed import Span
 from r2d_jax.errors import UserError
 
 # T5's own normaliser writes the zero-width characters as spaces, so no output could ever match a
@@ -63,6 +65,24 @@ def _pattern(key: str) -> str:
     if key[-1].isdigit():
         after += r"(?![.,]\d)"
     return before + f"[ {_HYPHENS}]".join(map(re.escape, _JOINT.split(key))) + after
+
+
+def places_of(composed: str, phrases: Iterable[str]) -> list[Span]:
+    """Where a text has one of these phrases as whole words and whole numbers; case and white space do not matter.
+
+    Args:
+        composed: in the form NFC; places are in it.
+        phrases: in any form, such as labels.
+    """
+    finders = [_phrase_finder(phrase) for phrase in phrases if not is_blank(phrase)]
+    return [match.span() for finder in finders for match in finder.finditer(composed)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _phrase_finder(phrase: str) -> re.Pattern[str]:
+    words = r"\s+".join(map(re.escape, unicodedata.normalize("NFC", phrase).split()))
+    # "ESI 2" is not in "ESI 2.5".
+    return re.compile(rf"(?<!\w)(?<!\d[.,]){words}(?!\w)(?![.,]\d)", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=4096)

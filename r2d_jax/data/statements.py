@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple
 from r2d_jax.data.amounts import Amount, amounts
 from r2d_jax.data.composed import Composed, Span
 from r2d_jax.data.grounding import is_content, stem
+from r2d_jax.data.mentions import places_of
 from r2d_jax.data.negation import negations
 from r2d_jax.data.quantities import Quantity
 from r2d_jax.data.same_names import folded_spelling, names, names_of_unit
 
 Kind = Literal["number", "finding"]
 # Raised with every change of what counts as a statement: figures of other rules do not compare.
-STATEMENT_RULES = 2
+STATEMENT_RULES = 3
 # Words of an argument or of any case note; they find nothing, in any form of the same stem.
 _WITHOUT_FINDING = """
     answer argue argument basis case category choose class classify compare compared compatible conclude conclusion
@@ -167,9 +168,11 @@ def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
 
     Args:
         text: as written.
-        ignored: texts whose words are no findings, such as a label.
+        ignored: texts whose words are no findings, such as a label; a number that is part of one is none either.
     """
     composed, words, *_ = read(text)
+    ignored = tuple(ignored)
+    named = _covered(places_of(composed.text, ignored), len(composed.text))
     left_out = _OF_ARGUMENTS | {word.stem for other in ignored for word in read(other).words}
     idioms = _covered([match.span() for match in _IDIOM.finditer(composed.text)], len(composed.text))
     found = [
@@ -181,7 +184,11 @@ def statements(text: str, ignored: Iterable[str] = ()) -> list[Statement]:
     ]
     findings = _runs(composed.text, found)
     return sorted(
-        [Statement("number", one.span, quantity=one.quantity) for one in amounts(composed.text)]
+        [
+            Statement("number", one.span, quantity=one.quantity)
+            for one in amounts(composed.text)
+            if not all(named[slice(*one.span)])
+        ]
         + [Statement("finding", _hull(run), words=run) for run in findings],
         key=lambda one: one.span,
     )

@@ -60,7 +60,7 @@ def support(rationale: str, question: str, ignored: Iterable[str] = ()) -> Suppo
     Args:
         rationale: any text.
         question: the input, question and context.
-        ignored: texts whose words are no findings, such as the label.
+        ignored: texts whose words and numbers are no statements, such as the label.
     """
     known, source = _Known(question), read(rationale).composed
     found = statements(rationale, ignored)
