@@ -57,6 +57,15 @@ def test_an_address_is_not_taken_for_a_local_folder(r2d, home, command, address)
     assert not (home / address[:3]).exists()
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.TSV", "x.xlsx", "x.parquet"])
+def test_predictions_are_not_written_into_a_file_called_a_table(r2d, home, name):
+    """JSON lines in a .csv file, which no spreadsheet opens."""
+    before = snapshot(home)
+    told = rf"(?m)--output {name}: predictions are JSON lines\. Name a file that ends in \.jsonl\.$"
+    r2d("predict", "--model", "absent", "--input", "rows.jsonl", "--output", name).refused(told)
+    assert snapshot(home) == before
+
+
 def test_the_cache_of_jax_alone_may_be_an_address(tmp_path, monkeypatch):
     """JAX writes to one itself; ours is a folder."""
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,7 @@ from r2d_jax.runtime.mesh import check_batch_size, make_mesh
 from r2d_jax.runtime.outputs import (
     require_file,
     require_folder,
+    require_json_lines,
     require_no_evaluation,
 )
 from r2d_jax.runtime.run_files import EVALUATION_FILES, RUN_CONFIG, RUN_STATE
@@ -144,7 +145,7 @@ def predict_file(
     Args:
         model_path: run, exported or imported folder.
         input_file: of any format that is read; labels and rationales are not read.
-        output_file: JSONL, written whole or not at all.
+        output_file: JSONL, written whole or not at all; no name of another kind of table.
         columns: names that differ from those in training, by question, context and id.
         encoding: of the input.
         batch_size: rows decoded at once.
@@ -160,6 +161,7 @@ def predict_file(
     Raises:
         UserError: a fault of the file, folder or costs.
     """
+    require_json_lines(output_file, "predictions")
     require_file(output_file, inputs=[input_file], overwrite=overwrite)
     # The rows before the weights: a wrong path is told at once.
     home = find_model_folder(model_path)

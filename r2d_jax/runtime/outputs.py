@@ -51,6 +51,7 @@ _RUN_FILES = frozenset(
         *(f"evaluation/{name}" for name in EVALUATION_FILES),
     }
 )
+_OTHER_TABLES = frozenset({".csv", ".tsv", ".xlsx", ".parquet"})
 # STAGE/latest/STEP/params/PROCESS/d/FILE of a run is the deepest.
 _LEVELS = 7
 
@@ -126,6 +127,21 @@ def _require_free(
     require_not_own(file, option)
     if overwrite is False and file.exists():
         raise UserError(where, "is there already", f"Choose another {option}, or add --overwrite.")
+
+
+def require_json_lines(file: pathlib.Path, what: str, option: str = "--output") -> None:
+    """Refuse a name that other programs take for a table of another kind.
+
+    Args:
+        file: as the user gave it.
+        what: is to be written, such as "predictions".
+        option: what named it, as it is told.
+
+    Raises:
+        UserError: the name ends as that of a CSV, TSV, Excel or Parquet file.
+    """
+    if file.suffix.lower() in _OTHER_TABLES:
+        raise UserError(f"{option} {file}", f"{what} are JSON lines", "Name a file that ends in .jsonl.")
 
 
 def require_folder(
