@@ -46,10 +46,12 @@ def risk_coverage(
             )
         axes.set_title(title)
         axes.set_xlim(0, 1.02)
-        # Room for the legend above the curve.
-        axes.set_ylim(0, 1.45 * max(*risk, error, target or 0, 0.01))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(5))
+        # Room for the legend above the curve, but no ticks there that no share can have.
+        top = 1.45 * max(*risk, error, target or 0, 0.01)
+        axes.set_ylim(0, top)
+        for axis, end in ((axes.xaxis, 1.0), (axes.yaxis, min(top, 1.0))):
+            ticks = MaxNLocator(5).tick_values(0, end)
+            axis.set_ticks([tick for tick in ticks if tick < end + 1e-9])
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         axes.set_xlabel("rows answered")
         axes.set_ylabel("of these wrong")

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from r2d_jax.evaluation.figures import percent
 from r2d_jax.evaluation.plots import COLOURS, INK, drawing, inline
 
-_OVER, _UNDER, _NONE = COLOURS[0], COLOURS[1], COLOURS[6]
+_OVER, _UNDER = COLOURS[0], COLOURS[1]
 _WIDTH = 5.2
 # Opacity by levels; the last one is of all distances from there on.
 _SHADES = (0.35, 0.65, 1.0)
@@ -51,6 +53,8 @@ def _shades(counts: Sequence[int]) -> list[int]:
 def level_bars(title: str, levels: Sequence[LevelRow]) -> str:
     """Share of each gold level that is under-triaged (to the right) and over-triaged (to the left), by how far.
 
+    Outputs that are no label are neither: they have no bar, but their share at the right, where there are any.
+
     Args:
         title: above the plot.
         levels: most urgent first, which is drawn on top; those without rows have no bar.
@@ -70,9 +74,6 @@ def level_bars(title: str, levels: Sequence[LevelRow]) -> str:
                         place, sign * count / total, left=sign * start, color=colour, alpha=shade, height=0.7
                     )
                     start += count / total
-                if sign > 0 and level.invalid:
-                    axes.barh(place, level.invalid / total, left=start, color=_NONE, alpha=0.5, height=0.7)
-                    start += level.invalid / total
                 reach = max(reach, start)
         axes.axvline(0, color=INK, linewidth=1.0)
         axes.set_yticks(range(len(levels)), [f"{level.name} ({level.rows})" for level in levels])
@@ -86,13 +87,13 @@ def level_bars(title: str, levels: Sequence[LevelRow]) -> str:
         )
         axes.set_ylabel("gold level (rows)")
         axes.set_title(title)
+        if any(level.invalid for level in levels):
+            _no_label_column(axes, levels)
         handles = [
             Patch(color=colour, alpha=shade, label=f"{kind} by {_distance(place)}")
             for kind, colour in (("over", _OVER), ("under", _UNDER))
             for place, shade in enumerate(_SHADES, 1)
         ]
-        if any(level.invalid for level in levels):
-            handles.append(Patch(color=_NONE, alpha=0.5, label="no label"))
         figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7.5)
         told = "; ".join(
             f"{level.name}: {sum(level.over)} over, {sum(level.under)} under of {level.rows}"
@@ -100,6 +101,16 @@ def level_bars(title: str, levels: Sequence[LevelRow]) -> str:
             for level in levels
         )
         return inline(figure, f"{title}: {told}.")
+
+
+def _no_label_column(axes: Axes, levels: Sequence[LevelRow]) -> None:
+    # As numbers: a bar would stand on the side of over- or of under-triage, and such an output is neither.
+    column = axes.secondary_yaxis("right")
+    shares = [percent(level.invalid / level.rows) if level.rows else "\N{EN DASH}" for level in levels]
+    column.set_yticks(range(len(levels)), shares)
+    column.tick_params(length=0)
+    column.set_ylabel("no label")
+    column.spines["right"].set_visible(False)
 
 
 def _distance(levels: int) -> str:
