@@ -418,6 +418,20 @@ def test_triage_and_subgroups(run):
     assert any(text.startswith("expected cost by ward: <b>ward 0</b> ") for text in descriptions)
 
 
+def test_all_groups_that_tie_for_the_worst_are_tagged(run, undrawn):
+    found = grouped(run)
+    worst = found["subgroups"]["by"]["ward"]["worst"]
+    names = [one["group"] for one in found["subgroups"]["by"]["ward"]["groups"]]
+    tags = []
+    # An earlier version named one group.
+    for groups in ({"groups": names}, {"groups": names[1:]}, {}):
+        for figure in worst:
+            worst[figure] = {"group": names[0], "value": 0.5, "distance": 0.1} | groups
+        run.score(LABELS, **found)
+        tags.append(report(run).source.count('class="tag">worst'))
+    assert tags == [2 * len(worst), len(worst), len(worst)]
+
+
 def with_probabilities(run, calibration):
     """Sections of metrics.json for the run's rows, whose scores are drawn."""
     scores = (

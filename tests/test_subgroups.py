@@ -315,6 +315,7 @@ def test_the_worst_group_is_named_but_never_a_small_one():
     assert values[MISSING] == min(values.values())
     assert worst["accuracy"] == {
         "group": "B",
+        "groups": ["B"],
         "value": values["B"],
         "distance": pytest.approx(values["A"] - values["B"]),
     }
@@ -349,3 +350,25 @@ def test_groups_that_are_all_alike_have_no_worst():
     )
     assert found["by"]["sex"]["worst"] == {"accuracy": None}
     assert subgroup_figures([Example("1", "q", "a", {})], {}, least_rows=1, resamples=0) is None
+
+
+def test_all_groups_that_tie_for_the_worst_are_named():
+    """Only the first one was. Sums in another order differ in their last digit, which is no difference either."""
+    sites = {"A": 0.8, "B": 0.1 + 0.7, "C": 1.0, "D": 0.8}
+    examples = [
+        Example(f"{n} {site}", "q", "a", {}, subgroups={"site": site}) for site in sites for n in range(30)
+    ]
+    score_of = np.repeat(list(sites.values()), 30)
+
+    def worst(least_rows, chosen):
+        statistics = {"accuracy": lambda rows: score_of[chosen][rows].max(-1)}
+        found = subgroup_figures(
+            [examples[n] for n in chosen], statistics, least_rows=least_rows, resamples=0
+        )
+        return found["by"]["site"]["worst"]["accuracy"]
+
+    # D has too few rows.
+    found = worst(30, np.arange(110))
+    assert (found["group"], found["groups"]) == ("A", ["A", "B"])
+    assert found["distance"] == pytest.approx(0.2)
+    assert worst(30, np.arange(60)) is None

@@ -64,6 +64,12 @@ class _Group(BaseModel):
 
 class _Worst(BaseModel):
     group: str
+    # An earlier version named one group alone.
+    groups: list[str] = []
+
+    @property
+    def every(self) -> list[str]:
+        return self.groups or [self.group]
 
 
 class _Subgroup(BaseModel):
@@ -154,14 +160,15 @@ def _subgroup(
     from r2d_jax.evaluation.triage_plots import GroupRow, group_dots
 
     figures = [name for name in _GROUP_FIGURES if any(name in group.figures for group in part.groups)]
-    worst = {figure: one.group for figure, one in part.worst.items() if one is not None}
+    worst = {figure: one.every for figure, one in part.worst.items() if one is not None}
     rows = [
         {
             "name": short(group.group),
             "rows": group.rows,
             "small": group.rows < least_rows,
             "cells": [
-                cell(group.scored(figure)) | {"worst": worst.get(figure) == group.group} for figure in figures
+                cell(group.scored(figure)) | {"worst": group.group in worst.get(figure, ())}
+                for figure in figures
             ],
         }
         for group in part.groups

@@ -14,6 +14,9 @@ from r2d_jax.evaluation.resampling import clusters_among
 HIGHER_IS_BETTER = {figure.name: figure.up for figure in headings("groups")}
 """The figures that are told of each group, where a run has them, by their names in metrics.json."""
 
+# Of sums of the same numbers in another order.
+_ROUNDING = 1e-9
+
 
 def subgroup_figures(
     examples: Sequence[Example],
@@ -38,8 +41,9 @@ def subgroup_figures(
 
     Returns:
         least_rows; by: subgroup name to groups (group, rows, and figures: name to value, low and high, None where
-        there is none, in the order of `in_order`) and worst (figure to group, value, and distance, how far from
-        the best group; None where fewer than two groups have enough rows and the figure, or all are equal).
+        there is none, in the order of `in_order`) and worst (figure to groups, which are all that tie for it; group,
+        the first of them; value; and distance, how far from the best group; None where fewer than two groups have
+        enough rows and the figure, or all are equal).
         None where the rows have no subgroups.
     """
     names = list(examples[0].subgroups) if len(examples) else []
@@ -95,11 +99,13 @@ def _worst(groups: Sequence[Mapping[str, Any]], figure: str, least_rows: int) ->
     if len(scored) < 2:
         return None
     low, high = min(value for value, _ in scored), max(value for value, _ in scored)
-    if low == high:
+    if high - low <= _ROUNDING:
         return None
     value = low if HIGHER_IS_BETTER[figure] else high
+    tied = [group for one, group in scored if abs(one - value) <= _ROUNDING]
     return {
-        "group": next(group for one, group in scored if one == value),
+        "group": tied[0],
+        "groups": tied,
         "value": value,
         "distance": high - low,
     }
