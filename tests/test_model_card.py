@@ -304,6 +304,36 @@ def test_of_many_labels_those_of_single_rows_are_not_named_in_the_card(tmp_path,
     assert "label 8" not in text
 
 
+def with_metrics(run, **more):
+    """The facts of a run with more in its metrics.json."""
+    path = run / "evaluation" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    return read_facts(run, CHOSEN)
+
+
+@pytest.mark.parametrize(
+    ("model", "rescaled", "title"),
+    [
+        ("roberta-large", True, "BERTScore F1 of roberta-large, rescaled"),
+        ("roberta-large", False, "BERTScore F1 of roberta-large"),
+        ("/clinics/Northwood", True, "BERTScore F1 of a model not named here, rescaled"),
+        ("Northwood/scorer", False, "BERTScore F1 of a model not named here"),
+    ],
+)
+def test_bertscore_is_told_with_its_model_and_its_scale(
+    tmp_path, card, tokenizer, monkeypatch, model, rescaled, title
+):
+    """The results for the Hub had a rescaled one as plain "BERTScore F1", and neither place said of which model."""
+    cached = {"roberta-large": "/cache/config.json"}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, _: cached.get(name))
+    score = {"f1": 0.25, "model": model, "rescaled": rescaled, "num_layers": 17, "version": "v"}
+    text = readme_text(card, tokenizer, facts=with_metrics(make_run(tmp_path / "run"), bertscore=score))
+    told = {one.metric_type: one.metric_name for one in huggingface_hub.ModelCard(text).data.eval_results}
+    assert told["bertscore"] == title
+    assert f"| {title} | 0.250 |" in text
+    assert "Northwood" not in text
+
+
 @pytest.mark.parametrize(
     ("computed", "stored", "told"),
     [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES
+from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES, title_of
 from r2d_jax.evaluation.report_values import cell, scored_figure
 from r2d_jax.evaluation.run_facts import RunFacts
 
@@ -111,6 +111,7 @@ def _results(facts: RunFacts, options: CardOptions) -> Iterator["EvalResult"]:
         if scored is None:
             continue
         ends = cell(scored, figure.unit.digits)["interval"]
+        title = title_of(figure, facts.metrics, facts.scorer)
         yield EvalResult(
             task_type=task_type,
             task_name=task_name,
@@ -118,6 +119,6 @@ def _results(facts: RunFacts, options: CardOptions) -> Iterator["EvalResult"]:
             dataset_name=name,
             dataset_split="test",
             metric_type=figure.hub,
-            metric_name=f"{figure.title} (95 % interval {ends})" if ends else figure.title,
+            metric_name=f"{title} (95 % interval {ends})" if ends else title,
             metric_value=round(scored[0], 6),
         )

@@ -215,6 +215,20 @@ def headings(place: Literal["report", "compared", "groups"]) -> dict[Figure, str
     }
 
 
+def title_of(figure: Figure, metrics: Mapping[str, Any], scorer: str = "") -> str:
+    """The title of a figure of one evaluation, with what its value depends on.
+
+    Args:
+        figure: that the metrics have.
+        metrics: of metrics.json.
+        scorer: how the model of BERTScore is called; "": it is told elsewhere.
+    """
+    if figure.name != "bertscore.f1":
+        return figure.title
+    rescaled = ", rescaled" if metrics["bertscore"]["rescaled"] else ""
+    return figure.title + (f" of {scorer}" if scorer else "") + rescaled
+
+
 def figure_at(metrics: Mapping[str, Any], name: str) -> float | None:
     """The figure at a dotted name of metrics.json; None where it was not computed."""
     value: Any = metrics

@@ -125,7 +125,7 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
         else f"This folder holds {dtype} weights. These are figures of"
     )
     yield f"{told} the float32 weights on {metrics.get('rows', 'the')} test rows, measured by r2d_jax."
-    lines = list(result_lines(metrics))
+    lines = list(result_lines(metrics, facts.scorer))
     with_majority = any(majority for *_, majority in lines)
     header = ["figure", "value", "95 % interval", *(["most common label, always"] if with_majority else [])]
     yield _table(header, (line[: len(header)] for line in lines))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.evaluation.distinct_texts import repetition_of
-from r2d_jax.evaluation.figures import FIGURES, figure_at, percent
+from r2d_jax.evaluation.figures import FIGURES, figure_at, percent, title_of
 
 _MAX_CLASSES = 30
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
@@ -45,8 +45,13 @@ def _text(text: str, style: str = "") -> Text:
     return Text(text.translate(_CONTROL), style=style, overflow="fold")
 
 
-def result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """Title, value, interval and the majority class's value; figures that were not computed have no line."""
+def result_lines(metrics: Mapping[str, Any], scorer: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Title, value, interval and the majority class's value; figures that were not computed have no line.
+
+    Args:
+        metrics: of metrics.json.
+        scorer: as of `title_of`.
+    """
     intervals, majority = metrics.get("intervals", {}), metrics.get("majority_class", {})
     for figure in FIGURES:
         value = figure_at(metrics, figure.name) if figure.printed else None
@@ -55,10 +60,7 @@ def result_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, str, st
         text = figure.unit.text
         bounds = " to ".join(map(text, intervals.get(figure.name, ()))).replace(" % to", " to")
         other = text(majority[figure.name]) if figure.name in majority else ""
-        title = figure.title
-        if figure.name == "bertscore.f1" and metrics["bertscore"]["rescaled"]:
-            title += ", rescaled"
-        yield title, text(value), bounds, other
+        yield title_of(figure, metrics, scorer), text(value), bounds, other
 
 
 def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from r2d_jax.evaluation.report_values import stage_summary
 from r2d_jax.evaluation.run_record import RunRecord, read_run
@@ -123,17 +123,28 @@ class RunFacts:
     def hub_model(self) -> str | None:
         """The model on the Hub that training began with; None where that is not certain."""
         init = self.record.settings.get("model.init")
-        if not isinstance(init, str) or pathlib.Path(init).expanduser().exists():
-            return None
-        import huggingface_hub
-        from huggingface_hub.errors import HFValidationError
+        return init if _is_from_hub(init) else None
 
-        try:
-            # A name that was fetched lies in the Hub's cache; a path of another folder than this one does not.
-            found = huggingface_hub.try_to_load_from_cache(init, HF_CONFIG)
-        except HFValidationError:
-            return None
-        return init if isinstance(found, str) else None
+    @property
+    def scorer(self) -> str:
+        """How the model of BERTScore is called: by its name where that is certainly one on the Hub; "": no score."""
+        score = self.metrics.get("bertscore")
+        if not score:
+            return ""
+        return str(score["model"]) if _is_from_hub(score["model"]) else "a model not named here"
+
+
+def _is_from_hub(model: object) -> TypeGuard[str]:
+    if not isinstance(model, str) or pathlib.Path(model).expanduser().exists():
+        return False
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        # A name that was fetched lies in the Hub's cache; a path of another folder than this one does not.
+        return isinstance(huggingface_hub.try_to_load_from_cache(model, HF_CONFIG), str)
+    except HFValidationError:
+        return False
 
 
 def read_facts(folder: pathlib.Path, source: str, label_decode: str | None = None) -> RunFacts | None:
