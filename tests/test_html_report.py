@@ -335,6 +335,17 @@ def test_many_labels_and_long_names(tmp_path, undrawn):
     assert page.tags.count("td") < 6000
 
 
+def test_scores_that_no_row_could_have_given_are_no_zeros(run, undrawn):
+    for row in run.predictions:
+        row["label"] = "standard" if row["gold_label"] == "urgent" else row["gold_label"]
+    per_class = {"never": {"support": 0, "predicted": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}}
+    run.score(LABELS)
+    run.score(LABELS, per_class=run.metrics["per_class"] | per_class)
+    text = report(run).text
+    assert "urgent 4 0 \N{EN DASH} 0.000 0.000 " in text
+    assert "never 0 0 \N{EN DASH} \N{EN DASH} \N{EN DASH} " in text
+
+
 @pytest.mark.parametrize("count", [20, 21, 33])
 def test_the_matrix_of_many_labels(count):
     rng, labels = np.random.default_rng(count), [f"label {number}" for number in range(count)]

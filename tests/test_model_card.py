@@ -312,6 +312,38 @@ def with_metrics(run, **more):
 
 
 @pytest.mark.parametrize(
+    ("supports", "told"),
+    [
+        ([400, 300, 200, 100] + [0] * 6, "6 of 10 labels have fewer than 30 test rows, 6 of them none:"),
+        ([400, 29, 0, 0], "3 of 4 labels have fewer than 30 test rows, 2 of them none:"),
+        ([400, 29], "1 of 2 labels have fewer than 30 test rows:"),
+        ([400, 30], None),
+    ],
+)
+def test_labels_without_a_test_row_count_as_labels_of_few(tmp_path, card, tokenizer, supports, told):
+    """They did not: of ten labels, six of them without a row, the card said nothing."""
+    scores = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "predicted": 4}
+    per_class = {f"label {n}": scores | {"support": support} for n, support in enumerate(supports)}
+    text = readme_text(card, tokenizer, facts=with_metrics(make_run(tmp_path / "run"), per_class=per_class))
+    assert (f"- {told} their own figures say little." in text) if told else ("labels have fewer" not in text)
+
+
+def test_scores_that_no_row_could_have_given_are_no_zeros(tmp_path, card, tokenizer):
+    gold, predicted = ["a", "a", "b", "b"], ["a", "a", "a", "c"]
+    run = make_run(tmp_path / "run")
+    facts = with_metrics(run, **label_metrics(gold, predicted, ["a", "b", "c", "d"]))
+    text = readme_text(card, tokenizer, facts=facts)
+    for line in (
+        "| a | 2 | 0.667 | 1.000 | 0.800 |",
+        # All its rows were missed, and it was never predicted.
+        "| b | 2 | \N{EN DASH} | 0.000 | 0.000 |",
+        "| c | 0 | 0.000 | \N{EN DASH} | \N{EN DASH} |",
+        "| d | 0 | \N{EN DASH} | \N{EN DASH} | \N{EN DASH} |",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize(
     ("model", "rescaled", "title"),
     [
         ("roberta-large", True, "BERTScore F1 of roberta-large, rescaled"),

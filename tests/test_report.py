@@ -89,7 +89,8 @@ def test_results_show_hand_worked_figures_at_every_width(width: int, terminal: b
     assert cells(text, "labels cut at the length limit") == ["0.0", "%"]
     assert cells(text, "rationales cut at the length limit") == ["12.5", "%"]
     assert cells(text, "urgent") == ["4", "3", "1.000", "0.750", "0.857"]
-    assert cells(text, "resuscitation") == ["0", "0", "0.000", "0.000", "0.000"]
+    # No row has this label or this prediction.
+    assert cells(text, "resuscitation") == ["0", "0", *3 * ["\N{EN DASH}"]]
     assert cells(text, "(no label)") == ["1"]
     assert "tok:13a" in plain(text)
     assert "warning" not in plain(text)

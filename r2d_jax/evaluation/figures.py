@@ -215,6 +215,25 @@ def headings(place: Literal["report", "compared", "groups"]) -> dict[Figure, str
     }
 
 
+def class_scores(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """Precision, recall and F1 of one label of `per_class`; None where its rows could give none.
+
+    metrics.json has 0 there, as scikit-learn has it. Without predicted rows there is no precision, and without gold
+    rows no recall; F1 is then 0 whatever the model does.
+    """
+    without = {
+        "precision": row.get("predicted") == 0,
+        "recall": row["support"] == 0,
+        "f1": row["support"] == 0,
+    }
+    return {name: None if without[name] else row[name] for name in without}
+
+
+def class_texts(row: Mapping[str, Any]) -> list[str]:
+    """The texts of `class_scores`, in its order."""
+    return ["\N{EN DASH}" if score is None else SCORE.text(score) for score in class_scores(row).values()]
+
+
 def title_of(figure: Figure, metrics: Mapping[str, Any], scorer: str = "") -> str:
     """The title of a figure of one evaluation, with what its value depends on.
 

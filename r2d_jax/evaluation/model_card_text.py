@@ -12,6 +12,7 @@ from r2d_jax.data.tokenizer import Tokenizer
 from r2d_jax.evaluation.card_metadata import CardOptions, data_name, front_matter
 from r2d_jax.evaluation.case_table import short
 from r2d_jax.evaluation.export_readme import usage_text
+from r2d_jax.evaluation.figures import class_texts
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.report import result_lines
 from r2d_jax.evaluation.report_values import warnings_of
@@ -111,9 +112,13 @@ def _limits(card: ModelCard, facts: RunFacts | None) -> Iterator[str]:
         return
     yield "The figures are of one set of test rows and one training run; another set or seed gives others."
     supports = [row["support"] for row in facts.metrics.get("per_class", {}).values()]
-    few = sum(0 < support < _FEW_ROWS for support in supports)
+    few = sum(support < _FEW_ROWS for support in supports)
     if few:
-        yield f"{few} of {len(supports)} labels have fewer than {_FEW_ROWS} test rows: their own figures say little."
+        none = f", {supports.count(0)} of them none" if 0 in supports else ""
+        yield (
+            f"{few} of {len(supports)} labels have fewer than {_FEW_ROWS} test rows{none}: "
+            "their own figures say little."
+        )
 
 
 def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
@@ -141,9 +146,7 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
     # As in a data card: of labels that may be case text none is named.
     shown = label_table({("test", label): int(row["support"]) for label, row in per_class.items()})["counts"]
     rows = [
-        (label, f"{row['support']}", *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1")))
-        for label, row in per_class.items()
-        if label in shown
+        (label, f"{row['support']}", *class_texts(row)) for label, row in per_class.items() if label in shown
     ]
     if rows:
         yield _table(("label", "test rows", "precision", "recall", "F1"), rows)

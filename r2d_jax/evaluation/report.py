@@ -12,7 +12,7 @@ from rich.text import Text
 
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.evaluation.distinct_texts import repetition_of
-from r2d_jax.evaluation.figures import FIGURES, figure_at, percent, title_of
+from r2d_jax.evaluation.figures import FIGURES, class_texts, figure_at, percent, title_of
 
 _MAX_CLASSES = 30
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
@@ -116,8 +116,7 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
     table = _table(title, "gold rows", "predicted", "precision", "recall", "F1")
     for label in (label for label in per_class if label in set(shown)):
         row = per_class[label]
-        scores = [f"{row[name]:.3f}" for name in ("precision", "recall", "f1")]
-        table.add_row(_text(label), str(row["support"]), str(row["predicted"]), *scores)
+        table.add_row(_text(label), str(row["support"]), str(row["predicted"]), *class_texts(row))
     if invalid := _scored_rows(metrics) - sum(row["predicted"] for row in per_class.values()):
         table.add_row("(no label)", "", str(invalid))
     return table

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2d_jax.evaluation.case_table import is_right, label_names, short
+from r2d_jax.evaluation.figures import class_scores, class_texts
 from r2d_jax.evaluation.metrics import outside_name
 from r2d_jax.evaluation.run_record import RunRecord, is_number
 
@@ -106,7 +107,9 @@ def class_rows(run: RunRecord) -> dict[str, Any]:
             "predicted": per_class[label]["predicted"],
             "gold_share": per_class[label]["support"] / most,
             "predicted_share": per_class[label]["predicted"] / most,
-            "scores": [per_class[label][name] for name in ("precision", "recall", "f1")],
+            "scores": list(
+                zip(class_scores(per_class[label]).values(), class_texts(per_class[label]), strict=True)
+            ),
         }
         for label in labels
     ]
