@@ -14,10 +14,10 @@ from rich.console import Console
 from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import run_record
-from r2d_jax.evaluation.figures import FIGURES, headings
+from r2d_jax.evaluation.figures import FIGURES, LOSS, SCORE, SHARE, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
-from r2d_jax.evaluation.report import WorkedCase, print_results, print_worked_examples
+from r2d_jax.evaluation.report import WorkedCase, print_results, print_worked_examples, result_lines
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.run_files import STEP_LOG
@@ -265,6 +265,28 @@ def test_json_takes_numpy_numbers_and_paths(tmp_path: pathlib.Path) -> None:
 def test_a_place_that_cannot_be_written_is_told(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         write_json(tmp_path / "absent" / "metrics.json", {})
+
+
+@pytest.mark.parametrize(
+    ("value", "share", "score", "loss"),
+    [
+        (0.0, "0.0 %", "0.000", "0.000"),
+        (1 / 2100, "< 0.1 %", "0.000", "0.000"),
+        (0.0006, "0.1 %", "0.001", "0.001"),
+        (2098 / 2100, "99.9 %", "0.999", "0.999"),
+        (2099 / 2100, "> 99.9 %", "> 0.999", "1.000"),
+        (1.0, "100.0 %", "1.000", "1.000"),
+    ],
+)
+def test_rounding_makes_no_mistake_none_and_no_model_perfect(
+    value: float, share: str, score: str, loss: str
+) -> None:
+    """One of 2,100 rows that was under-triaged was "0.0 %"."""
+    told = {figure.unit: figure.unit.text(value) for figure in FIGURES}
+    assert (told[SHARE], told[SCORE], told[LOSS]) == (share, score, loss)
+    found = {"triage": {"under_fraction": value}, "intervals": {"triage.under_fraction": [value, 0.25]}}
+    ((*_, bounds, _),) = result_lines(found)
+    assert bounds == f"{share.removesuffix(' %')} to 25.0 %"
 
 
 def test_each_figure_stands_once_in_the_catalogue_and_no_heading_names_two() -> None:

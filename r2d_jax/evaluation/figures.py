@@ -7,8 +7,16 @@ from typing import Any, Literal
 
 
 def percent(fraction: float) -> str:
-    """A share as text."""
-    return f"{100 * fraction:.1f} %"
+    """A share as text; one above 0 is never told as 0.0 %, nor one below 1 as 100.0 %."""
+    text = f"{100 * fraction:.1f} %"
+    if fraction > 0 and text == "0.0 %":
+        return "< 0.1 %"
+    return "> 99.9 %" if fraction < 1 and text == "100.0 %" else text
+
+
+def _score(value: float) -> str:
+    text = f"{value:.3f}"
+    return "> 0.999" if value < 1 and text == "1.000" else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Unit:
     most: float = 1.0
 
 
-SHARE, SCORE = Unit(percent), Unit()
+SHARE, SCORE = Unit(percent), Unit(_score)
 INDEX = Unit(scale=1.0, scaled_digits=3)
 LOSS = Unit(scale=1.0, scaled_digits=3, most=math.inf)
 BLEU = Unit("{:.1f}".format, digits=1, scale=1.0, most=100.0)
