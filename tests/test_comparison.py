@@ -106,6 +106,11 @@ def test_markdown_and_csv_tell_the_same():
     (accuracy,) = [row for row in rows if (row["method"], row["figure"]) == ("bad", "accuracy")]
     assert float(accuracy["mean"]) == pytest.approx(0.5)
     assert float(accuracy["difference"]) == pytest.approx(-0.375)
+    # Each interval says of what it is: "low" and "high" stood beside the difference, and were those of the mean.
+    figure, test = table["methods"]["bad"]["figures"]["accuracy"], table["tests"]["bad"]["accuracy"]
+    assert [float(accuracy[f"mean_{end}"]) for end in ("low", "high")] == [figure["low"], figure["high"]]
+    assert [float(accuracy[f"difference_{end}"]) for end in ("low", "high")] == [test["low"], test["high"]]
+    assert not {"low", "high"} & accuracy.keys()
     assert "BLEU" not in text.split("\n")[0]
 
 

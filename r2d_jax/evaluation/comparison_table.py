@@ -87,13 +87,21 @@ def _test_cell(test: Mapping[str, Any] | None, figure: Figure) -> str:
     return f"{told('difference')}{interval} p={test['p_holm']:.3f}"
 
 
+_OF_FIGURE = {"mean": "mean", "sd": "sd", "mean_low": "low", "mean_high": "high"}
+_OF_TEST = {
+    "difference": "difference",
+    "difference_low": "low",
+    "difference_high": "high",
+    "p_value": "p_value",
+    "p_holm": "p_holm",
+}
+
+
 def as_csv(table: Mapping[str, Any]) -> str:
-    """One line per method and figure, fractions unscaled."""
+    """One line per method and figure, fractions unscaled; mean and difference each with their own 95 % interval."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["method", "figure", "seeds", "mean", "sd", "low", "high", "difference", "p_value", "p_holm"]
-    )
+    writer.writerow(["method", "figure", "seeds", *_OF_FIGURE, *_OF_TEST])
     for name, method in table["methods"].items():
         for path, figure in method["figures"].items():
             test = table["tests"].get(name, {}).get(path, {})
@@ -102,8 +110,8 @@ def as_csv(table: Mapping[str, Any]) -> str:
                     name,
                     path,
                     len(method["seeds"]),
-                    *(figure[key] for key in ("mean", "sd", "low", "high")),
-                    *(test.get(key) for key in ("difference", "p_value", "p_holm")),
+                    *(figure[key] for key in _OF_FIGURE.values()),
+                    *(test.get(key) for key in _OF_TEST.values()),
                 ]
             )
     return stream.getvalue()
