@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.comparable import incomparable, statement_rules
 from r2d_jax.evaluation.figures import Figure, figure_at, headings
 from r2d_jax.evaluation.intervals import (
     Statistic,
@@ -25,7 +26,6 @@ from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS, ROW_SCORE
 COLUMNS = headings("compared")
 TESTED = tuple(figure.name for figure in COLUMNS if figure.tested)
 _SHARES = {figure.name for figure in COLUMNS if figure.name.endswith("_fraction")} | {"accuracy", "rouge_l"}
-_OF_STATEMENTS = ("faithfulness.statements.", "faithfulness.gold_statements.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,9 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
         to seeds and figures: path to mean, sd (over seeds, n - 1), low and high (95 % bootstrap over rows of the
         mean over seeds); tests: name to path to difference, low, high, p_value and p_holm (Holm's correction
         over all tests of that path); collapsed: name to seeds whose model gives nearly one label only;
-        statement_rules: versions of the rules that found what rationales state, without whose figures the methods
-        are where there are several.
+        statement_rules: versions of the rules that found what rationales state; left_out: why figures are in neither
+        methods nor tests, one line for each group of figures that the runs did not measure in one unit
+        (`comparable.incomparable`).
 
     Raises:
         UserError: test rows or their gold labels differ between runs.
@@ -119,14 +120,15 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
             "the test rows of the runs have different gold labels",
             "Compare runs of one data set and one data.label_map.",
         )
-    sections = [section for result in every if (section := result.metrics.get("faithfulness"))]
-    # The first ones did not say it.
-    rules = sorted({section.get("rules", 1) for section in sections})
-    columns = [one for one in COLUMNS if len(rules) < 2 or not one.name.startswith(_OF_STATEMENTS)]
+    measured = [result.metrics for result in every]
+    left_out = list(incomparable(measured))
+    beginnings = tuple(beginning for one in left_out for beginning in one.beginnings)
+    columns = [one for one in COLUMNS if not one.name.startswith(beginnings)]
+    tested = [name for name in TESTED if not name.startswith(beginnings)]
     # Evaluations of earlier versions do not tell.
     clusters = next((result.clusters for result in every if result.clusters is not None), None)
     tests = {
-        name: _tests(seeds, results[reference], len(shared), resamples, clusters)
+        name: _tests(seeds, results[reference], tested, len(shared), resamples, clusters)
         for name, seeds in results.items()
         if name != reference
     }
@@ -147,7 +149,8 @@ def compare(results: Results, reference: str, *, resamples: int = 1000) -> dict[
             name: sorted(seed for seed, result in seeds.items() if result.metrics.get("collapsed"))
             for name, seeds in results.items()
         },
-        "statement_rules": rules,
+        "statement_rules": statement_rules(measured),
+        "left_out": [one.why for one in left_out],
     }
 
 
@@ -201,13 +204,14 @@ def _figures(
 def _tests(
     method: Mapping[int, RunResult],
     reference: Mapping[int, RunResult],
+    tested: Sequence[str],
     rows: int,
     resamples: int,
     clusters: np.ndarray | None,
 ) -> dict[str, dict[str, float | None]]:
     shared = sorted(set(method) & set(reference))
     found: dict[str, dict[str, float | None]] = {}
-    for path in TESTED:
+    for path in tested:
         statistics = [_both(method[seed], reference[seed], path) for seed in shared]
         if statistics and all(statistics):
             test = paired_test(

@@ -28,11 +28,7 @@ def markdown(table: Mapping[str, Any]) -> str:
         lines.append(
             f"Intervals and tests: over {table['groups']} groups, whose rows are drawn and swapped together."
         )
-    if len(rules := table["statement_rules"]) > 1:
-        lines.append(
-            f"What is unsupported or contradicted is left out: it was found by rules of versions "
-            f"{', '.join(map(str, rules))}. `r2d eval --overwrite` of the older runs makes them comparable."
-        )
+    lines += table["left_out"]
     if any(table["collapsed"].values()):
         lines.append("(!) at least one seed gives nearly one label only.")
     if table["tests"]:
