@@ -21,6 +21,7 @@ from r2d_jax.runtime.mesh import (
     logits_sharded,
     on_one_cpu,
     params_gathered,
+    rows_looked_up,
     rows_sharded,
 )
 
@@ -241,7 +242,7 @@ class T5(nnx.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """Embeddings [B, T, D] of int32 ids [B, T], in the compute dtype."""
-        return rows_sharded(self.embedding[...][ids].astype(self.dtype))
+        return rows_looked_up(self.embedding[...], ids, self.dtype)
 
     def embed_mixture(self, shares: jax.Array) -> jax.Array:
         """Mean embeddings [B, T, D], in the compute dtype, of float32 shares [B, T, V] that sum to 1 over V."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -156,6 +157,22 @@ def rows_sharded(x: jax.Array) -> jax.Array:
     whole batch on every device.
     """
     return _constrained(x, PartitionSpec((DATA, FSDP)))
+
+
+def rows_looked_up(table: jax.Array, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """table[ids], [B, T, D] of a dtype, spread over rows, of a table [V, D] and int32 ids [B, T].
+
+    Rows lie over data and fsdp, the table's D over fsdp: there is no direct way from one to the other, and the
+    partitioner may make the rows of the whole batch on every device. So each group of fsdp devices fetches its ids,
+    which are small, every device looks up its part of D for all of them, and then rows and D change places within
+    the group. The gradient of the table, too, is summed by parts of D.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return table[ids].astype(dtype)
+    split = FSDP if table.shape[1] % mesh.shape[FSDP] == 0 else None
+    looked_up = table[_constrained(ids, PartitionSpec(DATA))].astype(dtype)
+    return rows_sharded(_constrained(looked_up, PartitionSpec(DATA, None, split)))
 
 
 def logits_sharded(x: jax.Array) -> jax.Array:
