@@ -269,8 +269,13 @@ def predict(
         overwrite=overwrite,
         overrides=overrides or (),
     )
-    marked = f"; {without} rows without a question are marked and have none" if without else ""
-    print(f"{predicted} predictions written to {output}{marked}")
+    rest = (
+        "row without a question is marked and has"
+        if without == 1
+        else "rows without a question are marked and have"
+    )
+    marked = f"; {without} {rest} none" if without else ""
+    print(f"{predicted} prediction{'' if predicted == 1 else 's'} written to {output}{marked}")
 
 
 cli_hub.register(app)

@@ -371,7 +371,7 @@ def test_a_row_without_a_question_is_not_counted_as_predicted(r2d, kept, tmp_pat
     (tmp_path / "rows.jsonl").write_text(as_lines(make_rows(question=" ")[:4]))
     command = ("predict", "--model", kept.workdir, "--input", tmp_path / "rows.jsonl", "--output")
     r2d(*command, tmp_path / "out.jsonl").done(
-        "(?m)^3 predictions written to .*; 1 rows without a question are marked"
+        "(?m)^3 predictions written to .*; 1 row without a question is marked and has none"
     )
     first, _, empty, _ = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (empty["id"], empty["label"], empty["rationale"], empty["error"]) == (
