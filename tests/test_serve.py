@@ -31,6 +31,7 @@ from r2d_jax.serve.shapes import batch_sizes, question_widths
 from r2d_jax.serve.uploads import Upload, results_text
 
 ROOT = pathlib.Path(__file__).parents[1]
+NO_OBJECT = "the body is no JSON object; send it with the header content-type: application/json"
 HOSTILE = {
     "script": "<script>window.hacked = 1</script><img src=x onerror=alert(1)>",
     "right to left": "not \u202eurgent\u2066 \u05d0\u05d1 \u200fx",
@@ -130,6 +131,39 @@ def test_half_a_character_pair_is_refused(server):
     )
     assert answer.status == 422
     assert "question" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "told"),
+    [
+        ("predict", b'{"question": "SECRET"', "the body is not valid JSON."),
+        ("predict", b'["SECRET"]', f"{NO_OBJECT}."),
+        ("predict", b"", "the body: is missing."),
+        ("predict", b"{}", "question: is missing."),
+        (
+            "predict",
+            b'{"question": ["SECRET"], "context": 1}',
+            "question: is not text; context: is not text.",
+        ),
+        ("predict", b'{"question": "a", "explain": "SECRET"}', "explain: is neither true nor false."),
+        ("predict", b'{"question": "a", "explain": ["SECRET"]}', "explain: is neither true nor false."),
+        (
+            "predict",
+            b'{"question": "a", "SECRET": "b", "SECRET 2": "c"}',
+            "a field: is not known; there are question, context, explain.",
+        ),
+        (
+            "what-if",
+            b'{"question": "a", "SECRET": "b"}',
+            "label: is missing; a field: is not known; there are question, context, label.",
+        ),
+        ("uploads?format=SECRET", b"a", "format: is none of the values that are known."),
+    ],
+)
+def test_a_fault_of_a_request_is_told_in_words(server, method, body, told):
+    """The types of faults that a library gives its own programmers were the whole message."""
+    answer = server.ask("POST", f"/api/{method}", body, {"content-type": "application/json"})
+    assert (answer.status, answer.json()) == (422, {"detail": told})
 
 
 # Limits
@@ -296,7 +330,7 @@ def test_pages_of_a_named_host_are_served_behind_a_proxy():
 
 def test_a_form_of_another_page_is_no_json(server):
     answer = server.ask("POST", "/api/predict", b'{"question": "a"}', {"content-type": "text/plain"})
-    assert answer.status == 422
+    assert (answer.status, answer.json()) == (422, {"detail": f"{NO_OBJECT}."})
 
 
 def test_a_token_is_asked_for():

@@ -45,6 +45,20 @@ _FIELDS = {
     "context_column",
     "id_column",
 }
+_WHAT_IF = "/api/what-if"
+# By pydantic's type of a fault.
+_BODY_FAULTS = {
+    "model_attributes_type": "the body is no JSON object; send it with the header content-type: application/json",
+    "json_invalid": "the body is not valid JSON",
+}
+_FIELD_FAULTS = {
+    "missing": "is missing",
+    "string_type": "is not text",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+    "string_too_long": "is too long",
+    "literal_error": "is none of the values that are known",
+}
 _DESCRIPTION = f"""**{INTENDED_USE}**
 
 One model that labels a note and explains the label. Texts and results are held in memory only, never written to disk
@@ -176,9 +190,7 @@ def _add_notes(app: FastAPI, service: Service) -> None:
         """Label a note and explain the label."""
         return await _answered(request, service.answer(note.question, note.context, explain=note.explain))
 
-    @app.post(
-        "/api/what-if", tags=["notes"], dependencies=_BEARER, responses=_faults(409, 413, 422, 429, 503)
-    )
+    @app.post(_WHAT_IF, tags=["notes"], dependencies=_BEARER, responses=_faults(409, 413, 422, 429, 503))
     async def what_if(request: Request, note: WhatIf) -> WhatIfAnswer:
         """Write the rationale that the model gives for another label: what it would say, not what it predicts."""
         return await _answered(request, service.what_if(note.question, note.context, note.label))
@@ -277,8 +289,8 @@ def _add_faults(app: FastAPI, service: Service) -> None:
         return JSONResponse({"detail": INTERNAL}, 500)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": _told(error.errors())}, 422)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": _told(error.errors(), request.url.path)}, 422)
 
     @app.exception_handler(HTTPException)
     async def wrong_address(_: Request, error: HTTPException) -> JSONResponse:
@@ -286,11 +298,19 @@ def _add_faults(app: FastAPI, service: Service) -> None:
         return JSONResponse({"detail": what.get(error.status_code, "Not served.")}, error.status_code)
 
 
-def _told(faults: Sequence[Any]) -> str:
+def _told(faults: Sequence[Any], path: str) -> str:
     """Which fields are at fault and how; neither what stood there nor names that the sender made up."""
     told = []
+    known = WhatIf.model_fields if path.endswith(_WHAT_IF) else Note.model_fields
     for fault in faults:
-        names = [part for part in fault.get("loc", ()) if part in _FIELDS]
-        what = "is not known" if fault.get("type") == "extra_forbidden" else fault.get("type", "wrong")
-        told.append(f"{names[-1] if names else 'a field or the body'}: {str(what).replace('_', ' ')}")
-    return "; ".join(told[:5]) + "."
+        kind, place = str(fault.get("type", "wrong")), tuple(fault.get("loc", ()))
+        names = [part for part in place if part in _FIELDS]
+        if kind in _BODY_FAULTS:
+            told.append(_BODY_FAULTS[kind])
+        elif kind == "extra_forbidden":
+            told.append(f"a field: is not known; there are {', '.join(known)}")
+        else:
+            where = names[-1] if names else "the body" if place == ("body",) else "a field"
+            told.append(f"{where}: {_FIELD_FAULTS.get(kind, kind.replace('_', ' '))}")
+    # Each unknown field gives the same line.
+    return "; ".join(list(dict.fromkeys(told))[:5]) + "."
