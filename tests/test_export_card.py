@@ -1,5 +1,7 @@
 """What the README of an exported folder says of text, against what its tokenizer does."""
 
+import ast
+import builtins
 import json
 import re
 
@@ -75,6 +77,23 @@ def test_a_label_that_spells_a_value_of_the_card_stays():
     assert 'Labels: "{input_limit}", "{markers}", "</s>".' in text
 
 
+@pytest.mark.parametrize("prompt", ["given_label", "explain", "none"])
+@pytest.mark.parametrize("decode", ["free", "constrained"])
+def test_every_name_in_the_code_of_the_card_has_a_value(prompt, decode):
+    """FOLDER had none: what was pasted ended in a NameError."""
+    text = card_text(Tokenizer.train(TEXTS, 300), rationale_prompt=prompt, label_decode=decode)
+    usage, *_ = (ast.parse(block.split("```")[0]) for block in text.split("```python\n")[1:])
+    known, lacking = {*dir(builtins)}, set()
+    for line in usage.body:
+        names = [node for node in ast.walk(line) if isinstance(node, ast.Name)]
+        known |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        known |= {node.arg for node in ast.walk(line) if isinstance(node, ast.arg)}
+        known |= {node.name for node in ast.walk(line) if isinstance(node, ast.FunctionDef)}
+        known |= {node.name for node in ast.walk(line) if isinstance(node, ast.alias)}
+        lacking |= {node.id for node in names} - known
+    assert not lacking
+
+
 QUESTIONS = [
     "SpO2 < 92 % on air?\nNo fever.",
     "grade 3",
@@ -86,7 +105,7 @@ QUESTIONS = [
 
 
 @pytest.mark.parametrize("prompt", ["given_label", "explain", "none"])
-def test_the_code_of_the_card_gives_what_predict_gives(tmp_path, shared_data, prompt):
+def test_the_code_of_the_card_gives_what_predict_gives(tmp_path, shared_data, prompt, monkeypatch):
     """Random weights: labels end in anything, so that only the very same tokens give the same rationales."""
     torch = pytest.importorskip("torch")
     tokenizer = Tokenizer.load(shared_data / "t5_tokenizer")
@@ -105,11 +124,12 @@ def test_the_code_of_the_card_gives_what_predict_gives(tmp_path, shared_data, pr
     predicted = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
 
     code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    code = code.replace("FOLDER", "folder").replace('"..."', "asked")
-    told = []
+    # As it stands there, but for the question.
+    code, told = code.replace('"..."', "asked"), []
+    monkeypatch.chdir(folder)
     with torch.no_grad():
         for question, row in zip(QUESTIONS, predicted, strict=True):
-            found = {"folder": str(folder), "asked": question, "print": lambda *texts: told.append(texts)}
+            found = {"asked": question, "print": lambda *texts: told.append(texts)}
             exec(compile(code, "README", "exec"), found)
             texts = (row["label"], row["rationale"])[: 1 if prompt == "none" else 2]
             assert tuple(text.strip(" ") for text in told[-1]) == texts

@@ -138,15 +138,18 @@ def onnx_code(readme, decode):
         name = getattr(node, "name", None) or getattr(getattr(node, "targets", [None])[0], "id", None)
         if isinstance(node, ast.Import | ast.ImportFrom) or name in ("model", "tokenizer", "generate"):
             continue
+        if name == "FOLDER":
+            once.insert(0, node)
+            continue
         if name == "label" and decode == "constrained":
             once, node = [*once, *valid_label[:-1]], valid_label[-1]
         (each if name == "question" or each else once).append(node)
     codes = [ast.unparse(ast.Module(lines, [])) for lines in (once, each)]
     assert not any("torch" in code for code in codes)
-    return [code.replace("FOLDER", "folder").replace("'...'", "asked") for code in codes]
+    return [code.replace("'...'", "asked") for code in codes]
 
 
-def test_the_code_for_onnx_gives_what_predict_gives(tmp_path, shared_data):
+def test_the_code_for_onnx_gives_what_predict_gives(tmp_path, shared_data, monkeypatch):
     for module in ("onnxscript", "onnxruntime", "torch"):
         pytest.importorskip(module)
     folder, rows = tmp_path / "export", tmp_path / "rows.jsonl"
@@ -157,10 +160,11 @@ def test_the_code_for_onnx_gives_what_predict_gives(tmp_path, shared_data):
     rows.write_text(
         "".join(json.dumps({"id": str(n), "question": q}) + "\n" for n, q in enumerate(QUESTIONS))
     )
+    monkeypatch.chdir(folder)
     for decode in ("free", "constrained"):
         once, each = onnx_code((folder / "README.md").read_text(), decode)
         told = []
-        names = {"folder": str(folder), "print": lambda *texts, told=told: told.append(texts)}
+        names = {"print": lambda *texts, told=told: told.append(texts)}
         exec(once, names)
         for question in QUESTIONS:
             exec(each, names | {"asked": question})

@@ -370,7 +370,7 @@ def test_predict_and_eval_write_labels_of_the_set_only(exported, predicted, r2d,
     assert metrics["invalid_fraction"] > 0.5
 
 
-def test_the_code_of_the_card_gives_the_same_labels_in_torch(made, exported, predicted):
+def test_the_code_of_the_card_gives_the_same_labels_in_torch(made, exported, predicted, monkeypatch):
     torch = pytest.importorskip("torch")
     model, _, examples = made
     constrained = dataclasses.replace(model.card, label_decode="constrained")
@@ -379,16 +379,16 @@ def test_the_code_of_the_card_gives_the_same_labels_in_torch(made, exported, pre
         "constrained": usage_text(constrained, model.tokenizer),
     }
     code = {
-        name: [part.split("```")[0].replace("FOLDER", "folder") for part in text.split("```python\n")[1:]]
-        for name, text in cards.items()
+        name: [part.split("```")[0] for part in text.split("```python\n")[1:]] for name, text in cards.items()
     }
+    monkeypatch.chdir(exported / "model")
     assert [len(blocks) for blocks in code.values()] == [2, 1]
     assert cards["free"] in (exported / "model/README.md").read_text(encoding="utf-8")
     with torch.no_grad():
         for example, row in zip(examples[:6], predicted, strict=False):
             for blocks in code.values():
                 told = []
-                found = {"folder": str(exported / "model"), "print": told.append}
+                found = {"print": told.append}
                 for block in blocks:
                     exec(compile(block.replace('"..."', repr(example.question)), "README", "exec"), found)
                 assert found["decode"](found["label"]) == row.label

@@ -20,6 +20,7 @@ _USAGE = """## Use
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+FOLDER = "."  # where this README is; of a model on the Hub: huggingface_hub.snapshot_download("OWNER/NAME")
 model = AutoModelForSeq2SeqLM.from_pretrained(FOLDER)
 tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 
@@ -120,8 +121,8 @@ _ONNX = """\
 ### Without torch
 
 `onnx/` has encoder and decoder as ONNX graphs (float32). They were compared with torch when they were made. Needed
-are `pip install numpy onnxruntime transformers`, the functions `encode` and `decode` above, and this in place of
-`model` and `generate`:
+are `pip install numpy onnxruntime transformers`, `FOLDER` and the functions `encode` and `decode` above, and this in
+place of `model` and `generate`:
 
 ```python
 import numpy as np
