@@ -17,7 +17,7 @@ from r2d_jax.evaluation.comparison_table import markdown
 from r2d_jax.evaluation.evaluate import row_score_lines
 from r2d_jax.evaluation.intervals import bootstrap_interval, share_of
 from r2d_jax.evaluation.predict import Prediction
-from r2d_jax.evaluation.report import _notes
+from r2d_jax.evaluation.report import figure_notes
 from r2d_jax.evaluation.scoring import score
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.run_files import EVALUATION_METRICS, PREDICTIONS, ROW_SCORES
@@ -109,7 +109,7 @@ def test_intervals_are_over_patients():
     assert (high - low) / narrow == pytest.approx(10**0.5, rel=0.25)
     assert scores.metrics["groups"] == 30
     assert "groups" not in alone.metrics
-    assert any("over 30 groups" in note for note in _notes(scores.metrics))
+    assert any("over 30 groups" in note for note in figure_notes(scores.metrics))
 
 
 def test_methods_are_compared_over_patients(tmp_path):

@@ -343,6 +343,44 @@ def test_scores_that_no_row_could_have_given_are_no_zeros(tmp_path, card, tokeni
         assert line in text
 
 
+def test_the_card_says_which_figures_are_over_fewer_rows(tmp_path, card, tokenizer):
+    """Its table was "on 300 test rows", where flipped labels were tried on 20 rows and citations compared on 3."""
+    counts = {
+        "rows": 8,
+        "compared_rows": 3,
+        "nothing_cited_rows": 4,
+        "all_cited_rows": 1,
+        "probability_rows": 2,
+    }
+    run = make_run(tmp_path / "run")
+    bleu = json.loads((run / "evaluation" / "metrics.json").read_text())["bleu"] | {"rows": 4}
+    facts = with_metrics(
+        run,
+        bleu=bleu,
+        label_flip={"rows": 2, "flips": 6, "names_given_fraction": 0.5},
+        faithfulness=counts | {"comprehensiveness": {"difference": 0.25, "cited_change": 0.5}},
+        triage={"costs": "linear", "rows_outside_order": 1, "under_fraction": 0.25},
+    )
+    text = readme_text(card, tokenizer, facts=facts)
+    assert (
+        "on 5 test rows, measured by r2d_jax. The notes below the table say which are over fewer of them."
+        in text
+    )
+    notes = text[text.index("| cited input out: label changes |") : text.index("Macro-F1 is over the labels")]
+    for note in (
+        "\n- figures that compare rationales: over the 4 rows that have a gold one\n",
+        "\n- flipped label: rationales of 2 rows written under 6 labels that were not predicted\n",
+        "\n- cited input: 3 of 8 rows without the sentences that the rationale cites, and without as many random ones; "
+        "4 rationales cite none; probabilities over 2 of the 3\n",
+        "\n- triage figures: 1 rows have a gold label without a level and are left out\n",
+    ):
+        assert note in notes, note
+    # Nor a label or path, which the console's notes have.
+    for word in ("majority class", "model:", "elsewhere", SECRET):
+        assert word not in notes
+    assert "metrics.json" not in notes
+
+
 @pytest.mark.parametrize(
     ("model", "rescaled", "title"),
     [

@@ -4,7 +4,8 @@ import dataclasses
 import html
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from r2d_jax import __version__
 from r2d_jax.data.data_card import label_table
@@ -14,7 +15,7 @@ from r2d_jax.evaluation.case_table import short
 from r2d_jax.evaluation.export_readme import usage_text
 from r2d_jax.evaluation.figures import class_texts
 from r2d_jax.evaluation.model_folder import ModelCard
-from r2d_jax.evaluation.report import result_lines
+from r2d_jax.evaluation.report import figure_notes, result_lines
 from r2d_jax.evaluation.report_values import warnings_of
 from r2d_jax.evaluation.run_facts import RunFacts
 from r2d_jax.methods import METHODS
@@ -121,6 +122,13 @@ def _limits(card: ModelCard, facts: RunFacts | None) -> Iterator[str]:
         )
 
 
+def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield from figure_notes(metrics)
+    if (triage := metrics.get("triage")) and triage["rows_outside_order"]:
+        left_out = triage["rows_outside_order"]
+        yield f"triage figures: {left_out} rows have a gold label without a level and are left out"
+
+
 def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
     metrics = facts.metrics
     yield "## Figures"
@@ -129,11 +137,15 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
         if dtype == "float32"
         else f"This folder holds {dtype} weights. These are figures of"
     )
-    yield f"{told} the float32 weights on {metrics.get('rows', 'the')} test rows, measured by r2d_jax."
+    notes = [f"- {note}" for note in _notes(metrics)]
+    fewer = " The notes below the table say which are over fewer of them." if notes else ""
+    yield f"{told} the float32 weights on {metrics.get('rows', 'the')} test rows, measured by r2d_jax.{fewer}"
     lines = list(result_lines(metrics, facts.scorer))
     with_majority = any(majority for *_, majority in lines)
     header = ["figure", "value", "95 % interval", *(["most common label, always"] if with_majority else [])]
     yield _table(header, (line[: len(header)] for line in lines))
+    if notes:
+        yield "\n".join(notes)
     yield (
         "Macro-F1 is over the labels that have test rows, and an output that is no label is wrong. Intervals are "
         "bootstrap intervals over the test rows; they do not tell how another training run would differ."

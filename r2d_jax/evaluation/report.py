@@ -122,14 +122,12 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """What the figures mean, and the settings without which they could not be compared."""
-    if model := metrics.get("model"):
-        yield f"model: {model}"
-    if "majority_class" in metrics:
-        yield f"majority class: {metrics['majority_class']['label']}"
-        labels = len(metrics["macro_f1_labels"])
-        yield f"macro-F1: over {labels} labels with gold rows; an output that is no label is wrong"
+def figure_notes(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What the figures mean and over how many rows they are; names no label, text or path.
+
+    Args:
+        metrics: of metrics.json.
+    """
     if triage := metrics.get("triage"):
         yield (
             f"under-triage: predicted less urgent than gold; cost: {triage['costs']}, an output that is no label "
@@ -137,8 +135,6 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
         )
     if groups := metrics.get("groups"):
         yield f"intervals: over {groups} groups, whose rows are drawn together, of {metrics['rows']} rows"
-    if "subgroups" in metrics:
-        yield "subgroups: figures of each group and the worst ones are in metrics.json"
     if probabilities := metrics.get("calibration"):
         scaled = "as the model has them, not calibrated"
         if probabilities["temperature"] is not None:
@@ -159,15 +155,31 @@ def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
             "not predicted"
         )
     if (reasons := metrics.get("faithfulness")) and reasons["rows"]:
+        compared = reasons["compared_rows"]
+        scored = reasons.get("probability_rows", compared)
         yield (
-            f"cited input: {reasons['compared_rows']} of {reasons['rows']} rows without the sentences that the "
+            f"cited input: {compared} of {reasons['rows']} rows without the sentences that the "
             f"rationale cites, and without as many random ones; {reasons['nothing_cited_rows']} rationales cite none"
+            + (f"; probabilities over {scored} of the {compared}" if scored < compared else "")
         )
     if figure_at(metrics, "faithfulness.gold_statements.unsupported_findings_fraction") is not None:
         yield (
             "unsupported, contradicted: what rationales say and their input does not, or denies; general knowledge is "
             "in no input either, so read each beside the gold rationales'"
         )
+
+
+def _notes(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """What the figures mean, and the settings without which they could not be compared."""
+    if model := metrics.get("model"):
+        yield f"model: {model}"
+    if "majority_class" in metrics:
+        yield f"majority class: {metrics['majority_class']['label']}"
+        labels = len(metrics["macro_f1_labels"])
+        yield f"macro-F1: over {labels} labels with gold rows; an output that is no label is wrong"
+    yield from figure_notes(metrics)
+    if "subgroups" in metrics:
+        yield "subgroups: figures of each group and the worst ones are in metrics.json"
     if score := metrics.get("bertscore"):
         yield f"BERTScore: {score['model']}, layer {score['num_layers']}, {score['version']}"
 
