@@ -314,6 +314,12 @@ def test_an_evaluation_tells_calibration_and_abstention(used):
     assert not any("probabilities" in one for one in lines)
     gold = [one["gold_label"] for one in lines]
     section, choice = metrics["calibration"], metrics["abstention"]
+    # They passed for validation rows, and their figures for held-out ones.
+    assert (section["fitted_from"], section["overlap_rows"], section["overlap_estimated"]) == (
+        "file",
+        ROWS,
+        False,
+    )
     for name, rows in (("before", used.before), ("after", used.after)):
         tables = [one["probabilities"] for one in rows]
         nll = np.mean([-np.log(table[label]) for table, label in zip(tables, gold, strict=True)])
@@ -373,6 +379,14 @@ def test_which_labels_are_scored_is_as_the_run_has_it(used, tmp_path, capsys):
 def test_the_calibration_travels_with_the_model(used, tmp_path):
     export_folder(used.model, tmp_path / "exported", dtype="float32", overwrite=False)
     assert load_calibration(tmp_path / "exported") == load_calibration(used.model)
+    # Neither a note nor a sign of it goes along.
+    assert (
+        len(load_calibration(used.model).row_digests),
+        load_calibration(tmp_path / "exported").row_digests,
+    ) == (
+        len({row["question"] for row in lines_of(used.path / "gold.jsonl")}),
+        (),
+    )
     import_model(str(tmp_path / "exported"), tmp_path / "imported", None)
     assert load_calibration(tmp_path / "imported") == load_calibration(used.model)
 
@@ -501,7 +515,7 @@ def test_a_calibration_in_words(used):
         )
         for threshold, risk, confidence in ((None, None, None), (0.75, 0.1, 0.9), (None, 0.1, None))
     ]
-    assert all(text.startswith("temperature 1.500, fitted to 7 rows") for text in texts)
+    assert all(text.startswith("temperature 1.500, fitted to 7 rows of a file") for text in texts)
     wanted = (
         "rows",
         "0.7500 are marked as abstained (at most 10 % wrong with confidence 0.9)",

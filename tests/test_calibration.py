@@ -194,6 +194,13 @@ def test_the_file_comes_back(folder):
         + f', "labels_sha256": "{labels_digest(LABELS)}"}}'
     )
     assert load_calibration(folder) == made(risk_confidence=None)
+    assert (load_calibration(folder).source, load_calibration(folder).row_digests) == (None, ())
+    write(folder, made(source="file", row_digests=("0123456789abcdef",)))
+    assert load_calibration(folder).row_digests == ("0123456789abcdef",)
+    assert (load_calibration(folder) == made(source="file"), load_calibration(folder) == made()) == (
+        True,
+        False,
+    )
     (folder / "calibration.json").unlink()
     assert load_calibration(folder) is None
 

@@ -466,7 +466,7 @@ def test_probabilities_and_abstention(run, threshold):
         )
         assert f"{figures['nll']:.3f}" in page.text
         assert f"Reliability {title}" in page.source
-    assert "Temperature 2.500, fitted to 30 validation rows" in page.text
+    assert "Temperature 2.500, fitted to 30 rows." in page.text
     wanted = "answered from probability 0.5000 on" if threshold else "no row is answered"
     assert "at most 20 % wrong among the answered rows, with confidence 0.9" in page.text
     assert wanted in page.text
@@ -496,6 +496,20 @@ def test_figures_of_an_earlier_calibration_are_not_told(changed, run, undrawn):
     # Nor are those of groups, which lie deeper.
     assert ("triage.rules." in json.dumps(record.metrics["subgroups"])) == (not changed)
     assert "triage.expected_cost" in json.dumps(record.metrics["subgroups"])
+
+
+def test_rows_of_a_file_that_are_scored_are_no_validation_rows(run, undrawn):
+    """Figures on the rows of the calibration read as held out: page and card, whose warnings are the same, say it."""
+    calibration = Calibration(2.5, None, 0.2, 30, "0" * 64, 0.9, source="file")
+    metrics = with_probabilities(run, calibration)
+    metrics["calibration"] |= {"overlap_rows": 3, "overlap_estimated": False}
+    run.score(LABELS, **metrics)
+    text = report(run).text
+    assert "Temperature 2.500, fitted to 30 rows of a file." in text
+    assert "No threshold reached it on 30 rows of a file: no row is answered." in text
+    wanted = f"3 of the {len(run.predictions)} scored rows were used to calibrate: probabilities and risk look better"
+    assert wanted in text
+    assert wanted in " ".join(warnings_of(read_run(run.path)))
 
 
 def test_each_calibration_error_says_of_what(run, undrawn):

@@ -127,6 +127,16 @@ def test_the_hub_reads_the_figures_of_the_run(tmp_path, card, tokenizer):
         assert part in text, part
 
 
+def test_the_rows_of_the_calibration_are_told(tmp_path, card, tokenizer):
+    run = make_run(tmp_path / "run")
+    path = run / "evaluation" / "metrics.json"
+    section = {"temperature": 1.5, "fitted_rows": 4, "fitted_from": "file", "rows": 5, "overlap_rows": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": section}))
+    text = readme_text(card, tokenizer, facts=read_facts(run, str(tmp_path / CHOSEN)))
+    assert "Probabilities are scaled by a temperature that was fitted to 4 rows of a file." in text
+    assert "**2 of the 5 scored rows were used to calibrate: probabilities and risk look better" in text
+
+
 def test_no_case_text_and_no_path_is_told(tmp_path, card, tokenizer):
     """The secret is a gold label off the list, too; a data card's rule would name it, as a short label."""
     run = make_run(tmp_path / SECRET.replace(" ", "_"))

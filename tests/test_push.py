@@ -1,6 +1,7 @@
 """`r2d push`: what goes to the Hub, seen by a server that stands for it; what never does; and every refusal."""
 
 import base64
+import dataclasses
 import http.server
 import json
 import threading
@@ -12,9 +13,10 @@ from t5_cases import SMALL, random_weights
 
 from r2d_jax.config import ColumnsConfig, T5Config
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.evaluation.calibration import Calibration, labels_digest
 from r2d_jax.evaluation.export import export_model
 from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
-from r2d_jax.evaluation.push import ALLOWED
+from r2d_jax.evaluation.push import ALLOWED, upload_of
 from r2d_jax.model.parameters import T5Factory
 
 TOKEN = "hf_notarealtokenatall"
@@ -127,6 +129,17 @@ def hub(monkeypatch, tmp_path):
 
 def push(r2d, folder, *options):  # noqa: F811
     return r2d("push", "--model", folder, "--repo", "me/model", *options)
+
+
+def test_digests_of_rows_are_told_before_they_go(run):
+    """An exported folder may be calibrated itself; then a note can be found out to have been among its rows."""
+    export = run / "export"
+    labels = ("yes", "no", "x" * 61)
+    made = Calibration(2.0, None, None, 1, labels_digest(labels), source="file", row_digests=("0" * 16,))
+    (export / "calibration.json").write_text(made.to_json())
+    assert any("has digests of rows" in note for note in upload_of(export).notes)
+    (export / "calibration.json").write_text(dataclasses.replace(made, row_digests=()).to_json())
+    assert not any("digests" in note for note in upload_of(export).notes)
 
 
 def test_a_dry_run_shows_what_would_go_and_sends_nothing(r2d, run, hub):  # noqa: F811

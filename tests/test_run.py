@@ -174,11 +174,20 @@ def test_the_job_leaves_what_it_says(finished):
 def test_the_run_is_calibrated_on_validation_rows(finished):
     workdir = finished[0]
     written = json.loads((workdir / "calibration.json").read_text())
-    assert json.loads((workdir / "export" / "calibration.json").read_text()) == written
+    # What is passed on says nothing of single rows.
+    digests = written["row_digests"]
+    assert 0 < len(digests) <= 12
+    exported = json.loads((workdir / "export" / "calibration.json").read_text())
+    assert exported == written | {"row_digests": []}
+    assert written["source"] == "validation"
     metrics = json.loads((workdir / "evaluation/metrics.json").read_text())
     assert metrics["calibration"]["temperature"] == written["temperature"]
     assert (written["rows"], written["threshold"]) == (12, None)
-    assert metrics["calibration"]["fitted_rows"] == 12
+    assert (metrics["calibration"]["fitted_rows"], metrics["calibration"]["fitted_from"]) == (
+        12,
+        "validation",
+    )
+    assert metrics["calibration"]["overlap_rows"] is not None
 
 
 def test_the_model_card_of_the_export_is_of_this_run(finished):

@@ -14,6 +14,7 @@ from r2d_jax.evaluation.calibration import (
     label_probabilities,
     labels_digest,
 )
+from r2d_jax.evaluation.fitted_rows import rows_told
 from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
 from r2d_jax.evaluation.predict import Predictor, all_of
 from r2d_jax.model.parameters import Params
@@ -105,7 +106,7 @@ def calibrate(
 
 def told(calibration: Calibration) -> str:
     """A calibration in one line, without case text."""
-    line = f"temperature {calibration.temperature:.3f}, fitted to {calibration.rows} rows"
+    line = f"temperature {calibration.temperature:.3f}, fitted to {rows_told(calibration.rows, calibration.source)}"
     if calibration.target_risk is None:
         return line
     aim = f"at most {100 * calibration.target_risk:g} % wrong"

@@ -14,9 +14,11 @@ from r2d_jax.evaluation.apply import predictor_of
 from r2d_jax.evaluation.calibrate import calibrate
 from r2d_jax.evaluation.calibration import (
     Calibration,
+    RowSource,
     is_calibrated,
     load_calibration,
 )
+from r2d_jax.evaluation.fitted_rows import fitted_to
 from r2d_jax.evaluation.labelled_rows import form_of_file, require_file_for, splits_as_trained
 from r2d_jax.evaluation.model_folder import devices_in_use, find_model_folder, load_model, read_card
 from r2d_jax.runtime.devices import enable_compile_cache
@@ -132,6 +134,8 @@ def calibrate_model(
         predictor.encoder.features(encoded, predictor.encoder.shapes(encoded)),
         EvaluationConfig(batch_size=batch_size, target_risk=target_risk, risk_confidence=risk_confidence),
     )
+    source: RowSource = "validation" if input_file is None else "file"
+    calibration = fitted_to(calibration, examples, source)
     write_text(path, calibration.to_json())
     return calibration, path
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -24,6 +24,9 @@ TEMPERATURES = (0.01, 100.0)
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+RowSource = Literal["validation", "file"]
+"""Where rows to fit to came from: the validation split of the model's own run, or a file that was given."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Calibration:
         labels_sha256: `labels_digest` of the label set.
         risk_confidence: with which the target holds; None: it held on the fitted rows.
         label_decode: how the labels were decoded that the threshold was chosen for.
+        source: where the rows came from; None: not known (an earlier version did not store it).
+        row_digests: of the texts of the rows, in order, 4096 at most (`fitted_rows.fitted_to`); empty: not known. They
+            are no part of what was fitted, and do not count where calibrations are compared.
     """
 
     temperature: _Positive
@@ -48,6 +54,8 @@ class Calibration:
     labels_sha256: str
     risk_confidence: _Share | None = None
     label_decode: LabelDecode = "free"
+    source: RowSource | None = None
+    row_digests: tuple[_Digest, ...] = dataclasses.field(default=(), compare=False)
 
     def abstains(self, probability: float | None) -> bool | None:
         """Whether a label of this calibrated probability (None: it is none of the set) is better not given.

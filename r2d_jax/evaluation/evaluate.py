@@ -13,6 +13,7 @@ from r2d_jax.data.schema import Example
 from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.faithfulness import check_faithfulness
+from r2d_jax.evaluation.fitted_rows import overlap
 from r2d_jax.evaluation.label_scoring import LabelScorer, scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
@@ -142,6 +143,7 @@ def evaluate_rows(
     check_stop()
     if probabilities is not None:
         found = probabilities.scores([example.label for example in examples])
+        found.sections["calibration"] |= overlap(calibration, examples)
         scores = found.added_to(scores, settings.resamples)
     reasons = None
     if predictor.explains:

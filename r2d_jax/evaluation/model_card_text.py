@@ -14,6 +14,7 @@ from r2d_jax.evaluation.card_metadata import CardOptions, data_name, front_matte
 from r2d_jax.evaluation.case_table import short
 from r2d_jax.evaluation.export_readme import usage_text
 from r2d_jax.evaluation.figures import class_texts
+from r2d_jax.evaluation.fitted_rows import fitted_rows_told
 from r2d_jax.evaluation.model_folder import ModelCard
 from r2d_jax.evaluation.report import figure_notes, result_lines
 from r2d_jax.evaluation.report_values import warnings_of
@@ -150,6 +151,8 @@ def _figures(facts: RunFacts, dtype: str) -> Iterator[str]:
         "Macro-F1 is over the labels that have test rows, and an output that is no label is wrong. Intervals are "
         "bootstrap intervals over the test rows; they do not tell how another training run would differ."
     )
+    if (scaled := metrics.get("calibration")) and scaled.get("temperature") is not None:
+        yield f"Probabilities are scaled by a temperature that was fitted to {fitted_rows_told(scaled)}."
     per_class = {
         label: row
         for label, row in metrics.get("per_class", {}).items()

@@ -91,6 +91,7 @@ class Probabilities:
             "rows_outside_set": int((numbers < 0).sum()),
             "temperature": self.calibration.temperature if self.calibration else None,
             "fitted_rows": self.calibration.rows if self.calibration else None,
+            "fitted_from": self.calibration.source if self.calibration else None,
             "top_accuracy": float(right.mean()),
             "predicted_is_top_fraction": float((self.predicted == top).mean()),
             "label_set_probability": float(np.exp(logsumexp(self.log_probs, axis=1)).mean()),

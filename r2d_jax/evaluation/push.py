@@ -9,6 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from r2d_jax.errors import UserError
+from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.export import LICENSE_FILE
 from r2d_jax.evaluation.model_folder import read_card
 from r2d_jax.model.hf_format import GENERATION_FILE
@@ -93,6 +94,13 @@ def _notes(folder: pathlib.Path) -> Iterator[str]:
     yield f"{MODEL_CARD} has the {len(card.labels)} labels{told}"
     if card.label_map:
         yield f"{MODEL_CARD} has {len(card.label_map)} labels as your files write them (data.label_map)"
+    # An export has none, but an exported folder may have been calibrated itself.
+    calibration = load_calibration(folder) if (folder / CALIBRATION).is_file() else None
+    if calibration is not None and calibration.row_digests:
+        yield (
+            f"{CALIBRATION} has digests of rows: who has the text of a row can find out whether it was among them "
+            "(set row_digests to [] there to send none)"
+        )
     yield "weights can repeat pieces of the training text, and a vocabulary trained on it holds words of it"
     try:
         stated = huggingface_hub.ModelCard.load(

@@ -13,6 +13,7 @@ from rich.text import Text
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import FIGURES, class_texts, figure_at, percent, title_of
+from r2d_jax.evaluation.fitted_rows import fitted_rows_told, overlap_warning
 
 _MAX_CLASSES = 30
 # An escape sequence in a case text must not move the cursor or recolour the user's terminal.
@@ -75,9 +76,12 @@ def _warnings(metrics: Mapping[str, Any]) -> Iterator[str]:
     if (abstention := metrics.get("abstention")) and abstention["target_risk"] is not None:
         target = percent(abstention["target_risk"])
         if abstention["threshold"] is None:
-            yield f"no threshold reached the target of {target} wrong on validation rows, so no row is answered"
+            told = fitted_rows_told(metrics.get("calibration") or {})
+            yield f"no threshold reached the target of {target} wrong on {told}, so no row is answered"
         elif (risk := abstention["risk"]) is not None and risk > abstention["target_risk"]:
             yield f"{percent(risk)} of the answered rows are wrong, more than the target of {target}"
+    if text := overlap_warning(metrics):
+        yield text
     if (bleu := metrics.get("bleu")) and bleu["empty_predictions"]:
         yield f"{bleu['empty_predictions']} of {bleu['rows']} rationales are empty; each scores 0"
     if (read := metrics.get("read_back_cut")) and any(read.values()):
@@ -138,7 +142,7 @@ def figure_notes(metrics: Mapping[str, Any]) -> Iterator[str]:
     if probabilities := metrics.get("calibration"):
         scaled = "as the model has them, not calibrated"
         if probabilities["temperature"] is not None:
-            scaled = f"temperature {probabilities['temperature']:.3f} of {probabilities['fitted_rows']} validation rows"
+            scaled = f"temperature {probabilities['temperature']:.3f} of {fitted_rows_told(probabilities)}"
         yield f"probabilities: over {probabilities['labels']} labels; {scaled}"
     if bleu := metrics.get("bleu"):
         yield f"BLEU: sacrebleu {bleu['signature']}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from r2d_jax.evaluation.fitted_rows import rows_told
 from r2d_jax.evaluation.report_labels import Bin
 from r2d_jax.evaluation.report_values import cell, scored_figure, section
 from r2d_jax.evaluation.run_record import RunRecord
@@ -38,6 +39,13 @@ class _Calibration(BaseModel):
     rows: int
     temperature: float | None
     fitted_rows: int | None
+    fitted_from: str | None = None
+
+    @property
+    def fitted_told(self) -> str:
+        """The rows of the calibration, in words."""
+        return rows_told(self.fitted_rows, self.fitted_from)
+
     top_accuracy: float
     predicted_is_top_fraction: float
     label_set_probability: float
@@ -109,7 +117,7 @@ def probabilities_part(run: RunRecord, number: int, colour: str, safe: Any) -> d
         ],
         "answers": [title for title, _ in _ANSWERS],
         "answer_cells": [cell(scored_figure(run.metrics, f"abstention.{name}")) for _, name in _ANSWERS],
-        "answers_note": _answers_note(abstention),
+        "answers_note": _answers_note(abstention, calibration),
         "curve": safe(curve),
     }
 
@@ -118,7 +126,7 @@ def _note(calibration: _Calibration) -> str:
     fitted = (
         "Not calibrated: probabilities are as the model has them."
         if calibration.temperature is None
-        else f"Temperature {calibration.temperature:.3f}, fitted to {calibration.fitted_rows} validation rows."
+        else f"Temperature {calibration.temperature:.3f}, fitted to {calibration.fitted_told}."
     )
     return (
         f"{fitted} Of the most probable of {calibration.labels} labels, which is right in "
@@ -128,7 +136,7 @@ def _note(calibration: _Calibration) -> str:
     )
 
 
-def _answers_note(abstention: _Abstention) -> str:
+def _answers_note(abstention: _Abstention, calibration: _Calibration) -> str:
     told = (
         "AURC: mean error rate over all shares of answered rows, the surest first; of a random order it is the "
         f"error rate, {abstention.error_fraction:.3f}."
@@ -139,5 +147,5 @@ def _answers_note(abstention: _Abstention) -> str:
     if abstention.risk_confidence is not None:
         aim += f", with confidence {abstention.risk_confidence:g}"
     if abstention.threshold is None:
-        return f"{aim}. No threshold reached it on the validation rows: no row is answered. {told}"
+        return f"{aim}. No threshold reached it on {calibration.fitted_told}: no row is answered. {told}"
     return f"{aim}; answered from probability {abstention.threshold:.4f} on. {told}"

@@ -12,6 +12,7 @@ from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import row_sets, short
 from r2d_jax.evaluation.distinct_texts import repetition_of
 from r2d_jax.evaluation.figures import INDEX, Figure, figure_at, headings
+from r2d_jax.evaluation.fitted_rows import overlap_warning
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
 from r2d_jax.runtime.run_files import EVALUATION_METRICS
@@ -263,6 +264,8 @@ def warnings_of(run: RunRecord, named: Callable[[str], str] | None = None) -> It
     if text := collapse_of(run, named):
         yield text
     if text := repetition_of(run.metrics):
+        yield f"{text[0].upper()}{text[1:]}."
+    if text := overlap_warning(run.metrics):
         yield f"{text[0].upper()}{text[1:]}."
     if outside := run.metrics.get("labels_outside_set"):
         yield f"{len(outside)} gold labels are none of the model's; their rows can only be wrong."

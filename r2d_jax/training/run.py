@@ -20,6 +20,7 @@ from r2d_jax.evaluation.calibrate import calibrate, left_out, told
 from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
 from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.fitted_rows import fitted_to
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.evaluation.scoring import require_libraries
@@ -226,6 +227,7 @@ def _calibrated(
         settings,
         check_stop,
     )
+    calibration = fitted_to(calibration, splits.validation, "validation")
     if is_writer():
         write_text(workdir.path / CALIBRATION, calibration.to_json())
     say(console, f"calibration: {told(calibration)}")
