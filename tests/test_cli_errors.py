@@ -118,12 +118,36 @@ def test_a_second_run_does_nothing_and_says_so(r2d, kept):
 
 
 def test_a_finished_run_whose_evaluation_was_begun_anew_evaluates_again(r2d, kept, tmp_path):
-    """`r2d eval --overwrite` that failed in its folder left it without figures, and it was still "finished"."""
-    shutil.copytree(kept.workdir, tmp_path / "w")
-    figures = tmp_path / "w" / "evaluation" / "metrics.json"
+    """`r2d eval --overwrite` that failed in its folder left it without figures, and it was still "finished".
+
+    Calibration and export are the user's by then: both were written anew, without a word.
+    """
+    copy = shutil.copytree(kept.workdir, tmp_path / "w")
+    figures, calibration = copy / "evaluation" / "metrics.json", copy / "calibration.json"
     figures.unlink()
-    r2d(*kept.arguments[:-1], tmp_path / "w").done("evaluating")
-    assert figures.is_file()
+    changed = json.loads(calibration.read_text()) | {"target_risk": 0.4, "threshold": 0.3}
+    calibration.write_text(json.dumps(changed))
+    (copy / "export" / "NOTES.txt").write_text("mine")
+    before = times_of(copy / "export")
+    r2d(*kept.arguments[:-1], copy).done(
+        "evaluating", "calibration: kept, as it is there", "export: kept, as"
+    )
+    assert json.loads(calibration.read_text()) == changed
+    assert times_of(copy / "export") == before
+    assert json.loads(figures.read_text())["abstention"]["target_risk"] == 0.4
+
+
+def test_what_lies_in_the_export_of_an_unfinished_run_is_told_before_any_work(r2d, kept, tmp_path):
+    copy = shutil.copytree(kept.workdir, tmp_path / "w")
+    state = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(state | {"run_done": False}))
+    (copy / "export" / "NOTES.txt").write_text("mine")
+    before = times_of(copy / "export")
+    r2d(*kept.arguments[:-1], copy).refused("export: holds NOTES.txt, which no export writes", "Move it away")
+    assert times_of(copy / "export") == before
+    (copy / "export" / "NOTES.txt").unlink()
+    (copy / "calibration.json").write_text("{}")
+    r2d(*kept.arguments[:-1], copy).refused("calibration.json: is damaged", "Remove it")
 
 
 def test_a_folder_of_someone_else(r2d, kept, tmp_path):

@@ -292,6 +292,8 @@ def test_a_stop_after_the_training_ends_the_run_unfinished(monkeypatch, part):
         "stage_configs": {},
         "StopSignal": stop,
         "load_model": types.SimpleNamespace(source="a model"),
+        "load_calibration": None,
+        "_has_export": False,
         "_calibrated": None,
         "evaluate_rows": None,
     }.items():

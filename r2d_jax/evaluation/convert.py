@@ -8,7 +8,7 @@ from r2d_jax.data.whole_folder import require_replaceable, whole_folder
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
-from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.export import export_model, require_no_other_files
 from r2d_jax.evaluation.export_onnx import require_onnx
 from r2d_jax.evaluation.model_folder import (
     TOKENIZER_FOLDER,
@@ -85,7 +85,7 @@ def export_folder(
         )
     replaced = False
     if overwrite:
-        _require_no_other_files(folder)
+        require_no_other_files(folder, f"--output {folder}", _MOVE)
         replaced = _has_another_calibration(folder, home, model_path)
     enable_compile_cache()
     model = load_model(model_path, make_mesh(MeshConfig()))
@@ -93,23 +93,6 @@ def export_folder(
     if replaced:
         print(f"the {CALIBRATION} that was in {folder} differed from that of the model, which is there now")
     return model.source
-
-
-def _require_no_other_files(folder: pathlib.Path) -> None:
-    """Refuse a folder to replace with files that no export writes, such as an evaluation: they would be gone.
-
-    Raises:
-        UserError: there are some.
-    """
-    # Loads the client of the Hub, which an import does without.
-    from r2d_jax.evaluation.push import ALLOWED
-
-    place = folder.resolve()
-    found = (one for one in place.rglob("*") if one.is_symlink() or not one.is_dir())
-    names = sorted({one.relative_to(place).as_posix() for one in found} - ALLOWED)
-    if names:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise UserError(f"--output {folder}", f"holds {names[0]}{more}, which no export writes", _MOVE)
 
 
 def _has_another_calibration(folder: pathlib.Path, home: pathlib.Path, model_path: pathlib.Path) -> bool:

@@ -8,17 +8,53 @@ import shutil
 import jax
 
 from r2d_jax.data.tokenizer import Tokenizer
+from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import load_calibration
 from r2d_jax.evaluation.card_metadata import CardOptions
 from r2d_jax.evaluation.model_card_text import readme_text
 from r2d_jax.evaluation.model_folder import LoadedModel, ModelCard
 from r2d_jax.evaluation.run_facts import read_facts
-from r2d_jax.model.hf_format import write_hf_folder
+from r2d_jax.model.hf_format import GENERATION_FILE, write_hf_folder
 from r2d_jax.runtime.distributed import fetch, is_writer
-from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD
+from r2d_jax.runtime.run_files import CALIBRATION, HF_CONFIG, HF_WEIGHTS, MODEL_CARD
 
 LICENSE_FILE = "LICENSE"
 """What a user may add to an exported folder; one that replaces it keeps it."""
+README_FILE = "README.md"
+NEEDED = (README_FILE, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, "tokenizer.json")
+"""Without one of these a folder is no whole export."""
+_GRAPHS = ("encoder_model.onnx", "decoder_model.onnx")
+EXPORTED = frozenset(
+    {
+        *NEEDED,
+        GENERATION_FILE,
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        CALIBRATION,
+        LICENSE_FILE,
+        *(f"onnx/{name}{ending}" for name in _GRAPHS for ending in ("", ".data")),
+    }
+)
+"""All that an export may hold, by names in its folder."""
+
+
+def require_no_other_files(folder: pathlib.Path, where: str, fix: str) -> None:
+    """Refuse a folder to replace with files that no export writes, such as an evaluation: they would be gone.
+
+    Args:
+        folder: to be replaced; it need not exist.
+        where: the folder, as the error has it.
+        fix: what to do, as the error has it.
+
+    Raises:
+        UserError: there are some.
+    """
+    place = folder.resolve()
+    found = (one for one in place.rglob("*") if one.is_symlink() or not one.is_dir())
+    names = sorted({one.relative_to(place).as_posix() for one in found} - EXPORTED)
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(where, f"holds {names[0]}{more}, which no export writes", fix)
 
 
 def export_model(
@@ -72,7 +108,7 @@ def export_model(
         extra_files=model.tokenizer.files()
         | {
             MODEL_CARD: card.to_json(),
-            "README.md": readme,
+            README_FILE: readme,
         }
         | _calibration(home, model.source),
         overwrite=overwrite,

@@ -10,25 +10,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.calibration import load_calibration
-from r2d_jax.evaluation.export import LICENSE_FILE
+from r2d_jax.evaluation.export import EXPORTED, NEEDED, README_FILE
 from r2d_jax.evaluation.model_folder import read_card
-from r2d_jax.model.hf_format import GENERATION_FILE
-from r2d_jax.runtime.run_files import CALIBRATION, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, RUN_STATE
+from r2d_jax.runtime.run_files import CALIBRATION, MODEL_CARD, RUN_STATE
 
-README_FILE = "README.md"
-_NEEDED = (README_FILE, HF_CONFIG, HF_WEIGHTS, MODEL_CARD, "tokenizer.json")
-_GRAPHS = ("encoder_model.onnx", "decoder_model.onnx")
-ALLOWED = frozenset(
-    {
-        *_NEEDED,
-        GENERATION_FILE,
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        CALIBRATION,
-        LICENSE_FILE,
-        *(f"onnx/{name}{ending}" for name in _GRAPHS for ending in ("", ".data")),
-    }
-)
+ALLOWED = EXPORTED
 """All that may ever go: names in the folder. Predictions, scores and rows are none of them."""
 _LONG_LABEL = 60
 
@@ -60,7 +46,7 @@ def upload_of(path: pathlib.Path) -> Upload:
         UserError: no whole exported folder there.
     """
     folder = path / "export" if (path / RUN_STATE).is_file() else path
-    lacking = [name for name in _NEEDED if not (folder / name).is_file()]
+    lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
         what = (
             "no such folder"
@@ -79,7 +65,7 @@ def upload_of(path: pathlib.Path) -> Upload:
         for name in names
         if name in ALLOWED and not (folder / name).is_symlink()
     }
-    if lost := [name for name in _NEEDED if name not in sizes]:
+    if lost := [name for name in NEEDED if name not in sizes]:
         raise UserError(str(folder / lost[0]), "is a link", "Put the file itself there.")
     left_out = tuple(name for name in names if name not in sizes)
     return Upload(folder, sizes, left_out, tuple(_notes(folder)))

@@ -1,7 +1,9 @@
 """The main job; in: a Config and a workdir, out: both stages trained, test set evaluated, model exported."""
 
+import dataclasses
 import json
 import pathlib
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -17,15 +19,16 @@ from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.splits import describe
 from r2d_jax.errors import Preempted, UserError
 from r2d_jax.evaluation.calibrate import calibrate, left_out, told
-from r2d_jax.evaluation.calibration import Calibration
+from r2d_jax.evaluation.calibration import Calibration, load_calibration
 from r2d_jax.evaluation.evaluate import evaluate_rows, worked_cases
-from r2d_jax.evaluation.export import export_model
+from r2d_jax.evaluation.export import NEEDED, export_model, require_no_other_files
 from r2d_jax.evaluation.fitted_rows import fitted_to
 from r2d_jax.evaluation.model_folder import LoadedModel, load_model
 from r2d_jax.evaluation.report import print_results, print_worked_examples
 from r2d_jax.evaluation.scoring import require_libraries
+from r2d_jax.model.hf_format import require_hf_target
 from r2d_jax.runtime.devices import check_platform, enable_compile_cache, request_deterministic_gpu_ops
-from r2d_jax.runtime.distributed import agree, is_writer
+from r2d_jax.runtime.distributed import agree, is_writer, look_again, require_same
 from r2d_jax.runtime.files import write_json, write_text
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.reporting import say
@@ -41,7 +44,7 @@ from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table, weight_count
 from r2d_jax.training.prepare import Prepared, prepare
 from r2d_jax.training.stages import run_stage
-from r2d_jax.training.workdir import Workdir, adopt_stage1
+from r2d_jax.training.workdir import EARLIER_CALIBRATION, Workdir, adopt_stage1
 
 # Weights x rows, of all steps: two cores do 4e7 to 8e7 of these a second (T5-small, PubMedQA).
 _DAYS_ON_A_CPU = 1e13
@@ -178,6 +181,9 @@ def _run(config: Config, workdir: Workdir, console: Console, stage1_from: pathli
         say(console, "this run is finished; nothing to do")
         _say_where(workdir, console)
         return
+    # Told now, and not after the training: neither is written over.
+    load_calibration(workdir.path)
+    exported = _has_export(workdir)
     with StopSignal() as stop:
         for number in stage_configs(config):
             run_stage(prepared, workdir, number, console, stop)
@@ -201,9 +207,37 @@ def _run(config: Config, workdir: Workdir, console: Console, stage1_from: pathli
             check_stop=check_stop,
         )
         # Still with the signal held back: there is little left, and it would leave half a folder.
-        export_model(model, workdir.export, overwrite=True, home=workdir.path)
+        if exported:
+            again = f"`r2d export --model {shlex.quote(str(workdir.path))} --output {shlex.quote(str(workdir.export))}"
+            say(console, f"export: kept, as it is there; {again} --overwrite` writes it again")
+        else:
+            # The training took long enough to put something there.
+            _has_export(workdir)
+            export_model(model, workdir.export, overwrite=True, home=workdir.path)
         workdir.mark("run_done", True)
     _say_results(prepared, workdir, metrics, console)
+
+
+def _has_export(workdir: Workdir) -> bool:
+    """Whether a run that came to its end has its export, which is the user's since then.
+
+    Raises:
+        UserError: it has not, and its folder holds files that would be gone.
+    """
+    folder, fault = workdir.export, None
+    whole = all((folder / name).is_file() for name in NEEDED)
+    if agree(is_writer() and workdir.state.get("run_done", False) and whole):
+        return True
+    if is_writer():
+        try:
+            require_no_other_files(folder, str(folder), "Move it away; the same command goes on.")
+            require_hf_target(folder, overwrite=True)
+        except UserError as error:
+            fault = error
+    # All end together: a process that waited for one that has gone would wait long.
+    if agree(fault is not None):
+        raise fault or UserError(str(folder), "is refused by process 0", "Do what that one says.")
+    return False
 
 
 def _calibrated(
@@ -213,10 +247,25 @@ def _calibrated(
     console: Console,
     check_stop: Callable[[], None],
 ) -> Calibration | None:
-    """Calibrate the trained model on the validation split, and write calibration.json; None: labels are not scored."""
+    """The calibration that is there, else one of the validation split, written down; None: labels are not scored.
+
+    Raises:
+        UserError: that which is there is damaged.
+    """
     settings, splits = prepared.config.evaluation, prepared.splits
     if left_out(settings, prepared.labels) is not None:
         return None
+    look_again(workdir.path)
+    require_same("calibrations", [str(workdir.calibration_digest()).encode()])
+    if (there := load_calibration(workdir.path)) is not None:
+        if (workdir.state.get("stage2_done") or {}).get(EARLIER_CALIBRATION) != workdir.calibration_digest():
+            say(console, "calibration: kept, as it is there")
+            return there
+        # What it aims at is the user's choice, and is still good.
+        settings = dataclasses.replace(
+            settings, target_risk=there.target_risk, risk_confidence=there.risk_confidence
+        )
+        say(console, f"calibration: that in {workdir.path / CALIBRATION} was made before stage 2 ended")
     say(console, f"calibrating {model.source} on {len(splits.validation)} validation rows")
     calibration = calibrate(
         prepared.predictor(),

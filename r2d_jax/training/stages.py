@@ -33,7 +33,7 @@ from r2d_jax.training.r2dc import r2dc_objective
 from r2d_jax.training.state import TrainState, abstract_state, fresh_state, put_count
 from r2d_jax.training.steps import make_train_step
 from r2d_jax.training.validation import losses_alone, losses_and_labels
-from r2d_jax.training.workdir import Workdir
+from r2d_jax.training.workdir import EARLIER_CALIBRATION, Workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,11 @@ def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Consol
     tell(f"compiled {compiled}")
     _require_best(workdir.stage(number), progress)
     tell(f"best checkpoint: step {progress.best_step} in {workdir.stage(number) / 'best'}")
-    workdir.mark(f"stage{number}_done", {"best_step": progress.best_step, "best_score": progress.best_score})
+    done: dict[str, Any] = {"best_step": progress.best_step, "best_score": progress.best_score}
+    if number == 2 and (earlier := workdir.calibration_digest()) is not None:
+        # Of weights that were the best until now, if it was not made in this very moment.
+        done[EARLIER_CALIBRATION] = earlier
+    workdir.mark(f"stage{number}_done", done)
 
 
 def _require_best(folder: pathlib.Path, progress: Progress) -> None:

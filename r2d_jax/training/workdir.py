@@ -1,6 +1,7 @@
 """The folder of one run; in: a path and a Config, out: checked paths, stored config and done marks."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -30,7 +31,10 @@ from r2d_jax.runtime.files import write_fault, write_text
 from r2d_jax.runtime.locks import alone_in
 from r2d_jax.runtime.outputs import require_local
 from r2d_jax.runtime.reporting import say
-from r2d_jax.runtime.run_files import EVALUATION_METRICS, RUN_CONFIG, RUN_STATE
+from r2d_jax.runtime.run_files import CALIBRATION, EVALUATION_METRICS, RUN_CONFIG, RUN_STATE
+
+EARLIER_CALIBRATION = "calibration_before"
+"""In the mark of stage 2: `Workdir.calibration_digest` of a calibration made before the stage ended."""
 
 # What a kill leaves of the first mark and of the probes for it.
 _LEFT_BEHIND = re.compile(rf"\.{re.escape(RUN_STATE)}\.partial$|\.write_probe_|\.shared_probe$")
@@ -119,6 +123,11 @@ class Workdir:
         """Whether the run came to its end and its evaluation is there, which `r2d eval` may have begun anew."""
         metrics = self.evaluation / EVALUATION_METRICS
         return self.started and self.state.get("run_done", False) and metrics.is_file()
+
+    def calibration_digest(self) -> str | None:
+        """Sha256 of the bytes of calibration.json, in hexadecimal digits; None where there is none."""
+        path = self.path / CALIBRATION
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def check(self, config: Config) -> None:
         """Refuse a folder that this run must not touch; writes nothing that stays.
