@@ -18,7 +18,7 @@ from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training import stages
 from r2d_jax.training.loop import Progress
 from r2d_jax.training.prepare import prepare
-from r2d_jax.training.run import start, takes_days
+from r2d_jax.training.run import start, takes_days, train_stage
 from r2d_jax.training.workdir import Workdir, adopt_stage1
 
 
@@ -168,3 +168,12 @@ def test_a_stage_without_a_best_checkpoint_is_not_done(tmp_path, monkeypatch, be
     with pytest.raises(UserError, match=told):
         stages.run_stage(prepared, workdir, 1, Console(quiet=True), StopSignal())
     assert not workdir.state.get("stage1_done")
+
+
+def test_a_stage_2_that_is_refused_leaves_the_workdir_free(tmp_path):
+    """It was claimed for a run of that config, though nothing had been done in it."""
+    path, workdir = write_config(tmp_path), Workdir(tmp_path / "run")
+    with pytest.raises(UserError, match="stage1: stage 1 is not finished here"):
+        train_stage(load_config(path), workdir.path, 2, Console(quiet=True))
+    assert not workdir.path.exists()
+    workdir.check(load_config(path, ["stage1.max_steps=20"]))

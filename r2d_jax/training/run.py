@@ -43,7 +43,7 @@ from r2d_jax.runtime.run_files import (
 from r2d_jax.runtime.stop_signal import StopSignal
 from r2d_jax.training.footprint import MIB, parameter_rows, parameter_table, weight_count
 from r2d_jax.training.prepare import Prepared, prepare
-from r2d_jax.training.stages import run_stage
+from r2d_jax.training.stages import require_stage1, run_stage
 from r2d_jax.training.workdir import EARLIER_CALIBRATION, Workdir, adopt_stage1
 
 # Weights x rows, of all steps: two cores do 4e7 to 8e7 of these a second (T5-small, PubMedQA).
@@ -138,7 +138,7 @@ def train_stage(config: Config, folder: pathlib.Path, number: int, console: Cons
     """Stage 1 or 2 alone.
 
     Raises:
-        UserError: the method of the config has no such stage.
+        UserError: the method of the config has no such stage, or stage 1 must be finished first.
     """
     if number not in stage_configs(config):
         raise UserError(
@@ -147,6 +147,9 @@ def train_stage(config: Config, folder: pathlib.Path, number: int, console: Cons
             "Train stage 2, or change the config.",
         )
     with Workdir(folder) as workdir:
+        if number == 2 and 1 in stage_configs(config):
+            # Before the start, which claims the folder for this config.
+            require_stage1(workdir)
         prepared = start(config, workdir, console)
         with StopSignal() as stop:
             run_stage(prepared, workdir, number, console, stop)

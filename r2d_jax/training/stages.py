@@ -94,6 +94,20 @@ def stage2(prepared: Prepared) -> Stage:
 STAGES: dict[int, Callable[[Prepared], Stage]] = {1: stage1, 2: stage2}
 
 
+def require_stage1(workdir: Workdir) -> None:
+    """Refuse a stage 2 that has no stage 1 to begin with; the workdir need not be a run yet.
+
+    Raises:
+        UserError: stage 1 is not finished there.
+    """
+    if not (workdir.started and workdir.state.get("stage1_done")):
+        raise UserError(
+            str(workdir.stage(1)),
+            "stage 1 is not finished here",
+            "Run `r2d train --stage 1` with this --workdir first.",
+        )
+
+
 def run_stage(prepared: Prepared, workdir: Workdir, number: int, console: Console, stop: StopSignal) -> None:
     """Train a stage to its end, going on from where it stopped; does nothing where it is done.
 
@@ -231,12 +245,7 @@ def _starting_point(
         source = prepared.config.model.init or f"random weights of seed {seed}"
         origin = f"starting from {source}, checksum {checksum(params)}"
         return fresh_state(params, optimizer, prepared.mesh, seed, init_state), Progress(), origin
-    if not workdir.state.get("stage1_done"):
-        raise UserError(
-            str(workdir.stage(1)),
-            "stage 1 is not finished here",
-            "Run `r2d train --stage 1` with this --workdir first.",
-        )
+    require_stage1(workdir)
     best = best_step(workdir.stage(1))
     if best is None:
         raise UserError(
