@@ -130,7 +130,8 @@ def test_the_hub_reads_the_figures_of_the_run(tmp_path, card, tokenizer):
 def test_the_rows_of_the_calibration_are_told(tmp_path, card, tokenizer):
     run = make_run(tmp_path / "run")
     path = run / "evaluation" / "metrics.json"
-    section = {"temperature": 1.5, "fitted_rows": 4, "fitted_from": "file", "rows": 5, "overlap_rows": 2}
+    section = {"labels": 3, "temperature": 1.5, "fitted_rows": 4, "fitted_from": "file"}
+    section |= {"rows": 5, "overlap_rows": 2}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"calibration": section}))
     text = readme_text(card, tokenizer, facts=read_facts(run, str(tmp_path / CHOSEN)))
     assert "Probabilities are scaled by a temperature that was fitted to 4 rows of a file." in text
