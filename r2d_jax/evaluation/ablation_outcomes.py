@@ -10,6 +10,7 @@ from r2d_jax.evaluation.label_scoring import scores_of
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.predict import Predictor, ScoreFn, all_of
 from r2d_jax.model.parameters import Params
+from r2d_jax.runtime.row_progress import row_progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Measured:
         return float(self.probabilities[0] - self.probabilities[VARIANTS.index(variant)])
 
 
+@row_progress("leaving sentences out")
 def measure(
     predictor: Predictor,
     params: Params,

@@ -46,6 +46,7 @@ from r2d_jax.runtime.outputs import (
     require_json_lines,
     require_no_evaluation,
 )
+from r2d_jax.runtime.row_progress import row_progress
 from r2d_jax.runtime.run_files import EVALUATION_FILES, RUN_CONFIG, RUN_STATE
 
 _SUBGROUPS = "data.columns.subgroup"
@@ -191,7 +192,8 @@ def predict_file(
             # Whatever the model makes of nothing at all is no prediction.
             yield _unpredicted(row) if is_blank(example.question) else row
 
-    write_jsonl(output_file, rows())
+    with row_progress("predicting"):
+        write_jsonl(output_file, rows())
     without = sum(is_blank(example.question) for example in examples)
     return len(examples) - without, without
 

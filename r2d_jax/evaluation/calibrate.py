@@ -18,6 +18,7 @@ from r2d_jax.evaluation.fitted_rows import rows_told
 from r2d_jax.evaluation.label_scoring import LabelScorer, label_numbers, probability_of, scores_of
 from r2d_jax.evaluation.predict import Predictor, all_of
 from r2d_jax.model.parameters import Params
+from r2d_jax.runtime.row_progress import row_progress
 
 
 def left_out(settings: EvaluationConfig, labels: Sequence[str]) -> str | None:
@@ -42,6 +43,7 @@ def left_out(settings: EvaluationConfig, labels: Sequence[str]) -> str | None:
     return why
 
 
+@row_progress("calibrating")
 def calibrate(
     predictor: Predictor,
     params: Params,

@@ -27,6 +27,7 @@ from r2d_jax.evaluation.scoring import Readings, Scores, score, with_gold_ration
 from r2d_jax.evaluation.triage_scoring import least_cost_labels
 from r2d_jax.runtime.distributed import is_writer, wait_for_all
 from r2d_jax.runtime.files import write_json, write_jsonl
+from r2d_jax.runtime.row_progress import row_progress
 from r2d_jax.runtime.run_files import (
     EVALUATION_FILES,
     EVALUATION_METRICS,
@@ -77,6 +78,7 @@ def begin_results(folder: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -> N
             (folder / name).unlink(missing_ok=True)
 
 
+@row_progress("predicting")
 def evaluate_rows(
     model: LoadedModel,
     predictor: Predictor,

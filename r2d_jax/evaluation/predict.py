@@ -18,6 +18,7 @@ from r2d_jax.model.greedy import Decoded, TokenRule, greedy_decode
 from r2d_jax.model.label_trie import LabelTrie
 from r2d_jax.model.parameters import Params, T5Factory
 from r2d_jax.runtime.mesh import batch_sharding, jit_on_mesh, put, replicated, shard_batch
+from r2d_jax.runtime.row_progress import followed
 
 Batch = dict[str, jax.Array]
 HostBatch = dict[str, np.ndarray]
@@ -211,10 +212,10 @@ class Predictor:
         return [text.strip(" ") for text in self._texts(decoded, rows)]
 
     def batches(self, features: Features, batch_size: int) -> Iterator[tuple[np.ndarray, HostBatch]]:
-        """Batches of all rows by length, each with the numbers of its rows, for `in_row_order`."""
+        """Batches of all rows by length, each with the numbers of its rows, for `in_row_order`; shows progress."""
         overhead = self.encoder.prompts.overhead
         buckets = evaluation_buckets(features, batch_size, prompt_tokens=overhead, rationales=False)
-        return evaluation_batches(features, batch_size, buckets)
+        return followed(evaluation_batches(features, batch_size, buckets), len(features))
 
     def _predicted(
         self, params: Params, host: HostBatch, rows: int, rationales: bool, score: ScoreFn | None
@@ -264,8 +265,8 @@ class Predictor:
             score: of `LabelScorer`, to have log_probs in each prediction; the encoder runs once for both.
 
         Yields:
-            After each batch, so that a caller can show progress or stop, the predictions that are next; often
-            none, as at most some dozens of batches are sorted together.
+            After each batch, so that a caller can stop, the predictions that are next; often none, as at most some
+            dozens of batches are sorted together.
         """
         explain = rationales and self.explains
         return in_row_order(

@@ -13,6 +13,7 @@ from r2d_jax.evaluation.intervals import Ratio, Statistic
 from r2d_jax.evaluation.metrics import normalise_label
 from r2d_jax.evaluation.model_folder import LoadedModel
 from r2d_jax.evaluation.predict import Predictor, all_of
+from r2d_jax.runtime.row_progress import row_progress
 
 _SEED = 0
 """Of the draw of other labels: every evaluation of the same rows asks for the same ones."""
@@ -48,12 +49,14 @@ class RationaleChecks:
         self._batch_size = batch_size
         self._check_stop = check_stop
 
+    @row_progress("reading labels back")
     def labels_of(self, texts: Sequence[str]) -> tuple[list[str], int]:
         """The label that the model predicts from each of N texts alone, and how many were cut to the input limit."""
         features = self._predictor.features_of(texts)
         lists = self._predictor.predict(self._model.params, features, self._batch_size, rationales=False)
         return [row.label for row in all_of(lists, self._check_stop)], features.cut_questions
 
+    @row_progress("explaining other labels")
     def flips(
         self,
         examples: Sequence[Example],
