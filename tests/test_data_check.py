@@ -127,30 +127,48 @@ def labelled(label):
 DEFAULT = "rationale default"
 TRIGGERS = [
     # Labels. B026: "Benign", "Benign*", "benign ", "BENIGN" are four classes.
-    Trigger("label-spellings", "label", rows(r0={"label": "Urgent"}), train=1, beside=also("label-rare")),
+    Trigger(
+        "label-spellings",
+        "label",
+        rows(r0={"label": "Urgent"}),
+        train=1,
+        beside=also("label-untested", "label-rare"),
+    ),
     Trigger(
         "label-spellings",
         "label",
         rows(r0={"label": "urgent "}),
         train=1,
-        beside=also("label-rare", "label-lost", "blanks"),
+        beside=also("label-untested", "label-rare", "label-lost", "blanks"),
     ),
-    Trigger("label-signs", "label", rows(r0={"label": "urgent*"}), train=1, beside=also("label-rare")),
-    Trigger("label-signs", "label", rows(r0={"label": "úrgent"}), train=1, beside=also("label-rare")),
+    Trigger(
+        "label-signs",
+        "label",
+        rows(r0={"label": "urgent*"}),
+        train=1,
+        beside=also("label-untested", "label-rare"),
+    ),
+    Trigger(
+        "label-signs",
+        "label",
+        rows(r0={"label": "úrgent"}),
+        train=1,
+        beside=also("label-untested", "label-rare"),
+    ),
     Trigger("label-one", "label", rows(40, each=labelled(lambda index: "urgent")), train=40),
     Trigger(
         "label-lost",
         "label",
         rows(r0={"label": "\u4e2d"}),
         train=1,
-        beside=also("label-rare", "characters-lost"),
+        beside=also("label-untested", "label-rare", "characters-lost"),
     ),
     Trigger(
         "label-too-long",
         "label",
         rows(r0={"label": "as urgent as can be"}),
         train=1,
-        beside=also("label-rare"),
+        beside=also("label-untested", "label-rare"),
         config=DataConfig(label_limit_tokens=4),
     ),
     Trigger(
@@ -160,15 +178,33 @@ TRIGGERS = [
         train=40,
         beside=also("label-unseen"),
     ),
-    Trigger("label-numbers", "label", rows(each=labelled(lambda index: str(50 + index % 12))), train=40),
+    Trigger(
+        "label-numbers",
+        "label",
+        rows(each=labelled(lambda index: str(50 + index % 12))),
+        train=40,
+        beside=also("label-untested"),
+    ),
+    Trigger(
+        "label-untested",
+        "label",
+        rows(**{f"r{index}": {"label": "fatal"} for index in (0, 1, 2, 44)}),
+        train=3,
+    ),
     Trigger("label-unseen", "label", rows(r55={"label": "fatal"}), test=1),
-    Trigger("label-rare", "label", rows(r0={"label": "fatal"}, r1={"label": "fatal"}), train=2),
+    Trigger(
+        "label-rare",
+        "label",
+        rows(r0={"label": "fatal"}, r1={"label": "fatal"}),
+        train=2,
+        beside=also("label-untested"),
+    ),
     Trigger(
         "label-dominant",
         "label",
         rows(each=labelled(lambda index: "routine" if index == 7 else "urgent")),
         train=39,
-        beside=also("label-rare"),
+        beside=also("label-untested", "label-rare"),
     ),
     # Rows that are alike.
     Trigger(
@@ -734,7 +770,7 @@ def test_the_json_has_a_schema(vocabulary):
     assert json.loads(json.dumps(value)) == value
     assert value["schema"] == SCHEMA == "r2d_data_check/1"
     assert value["damaging"] is True
-    assert value["counts"] == {"error": 1, "warning": 1, "note": 0}
+    assert value["counts"] == {"error": 1, "warning": 2, "note": 0}
     assert value["tokenizer"] == vocabulary.fingerprint
     assert {"code", "severity", "field", "split", "count", "rows", "places", "details", "told", "fix"} == set(
         value["findings"][0]
@@ -762,7 +798,7 @@ def test_a_run_is_stopped_warned_or_left_alone(vocabulary):
     assert "\n" not in message
     found, lines = check_before_run(DataConfig(check="warn"), bad, vocabulary, ["default"])
     assert found.damaging
-    assert lines[0] == "data check: 1 error, 1 warning"
+    assert lines[0] == "data check: 1 error, 2 warnings"
     assert lines[1].startswith("  error: label: labels that differ only in case")
     assert check_before_run(DataConfig(check="off"), bad, vocabulary, ["default"]) == (None, [])
     found, lines = check_before_run(DataConfig(), as_splits(rows()), vocabulary, ["default"])

@@ -16,6 +16,7 @@ RARE_ROWS, DOMINANT_SHARE = 3, 0.95
 _MAX_LABELS = 10_000
 _FREE_TEXT_LABELS, _NUMBERS, _ALL_DIFFERENT = 20, 10, 5
 _LONG_WORDS = 6
+_VALIDATION = "validation"
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
 
@@ -147,6 +148,10 @@ class LabelTable:
                 train,
                 [label for label in in_train if self._rows[label][train] < RARE_ROWS],
             )
+            for split in self.splits:
+                if split not in (train, _VALIDATION):
+                    untested = [label for label in in_train if not self._rows[label][split]]
+                    self.tell(tally, "label-untested", train, untested, lacking_split=split)
         for split in self.splits:
             if split != train:
                 unseen = [label for label in labels if not self._rows[label][train]]

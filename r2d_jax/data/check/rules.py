@@ -73,6 +73,11 @@ RULES: Mapping[str, Rule] = {
         "labels that no training row has, so they are never predicted",
         "Add training rows of these labels, or take these rows out.",
     ),
+    "label-untested": Rule(
+        "warning",
+        "labels of training that the test split lacks: no figure covers them",
+        "Give the test split a larger share of data.split_shares, or join the label with another.",
+    ),
     "label-rare": Rule(
         "warning",
         "labels of one or two training rows can hardly be learned",
