@@ -16,14 +16,14 @@ from cli_cases import SECRET, SECRET_WORDS, as_lines, make_rows
     [
         ({"label": ""}, ["field 'label': is empty", "Fill it in"]),
         ({"label": " \t"}, ["field 'label': is empty", "Fill it in"]),
-        ({"rationale": ""}, ["field 'rationale': is empty", "Fill it in"]),
-        ({"question": ""}, ["field 'question': is empty", "Fill it in"]),
+        ({"rationale": ""}, ["field 'rationale': is empty", "Fill it in", r"data\.missing_rationales=skip"]),
+        ({"question": ""}, [r"field 'question': is empty\. Fill it in, or remove the row\.$"]),
         ({"label": 1}, ["field 'label': is int, not text", 'in quotes, for example "1"']),
         ({"label": 2.5}, ["field 'label': is float, not text"]),
         ({"label": True}, ["field 'label': is bool, not text"]),
         ({"label": None}, ["field 'label': is null, not text"]),
         ({"rationale": [SECRET]}, ["field 'rationale': is list, not text"]),
-        ({"rationale": ...}, ["field 'rationale': is missing", "Fill it in"]),
+        ({"rationale": ...}, ["field 'rationale': is missing", r"data\.missing_rationales=skip"]),
         ({"id": "case-0"}, ["has the id of line 1", "an id of its own"]),
     ],
 )

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from source_cases import ALL, row, write
 
-from r2d_jax.config import ColumnsConfig, DataConfig
+from r2d_jax.config import ColumnsConfig, Config, DataConfig
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.draws import draw_by_digest, key_digest
 from r2d_jax.data.duplicates import drop_duplicates
 from r2d_jax.data.packed_columns import Digests
-from r2d_jax.data.splits import content_hash, describe, load_splits
+from r2d_jax.data.splits import content_hash, describe, load_splits, splits_of_run
 from r2d_jax.errors import UserError
 
 NAMES = ("train", "validation", "test")
@@ -459,3 +459,14 @@ def test_maps_of_names_are_replaced_as_a_whole_by_an_extending_config(tmp_path):
     YAML().dump({"extends": "base.yaml", "data": mine}, tmp_path / "mine.yaml")
     found = load_config(tmp_path / "mine.yaml").data
     assert (found.split_shares, found.label_map) == (mine["split_shares"], mine["label_map"])
+
+
+def test_a_run_on_labels_alone_takes_rows_without_a_rationale_where_none_is_named(file):
+    """Else its rows are those of the other methods."""
+    given = [{"split": name} for name in ("train", "train", "validation", "test")]
+    given[1]["rationale"] = ""
+    config = Config(method="sft", data=file(*given, columns={"split": "split"}))
+    with pytest.raises(UserError, match=r"line 2, field 'rationale': is empty.*missing_rationales=skip"):
+        splits_of_run(config)
+    config = Config(method="sft", data=file(*given, columns={"split": "split", "rationales": {}}))
+    assert len(splits_of_run(config).train) == 2

@@ -9,7 +9,14 @@ from typing import Literal, NamedTuple
 from r2d_jax.config import ColumnsConfig
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.data.packed_columns import Ids
-from r2d_jax.data.reading.cell_checks import Damage, Tables, require_columns, text_of
+from r2d_jax.data.reading.cell_checks import (
+    FILL_IN,
+    FILL_IN_RATIONALE,
+    Damage,
+    Tables,
+    require_columns,
+    text_of,
+)
 from r2d_jax.data.reading.files import address_of
 from r2d_jax.data.reading.raw_rows import Number, Row, RowCallback, kind_of, raw_rows, shown
 from r2d_jax.data.reading.templates import Template, parse_template
@@ -84,13 +91,18 @@ class _Reader:
         # As of subgroups: a blank too many must not part the rows of one patient.
         text = fold_white_space(self.cell(row, column, required=self.need_group, number=True))
         if not text and self.need_group:
-            raise UserError(where, "is empty", "Fill it in, or remove the row.")
+            raise UserError(where, "is empty", FILL_IN)
         return text
 
     def rationales(self, row: Row) -> dict[str, str]:
-        columns, required = self.columns.rationales, self.missing_rationales == "error"
-        names = self.sources if self.need_targets else ()
-        return {name: self.cell(row, columns[name], required=required) for name in names}
+        required = self.missing_rationales == "error"
+        columns = {
+            name: self.columns.rationales[name] for name in (self.sources if self.need_targets else ())
+        }
+        return {
+            name: text_of(self.path, row, column, required=required, fix_empty=FILL_IN_RATIONALE)
+            for name, column in columns.items()
+        }
 
     def subgroups(self, row: Row) -> dict[str, str]:
         columns = self.columns.subgroups if self.need_targets else {}

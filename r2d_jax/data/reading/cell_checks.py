@@ -18,6 +18,11 @@ from r2d_jax.data.reading.cells import (
 from r2d_jax.data.schema import Example
 from r2d_jax.errors import UserError
 
+FILL_IN = "Fill it in, or remove the row."
+FILL_IN_RATIONALE = (
+    "Fill it in, or remove the row; with data.missing_rationales=skip a run leaves such rows out."
+)
+
 
 def require_columns(path: str, found: Sequence[str], wanted: Sequence[str], *, data: bool = False) -> None:
     """Raise a UserError that names the nearest column where one of `wanted` is not among those found.
@@ -80,7 +85,9 @@ class Tables:
             raise self._fault
 
 
-def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = False) -> str:
+def text_of(
+    path: str, row: Row, column: str, *, required: bool, number: bool = False, fix_empty: str = FILL_IN
+) -> str:
     """The text of a cell.
 
     Args:
@@ -89,6 +96,7 @@ def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = 
         column: its name.
         required: whether blank, null or no cell is an error; else they give "" or the blanks.
         number: whether a whole number will do, as written.
+        fix_empty: what to do about a cell that is blank or not there.
 
     Raises:
         UserError: names place and field, never the text.
@@ -101,13 +109,13 @@ def text_of(path: str, row: Row, column: str, *, required: bool, number: bool = 
         return UserError(f"{path} {row.place}, field {column!r}", what, fix)
 
     if column not in row.cells:
-        raise fault("is missing", "Fill it in, or remove the row.")
+        raise fault("is missing", fix_empty)
     if not isinstance(value, str) or (isinstance(value, Number) and not number):
         raise fault(
             f"is {kind_of(value)}, not text", 'Store it as text (in JSON in quotes, for example "1").'
         )
     if required and is_blank(value):
-        raise fault("is empty", "Fill it in, or remove the row.")
+        raise fault("is empty", fix_empty)
     return whole_text(f"{path} {row.place}, field {column!r}", value)
 
 
