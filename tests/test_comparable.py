@@ -104,3 +104,15 @@ def test_a_run_without_a_figure_is_in_no_other_unit():
     table, figures, _ = both(bare, plain)
     assert figures >= COSTS | {"bertscore.f1"}
     assert table["left_out"] == []
+
+
+def test_figures_of_two_label_decodes_are_read_with_care_and_stay():
+    """An evaluation that was done anew may differ in it from what its run's config says."""
+    free, constrained = run(), run()
+    free.metrics["label_decode"], constrained.metrics["label_decode"] = "free", "constrained"
+    table, figures, _ = both(free, constrained)
+    assert figures >= COSTS | {"accuracy"}
+    assert "decoded free, of others constrained" in markdown(table)
+    assert "decoded free" not in markdown(both(free, free)[0])
+    # Evaluations of earlier versions do not say it.
+    assert "decoded free" not in markdown(both(free, run())[0])

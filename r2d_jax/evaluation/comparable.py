@@ -14,7 +14,7 @@ class LeftOut(NamedTuple):
     """Figures that must not stand side by side.
 
     Attributes:
-        beginnings: of their dotted names.
+        beginnings: of their dotted names; none: all may stand there, for reading with care.
         why: one line of Markdown, for the reader of the table.
     """
 
@@ -55,6 +55,12 @@ def incomparable(runs: Sequence[Mapping[str, Any]]) -> Iterator[LeftOut]:
     scores = _sections(runs, "bertscore")
     if others := [name for name in _BERTSCORE if _differ(scores, name)]:
         yield LeftOut(("bertscore.",), f"BERTScore is left out: the runs differ in its {', '.join(others)}.")
+    if _differ([metrics for metrics in runs if "label_decode" in metrics], "label_decode"):
+        yield LeftOut(
+            (),
+            "Labels of some runs are decoded free, of others constrained (`label_decode`): compare consistency, "
+            "sufficiency and gold robustness among runs of one decode only.",
+        )
 
 
 def _sections(runs: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
