@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ from r2d_jax.evaluation.abstention import (
     aurc_of,
     choose_threshold,
     curve_points,
+    fewest_rows,
     risk_coverage,
     upper_risk,
 )
@@ -455,13 +457,13 @@ def test_the_command(used, r2d, capsys):
     assert "earlier calibration" not in text
     (used.model / "README.md").write_text("figures")
     text = r2d(*command, "--input", used.path / "gold.jsonl", "--overwrite")[1]
-    earlier = f"of an earlier calibration, or of none: {used.model / 'README.md'}; "
+    earlier = f"these files still show the earlier calibration: {used.model / 'README.md'}. "
     # There is no run here whose folders could be named.
-    assert f"{earlier}a run that is calibrated and then exported has a model card" in text
+    assert f"note: {earlier}A run that is calibrated and then exported has a model card" in text
     (used.model / "run.json").write_text("{}")
     assert (told := earlier_told(used.model)) is not None
     assert (
-        f"{earlier}`r2d eval --model {used.model} --output {used.model / 'evaluation'} --overwrite` and"
+        f"{earlier}Renew them: `r2d eval --model {used.model} --output {used.model / 'evaluation'} --overwrite`, then"
         in told
     )
     for name in ("README.md", "run.json"):
@@ -522,3 +524,37 @@ def test_a_calibration_in_words(used):
         "no threshold",
     )
     assert all(itertools.starmap(lambda text, words: words in text, zip(texts, wanted, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("risk", "confidence"), [(0.1, 0.95), (0.05, 0.9), (0.3, 0.5), (0.01, 0.95), (0.9, 0.6)]
+)
+def test_the_fewest_rows_that_can_reach_a_target(risk, confidence):
+    """Without a mistake, and each of another probability."""
+    rows = fewest_rows(risk, confidence)
+    for count in range(1, rows + 1):
+        found = choose_threshold(np.linspace(0.5, 0.9, count), np.ones(count, bool), risk, confidence)
+        assert (found is not None) == (count == rows), count
+    # One test alone would be -log(0.05) / -log(0.9) = 28.4 rows; with 47 probabilities there are 7 tests.
+    assert fewest_rows(0.1, 0.95) == math.ceil(math.log(0.05 / 7) / math.log(0.9)) == 47
+    # Those that docs/probabilities.md names.
+    assert (fewest_rows(0.05, 0.95), fewest_rows(0.01, 0.95)) == (99, 537)
+    assert fewest_rows(1e-6, 0.95) > 2_900_000
+
+
+def test_too_few_rows_for_a_target_and_for_a_temperature_are_told(used):
+    calibration = dataclasses.replace(
+        load_calibration(used.model),
+        temperature=1.0,
+        rows=14,
+        source=None,
+        target_risk=0.1,
+        risk_confidence=0.95,
+    )
+    assert told(dataclasses.replace(calibration, threshold=None)) == (
+        "temperature 1: all 14 rows are right, so nothing is fitted; no threshold reaches at most 10 % wrong with "
+        "confidence 0.95, so every label is marked as abstained: it takes 47 rows without a mistake, and these are 14"
+    )
+    assert "it takes" not in told(dataclasses.replace(calibration, threshold=None, rows=47))
+    assert "it takes" not in told(dataclasses.replace(calibration, threshold=None, risk_confidence=None))
+    assert "temperature 1: all" in told(dataclasses.replace(calibration, threshold=0.5))

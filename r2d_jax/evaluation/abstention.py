@@ -1,5 +1,7 @@
 """When to give no answer; in: probabilities of answers and which are right, out: a threshold, risk by coverage."""
 
+import math
+
 import numpy as np
 
 from r2d_jax.evaluation.intervals import Statistic
@@ -57,7 +59,7 @@ def choose_threshold(
     if confidence is None:
         fits = np.flatnonzero(errors / given <= target_risk)
         return float(thresholds[fits[0]]) if fits.size else None
-    tests = 1 + (len(thresholds) - 1).bit_length()
+    tests = _tests(len(thresholds))
 
     def holds(place: int) -> bool:
         found = int(errors[place]), int(given[place])
@@ -73,6 +75,29 @@ def choose_threshold(
         else:
             low = middle + 1
     return float(thresholds[high]) if high < len(thresholds) else None
+
+
+def _tests(thresholds: int) -> int:
+    """Most tests of `choose_threshold` among so many thresholds: of the lowest, and of those of a binary search."""
+    return 1 + (thresholds - 1).bit_length()
+
+
+def fewest_rows(target_risk: float, confidence: float) -> int:
+    """The least number of rows, all answered rightly, for which `choose_threshold` finds a threshold.
+
+    Each row has another probability; of rows that share one fewer may do.
+
+    Args:
+        target_risk: above 0, below 1.
+        confidence: above 0, below 1.
+    """
+    rows = 1
+    while True:
+        # Without an error the upper bound is 1 - doubt^(1 / rows).
+        wanted = math.ceil(math.log((1 - confidence) / _tests(rows)) / math.log1p(-target_risk))
+        if wanted <= rows:
+            return rows
+        rows = wanted
 
 
 def risk_coverage(probability: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import Features
 from r2d_jax.errors import UserError
-from r2d_jax.evaluation.abstention import choose_threshold
+from r2d_jax.evaluation.abstention import choose_threshold, fewest_rows
 from r2d_jax.evaluation.calibration import (
     Calibration,
     fit_temperature,
@@ -108,12 +108,21 @@ def calibrate(
 
 def told(calibration: Calibration) -> str:
     """A calibration in one line, without case text."""
-    line = f"temperature {calibration.temperature:.3f}, fitted to {rows_told(calibration.rows, calibration.source)}"
+    rows = rows_told(calibration.rows, calibration.source)
+    line = f"temperature {calibration.temperature:.3f}, fitted to {rows}"
+    # A search never ends at exactly 1: `fit_temperature` had nothing to fit.
+    if calibration.temperature == 1.0:
+        line = f"temperature 1: all {rows} are right, so nothing is fitted"
     if calibration.target_risk is None:
         return line
     aim = f"at most {100 * calibration.target_risk:g} % wrong"
     if calibration.risk_confidence is not None:
         aim += f" with confidence {calibration.risk_confidence:g}"
     if calibration.threshold is None:
-        return f"{line}; no threshold reaches {aim}, so every label is marked as abstained"
+        line += f"; no threshold reaches {aim}, so every label is marked as abstained"
+        if calibration.risk_confidence is not None:
+            fewest = fewest_rows(calibration.target_risk, calibration.risk_confidence)
+            if rows < fewest:
+                line += f": it takes {fewest:,} rows without a mistake, and these are {rows:,}"
+        return line
     return f"{line}; labels below probability {calibration.threshold:.4f} are marked as abstained ({aim})"

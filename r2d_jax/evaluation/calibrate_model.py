@@ -157,12 +157,12 @@ def earlier_told(home: pathlib.Path) -> str | None:
         shlex.quote(str(place)) for place in (home, home / "evaluation", home / "export")
     )
     anew = (
-        f"`r2d eval --model {run} --output {evaluation} --overwrite` and then "
-        f"`r2d export --model {run} --output {export} --overwrite` write them again"
+        f"Renew them: `r2d eval --model {run} --output {evaluation} --overwrite`, then "
+        f"`r2d export --model {run} --output {export} --overwrite`"
         if (home / RUN_STATE).is_file()
-        else "a run that is calibrated and then exported has a model card with the new figures"
+        else "A run that is calibrated and then exported has a model card with the new figures"
     )
-    return f"of an earlier calibration, or of none: {', '.join(found)}; {anew}"
+    return f"these files still show the earlier calibration: {', '.join(found)}. {anew}"
 
 
 def _rows(
