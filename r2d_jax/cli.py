@@ -1,4 +1,4 @@
-"""The `r2d` command; in: arguments, out: the work done and an exit code (0 done, 2 user's mistake, 75 preempted)."""
+"""The `r2d` command; in: arguments, out: the work done and an exit code (0 done, 2 user's mistake, 75 stopped)."""
 
 import pathlib
 import sys
@@ -377,7 +377,7 @@ def main() -> None:
     except _UsageError as error:
         _fail(_usage(error))
     except Preempted as stopped:
-        print(f"preempted: {stopped}", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         sys.exit(EXIT_PREEMPTED)
     except OSError as error:
         if error.errno is None:

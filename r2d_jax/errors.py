@@ -31,7 +31,10 @@ def how_to_install(extra: str) -> str:
 
 
 class Preempted(Exception):
-    """The run was asked to stop (SIGTERM); its state is saved and the same command goes on."""
+    """The run was asked to stop (SIGTERM, Ctrl-C); its state is saved and the same command goes on.
+
+    Its text is all that is told, such as "stopped at step 8; ...".
+    """
 
 
 EXIT_DAMAGING = 1

@@ -418,7 +418,7 @@ def test_ctrl_c_keeps_what_is_paid(judging, monkeypatch):
     monkeypatch.setattr(LlmClient, "send", interrupted)
     ended = judging()
     assert ended.code == 75
-    assert ended.err == "preempted: 2 of 6 rows are answered and kept; the same command goes on\n"
+    assert ended.err == "stopped: 2 of 6 rows are answered and kept; the same command goes on\n"
     judging().done("sent now: 4 requests")
 
 

@@ -88,7 +88,7 @@ class LlmJob:
                 answers.append(answer)
         except KeyboardInterrupt:
             done = f"{len(answers)} of {len(cases)} rows are answered and kept"
-            raise Preempted(f"{done}; the same command goes on") from None
+            raise Preempted(f"stopped: {done}; the same command goes on") from None
         finally:
             cache.close()
         self.say(f"{len(cases)} rows; sent now: {client.requests} requests, {client.tokens} tokens")
