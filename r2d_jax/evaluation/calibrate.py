@@ -122,7 +122,7 @@ def told(calibration: Calibration) -> str:
         line += f"; no threshold reaches {aim}, so every label is marked as abstained"
         if calibration.risk_confidence is not None:
             fewest = fewest_rows(calibration.target_risk, calibration.risk_confidence)
-            if rows < fewest:
-                line += f": it takes {fewest:,} rows without a mistake, and these are {rows:,}"
+            if calibration.rows < fewest:
+                line += f": it takes {fewest:,} rows without a mistake, and these are {calibration.rows:,}"
         return line
     return f"{line}; labels below probability {calibration.threshold:.4f} are marked as abstained ({aim})"
