@@ -12,6 +12,7 @@ pytest.importorskip("fastapi", reason="r2d_jax[serve] is not installed")
 import numpy as np
 from serve_cases import FakeModel, running
 
+from r2d_jax.config import ColumnsConfig
 from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.predict import Prediction
 from r2d_jax.serve.limits import Limits
@@ -372,6 +373,18 @@ def test_abstention_and_a_model_that_does_not_explain(page):
         assert "Calibrated" in shown(browser, "others-caption")
         for name in ("explanation", "what-if", "explain-box"):
             assert not browser.value(visible(name)), name
+
+
+def test_a_text_that_training_put_together_is_shown_as_it_was(page, server):
+    model = TalkingModel()
+    model.card.columns = ColumnsConfig(question="{age} years. {complaint}", context="Known: {history}")
+    with running(model) as one:
+        browser = page(one)
+        assert shown(browser, "question-form") == "; written as in training: {age} years. {complaint}"
+        assert shown(browser, "context-form") == "; written as in training: Known: {history}"
+    browser = page(server)
+    assert shown(browser, "question-form") == shown(browser, "context-form") == ""
+    assert "no names" in shown(browser, "question-hint")
 
 
 def test_a_model_without_a_label_set(page):

@@ -54,8 +54,15 @@ function count() {
   at("count").textContent = most ? `${used.toLocaleString("en")} of ${most.toLocaleString("en")} characters` : "";
 }
 
+/* A text put together otherwise than in training is another text to the model. */
+function asTrained(column) {
+  return /[{}]/.test(column) ? `; written as in training: ${column}` : "";
+}
+
 export function setFacts(served) {
   facts = served;
+  at("question-form").textContent = asTrained(served.columns.question);
+  at("context-form").textContent = asTrained(served.columns.context ?? "");
   at("explain-box").hidden = !served.explains;
   at("context-box").open = served.columns.context !== null;
   const labels = served.labels.map((label) => new Option(label, label));
