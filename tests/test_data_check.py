@@ -929,6 +929,14 @@ def test_a_mistake_is_told_in_one_line(data_check, arguments, wanted):
     data_check(make_rows(), *arguments).refused(wanted)
 
 
+def test_a_few_texts_in_a_wrong_split_column_are_not_names_of_splits(data_check):
+    """Each stood in the table of labels as the name of a split."""
+    rows = [{**one, "split": f"{SECRET_WORDS[0]} has pain"} for one in make_rows()]
+    data_check(rows, *COLUMNS, "--split-column", "split").refused("holds a value that names no split")
+    rows = [one | {"split": "fold 1"} for one in make_rows()]
+    assert "fold 1" in data_check(rows, *COLUMNS, "--split-column", "split").out
+
+
 def test_rows_and_output_must_be_named_well(r2d, tmp_path, data_check):
     r2d("data", "check").refused("no rows are named")
     r2d("data", "check", tmp_path / "none.jsonl").refused("no such file")

@@ -194,7 +194,7 @@ def _by_column(config: DataConfig, sources: _Sources) -> RowsBySplit:
     unknown = sorted(set(values.names) - names.keys())
     if unknown:
         told, fix = shown(unknown), "Map them"
-        if _may_be_case_text(values, unknown, config.columns):
+        if may_be_case_text(values, unknown, config.columns):
             told, fix = (
                 f"{len(unknown)}, not shown for they may be text",
                 "Check data.columns.split, or map them",
@@ -208,11 +208,17 @@ def _by_column(config: DataConfig, sources: _Sources) -> RowsBySplit:
     return {name: rows[splits == number] for number, name in enumerate(NAMES)}
 
 
-def _may_be_case_text(values: NameCodes, unknown: Sequence[str], columns: ColumnsConfig) -> bool:
-    """Whether a split column looks like another one, so that no message may tell its values."""
+def may_be_case_text(values: NameCodes, unknown: Collection[str], columns: ColumnsConfig) -> bool:
+    """Whether a split column looks like another one, so that no message may tell its values.
+
+    Args:
+        values: of the column, one a row.
+        unknown: those of its values that name no split.
+        columns: whose split is this column.
+    """
     texts = [columns.question, columns.context or "", *columns.rationales.values()]
     of_texts = {name for text in texts if text for name in parse_template(text, "data.columns").columns}
-    return (
+    return bool(unknown) and (
         len(unknown) > _SHOWN_SPLITS
         or len(values.names) == len(values.codes)
         or any(len(value.split()) > _SPLIT_WORDS for value in unknown)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from r2d_jax.config import Config
+from r2d_jax.config import ColumnsConfig, Config
 from r2d_jax.config_check import rationale_sources, used_sources
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.run_check import ONE_SPLIT, Rows, rows_of
@@ -13,13 +13,12 @@ from r2d_jax.data.reading.raw_rows import RowCallback, shown
 from r2d_jax.data.row_store import NameCodes, RowStore
 from r2d_jax.data.schema import Example
 from r2d_jax.data.sources import read_source
-from r2d_jax.data.split_rows import require_known_labels
+from r2d_jax.data.split_rows import may_be_case_text, require_known_labels
 from r2d_jax.data.splits import load_splits
 from r2d_jax.errors import UserError
 
 _TOP = "|".join(field.name for field in dataclasses.fields(Config))
 _SETTING = re.compile(rf"[a-z]\w*(\.\w+)+=|({_TOP})=")
-_OTHER_SPLITS = 5
 
 
 def file_and_settings(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -106,7 +105,8 @@ def rows_to_check(
     require_known_labels(data.label_map, read.mapped)
     of_value = {value: name for name, value in data.split_values.items()}
     named = show_ids or data.columns.id is None
-    _require_few(values.names, of_value, f"{file}, field {data.columns.split!r}")
+    if data.columns.split is not None:
+        _require_splits(values, of_value, data.columns, f"{file}, field {data.columns.split!r}")
     names_of_splits = [of_value.get(value, value) or ONE_SPLIT for value in values.names]
     read_rows = store.all()
 
@@ -118,11 +118,10 @@ def rows_to_check(
     return rows, ()
 
 
-def _require_few(values: Sequence[str], known: Mapping[str, str], where: str) -> None:
-    others = set(values) - known.keys()
+def _require_splits(values: NameCodes, known: Mapping[str, str], columns: ColumnsConfig, where: str) -> None:
+    others = set(values.names) - known.keys()
     # A column of case text must not become names of splits.
     long = [value for value in others if shown([value]) != repr(value)]
-    if len(others) > _OTHER_SPLITS or long:
-        raise UserError(
-            where, f"holds {len(others)} values that name no split", "Name the column of the splits."
-        )
+    if long or may_be_case_text(values, others, columns):
+        told = "a value that names" if len(others) == 1 else f"{len(others)} values that name"
+        raise UserError(where, f"holds {told} no split", "Name the column of the splits.")
