@@ -101,9 +101,7 @@ def guessing(r2d, server, tmp_path, rows):
 
 
 def test_every_rationale_is_judged_once(judging):
-    judging().done(
-        "6 rows; sent now: 6 requests, 660 tokens", "correctness +4.00 +0 +0 +0 +6 +0"
-    )
+    judging().done("6 rows; sent now: 6 requests, 660 tokens", "correctness +4.00 +0 +0 +0 +6 +0")
     for got, row, prediction in zip(judging.sent, ROWS, predictions_of(ROWS), strict=True):
         assert got.path == "/v1/chat/completions"
         assert got.case == {
