@@ -1,6 +1,5 @@
 """Which rows a calibration was fitted to; in: rows, out: digests in calibration.json, and how many are scored too."""
 
-import bisect
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,15 +45,12 @@ def overlap(calibration: Calibration | None, examples: Sequence[Example]) -> dic
     """
     if calibration is None or not calibration.row_digests:
         return {"overlap_rows": None, "overlap_estimated": False}
-    stored = sorted(calibration.row_digests)
-    found = 0
-    for digest in _digests(calibration, examples):
-        place = bisect.bisect_left(stored, digest)
-        found += place < len(stored) and stored[place] == digest
+    stored = set(calibration.row_digests)
+    found = sum(digest in stored for digest in _digests(calibration, examples))
     if len(stored) < MOST_DIGESTS:
         return {"overlap_rows": found, "overlap_estimated": False}
     # Digests are spread evenly, so the highest that was stored tells the share of all that can be found again.
-    share = (int(stored[-1], 16) + 1) / 2 ** (8 * _DIGEST_BYTES)
+    share = (int(max(stored), 16) + 1) / 2 ** (8 * _DIGEST_BYTES)
     return {"overlap_rows": min(round(found / share), len(examples)), "overlap_estimated": True}
 
 

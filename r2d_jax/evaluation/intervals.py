@@ -12,6 +12,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 """Row numbers int64 [..., N] to the figure of each such sample, float64 [...]."""
 
 _MAX_NUMBERS_AT_ONCE = 1_000_000
+# Sums in another order may differ in the last digit.
+_SAME = 1e-12
 
 
 def _batch(rows: int) -> int:
@@ -74,17 +76,14 @@ def bootstrap_interval(
         in every sample without being a share, or an interval that leaves out the figure itself, as of macro-F1
         with labels of a row or two: samples without these rows, and so without these labels, have a higher one.
     """
-    low, high = _percentiles(statistic, rows, resamples, seed, clusters)
-    if not np.isfinite([low, high]).all():
+    found = _percentiles(statistic, rows, resamples, seed, clusters)
+    if found is None:
         return None
+    low, high = found
     value = float(statistic(np.arange(rows)))
-    # Sums in another order may differ in the last digit.
     if high - low < _SAME:
         return _exact(value, statistic, clusters)
     return (low, high) if low - _SAME <= value <= high + _SAME else None
-
-
-_SAME = 1e-12
 
 
 def _exact(value: float, statistic: Statistic, clusters: np.ndarray | None) -> tuple[float, float] | None:
@@ -99,18 +98,21 @@ def _exact(value: float, statistic: Statistic, clusters: np.ndarray | None) -> t
 
 def _percentiles(
     statistic: Statistic, rows: int, resamples: int, seed: int, clusters: np.ndarray | None
-) -> tuple[float, float]:
-    """The 2.5th and 97.5th of a hundred parts of the figures of samples; nan where there are none."""
-    import scipy.stats
-
-    if rows < 2 or resamples < 1:
-        return np.nan, np.nan
-    if clusters is not None:
-        if not clusters.any():
-            return np.nan, np.nan
+) -> tuple[float, float] | None:
+    """The 2.5th and 97.5th percentile of the figures of samples; None where there are none."""
+    if rows < 2 or resamples < 1 or (clusters is not None and not clusters.any()):
+        return None
+    if clusters is None:
+        low, high = _of_rows(statistic, rows, resamples, seed)
+    else:
         drawn = [float(statistic(sample)) for sample in cluster_samples(clusters, resamples, seed)]
         low, high = np.percentile(drawn, [2.5, 97.5])
-        return float(low), float(high)
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+
+def _of_rows(statistic: Statistic, rows: int, resamples: int, seed: int) -> tuple[float, float]:
+    import scipy.stats
+
     with warnings.catch_warnings():
         # A figure without a value in some sample has no interval, which the result says.
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
@@ -124,8 +126,7 @@ def _percentiles(
             axis=-1,
             rng=np.random.default_rng(seed),
         )
-    low, high = result.confidence_interval
-    return float(low), float(high)
+    return result.confidence_interval
 
 
 def intervals_of(
@@ -236,8 +237,7 @@ def paired_test(
     observed = float(difference(here, here + rows))
     low, high = _percentiles(
         lambda sample: difference(sample, sample + rows), rows, resamples, seed, clusters
-    )
-    known = np.isfinite([low, high]).all()
+    ) or (None, None)
     of_row = here if clusters is None else clusters
     rng = np.random.default_rng(seed + 1)
     reached = 0
@@ -245,8 +245,5 @@ def paired_test(
         samples = min(_batch(rows), resamples - start)
         swapped = (rng.random((samples, of_row.max() + 1)) < 0.5)[:, of_row]
         first, second = np.where(swapped, here + rows, here), np.where(swapped, here, here + rows)
-        # Sums in another order may differ in the last digit.
-        reached += int(np.sum(np.abs(difference(first, second)) >= abs(observed) - 1e-12))
-    return PairedTest(
-        observed, low if known else None, high if known else None, (1 + reached) / (1 + resamples)
-    )
+        reached += int(np.sum(np.abs(difference(first, second)) >= abs(observed) - _SAME))
+    return PairedTest(observed, low, high, (1 + reached) / (1 + resamples))

@@ -50,7 +50,8 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
         try:
             for cells in reader:
                 start, line = line, reader.line_num + 1
-                quoted = ends.quoted()
+                # Of a record of one line nobody asks.
+                cut_open = line > start + 1 and not ends.quoted()
                 ends.begin()
                 if not cells:
                     continue
@@ -79,7 +80,7 @@ def csv_rows(part: Part, encoding: str) -> Iterator[Row]:
                         f"has {len(cells)} cells, the header {len(header)}",
                         delimiter_hint(header) or "Quote cells that hold the delimiter or a line break.",
                     )
-                if line > start + 1 and not quoted and (merged := _merged_rows(cells, delimiter)):
+                if cut_open and (merged := _merged_rows(cells, delimiter)):
                     raise UserError(
                         f"{part.path} line {start} (record {record})",
                         f"looks like {merged} rows in one quoted cell",
