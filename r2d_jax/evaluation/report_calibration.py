@@ -40,16 +40,15 @@ class _Calibration(BaseModel):
     temperature: float | None
     fitted_rows: int | None
     fitted_from: str | None = None
+    top_accuracy: float
+    predicted_is_top_fraction: float
+    label_set_probability: float
+    bins: dict[str, list[_Bin]]
 
     @property
     def fitted_told(self) -> str:
         """The rows of the calibration, in words."""
         return rows_told(self.fitted_rows, self.fitted_from)
-
-    top_accuracy: float
-    predicted_is_top_fraction: float
-    label_set_probability: float
-    bins: dict[str, list[_Bin]]
 
 
 class _Abstention(BaseModel):

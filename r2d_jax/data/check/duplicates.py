@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r2d_jax.data.check.findings import MAX_PLACES, Place, SeenRow, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, VALIDATION, Place, SeenRow, Tally
 from r2d_jax.data.mentions import fold_white_space
 from r2d_jax.data.packed_columns import PackedTexts
 
 INPUT = "input"
-_VALIDATION = "validation"
 
 
 def digest(*texts: str) -> int:
@@ -53,7 +52,7 @@ class Duplicates:
         none = np.zeros(len(split), bool)
         in_train = np.isin(folded, folded[split == self._splits.index(train)])
         chosen_by = (
-            self._splits.index(_VALIDATION) if _VALIDATION in self._splits and train != _VALIDATION else -1
+            self._splits.index(VALIDATION) if VALIDATION in self._splits and train != VALIDATION else -1
         )
         in_validation = np.isin(folded, folded[split == chosen_by])
         for number, name in enumerate(self._splits):
@@ -62,7 +61,7 @@ class Duplicates:
             for code, found in (
                 ("labels-contradict", contradicted),
                 ("split-overlap", none if name == train else in_train),
-                ("validation-overlap", none if name in (train, _VALIDATION) else in_validation),
+                ("validation-overlap", none if name in (train, VALIDATION) else in_validation),
                 ("duplicates", again),
                 ("duplicates-folded", again_folded),
             ):

@@ -8,6 +8,8 @@ from typing import Any
 from r2d_jax.data.check.rules import CODES, RULES, SEVERITIES, Severity
 
 MAX_PLACES = 5
+VALIDATION = "validation"
+"""The split that chooses among checkpoints: neither learned from nor scored."""
 _AROUND = 20
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from r2d_jax.data.check.findings import MAX_PLACES, Place, Tally
+from r2d_jax.data.check.findings import MAX_PLACES, VALIDATION, Place, Tally
 from r2d_jax.data.check.rules import Severity
 from r2d_jax.data.reading.raw_rows import shown
 
@@ -16,7 +16,6 @@ RARE_ROWS, DOMINANT_SHARE = 3, 0.95
 _MAX_LABELS = 10_000
 _FREE_TEXT_LABELS, _NUMBERS, _ALL_DIFFERENT = 20, 10, 5
 _LONG_WORDS = 6
-_VALIDATION = "validation"
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
 
@@ -149,7 +148,7 @@ class LabelTable:
                 [label for label in in_train if self._rows[label][train] < RARE_ROWS],
             )
             for split in self.splits:
-                if split not in (train, _VALIDATION):
+                if split not in (train, VALIDATION):
                     untested = [label for label in in_train if not self._rows[label][split]]
                     self.tell(tally, "label-untested", train, untested, lacking_split=split)
         for split in self.splits:
