@@ -11,6 +11,7 @@ from rich.console import Console
 from r2d_jax import __version__, cli_calibrate, cli_data, cli_hub, cli_llm, cli_rationales, cli_serve
 from r2d_jax.cli_options import EncodingOption, InputOptions, OverwriteOption, console, shares_options
 from r2d_jax.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, Preempted, UserError
+from r2d_jax.runtime.damaged_programs import explained
 from r2d_jax.runtime.library_noise import quiet_libraries
 
 app = typer.Typer(
@@ -392,7 +393,7 @@ def _usage(error: Any) -> str:
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {explained(str(message))}", file=sys.stderr)
 
 
 if __name__ == "__main__":

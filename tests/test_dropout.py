@@ -1,5 +1,7 @@
 """Dropout masks; in: keys of rows, out: masks that depend on the row alone, with the statistics of fair draws."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,33 +72,42 @@ def test_in_bfloat16_what_is_kept_is_scaled_by_the_factor_itself() -> None:
     assert out[kept].sum() / np.asarray(x, np.float64)[kept].sum() == pytest.approx(1 / 0.9, rel=2e-4)
 
 
-def _families() -> dict[str, RowDropout]:
-    """Rows whose words are as alike as they get in use, 128 of each kind."""
-    count, zeros = 128, np.zeros(128)
-
-    def of_words(first: np.ndarray, second: np.ndarray) -> RowDropout:
-        return RowDropout(jnp.stack([jnp.asarray(part, jnp.uint32) for part in (first, second)], -1), 0.1)
-
-    key = jax.random.key(0)
-    rows = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
-    one = RowDropout.of(rows[:1], 0.1)
-    sites = jnp.concatenate([one.at(site).words for site in range(count)])
-    drawn = np.random.default_rng(5).integers(0, WORD, count)
-    return {
-        "rows of a batch": RowDropout.of(rows, 0.1),
-        "places of a row": RowDropout(sites, 0.1),
-        "counted first words": of_words(np.arange(count), zeros),
-        "counted second words": of_words(zeros, np.arange(count)),
-        # Their counts run over the same hashed numbers: the second word alone must part them.
-        "same first word": of_words(zeros, drawn),
-        "a place of counted words": of_words(zeros, np.arange(count)).at(0),
-    }
+_ROWS = 128
 
 
-@pytest.mark.parametrize("family", list(_families()))
+def _of_words(first: np.ndarray, second: np.ndarray) -> RowDropout:
+    return RowDropout(jnp.stack([jnp.asarray(part, jnp.uint32) for part in (first, second)], -1), 0.1)
+
+
+def _rows_of_a_batch() -> RowDropout:
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return RowDropout.of(fold(jax.random.key(0), jnp.arange(_ROWS)), 0.1)
+
+
+def _places_of_a_row() -> RowDropout:
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    one = RowDropout.of(fold(jax.random.key(0), jnp.arange(1)), 0.1)
+    return RowDropout(jnp.concatenate([one.at(place).words for place in range(_ROWS)]), 0.1)
+
+
+_COUNTED, _ZEROS = np.arange(_ROWS), np.zeros(_ROWS)
+# Rows whose words are as alike as they get in use. Made within a test: while the workers of pytest collect, both would
+# compile the same.
+_FAMILIES: dict[str, Callable[[], RowDropout]] = {
+    "rows of a batch": _rows_of_a_batch,
+    "places of a row": _places_of_a_row,
+    "counted first words": lambda: _of_words(_COUNTED, _ZEROS),
+    "counted second words": lambda: _of_words(_ZEROS, _COUNTED),
+    # Their counts run over the same hashed numbers: the second word alone must part them.
+    "same first word": lambda: _of_words(_ZEROS, np.random.default_rng(5).integers(0, WORD, _ROWS)),
+    "a place of counted words": lambda: _of_words(_ZEROS, _COUNTED).at(0),
+}
+
+
+@pytest.mark.parametrize("family", _FAMILIES)
 def test_masks_pass_for_fair_draws(family: str) -> None:
     size = 1 << 14
-    bits = np.asarray(_families()[family].bits((size,)))
+    bits = np.asarray(_FAMILIES[family]().bits((size,)))
     rows = len(bits)
     kept = (bits >= round(0.1 * WORD)).astype(np.float64)
     fair = (kept - 0.9) / 0.3
