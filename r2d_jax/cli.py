@@ -193,7 +193,7 @@ def evaluate(
         typer.Argument(
             metavar="[KEY=VALUE]...",
             help="Settings of evaluation and subgroups, such as evaluation.resamples=0; with --input "
-            "data.missing_rationales=skip, too.",
+            "data.missing_rationales=keep, too.",
         ),
     ] = None,
 ) -> None:

@@ -110,6 +110,8 @@ def tfds(
     print(f"written: {folder}; read it with\ndata:")
     print(f"  path: {json.dumps(f'tfds:{folder.absolute()}', ensure_ascii=False)}")
     print(f"  columns: {json.dumps(columns_of(splits), ensure_ascii=False)}")
+    if settings.data.missing_rationales == "keep":
+        print("  missing_rationales: keep")
 
 
 def _counter(what: str) -> Callable[[int], None] | None:

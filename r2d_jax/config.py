@@ -166,8 +166,9 @@ class DataConfig:
     duplicates: Literal["keep", "drop"] = "keep"
     """Rows whose question and context, character by character, appear in two splits: keep and warn, or drop
     them from train where validation or test has them, and from validation where test has them."""
-    missing_rationales: Literal["error", "skip"] = "error"
-    """Rows without a rationale that a stage learns: stop, or leave them out of every split, and count them."""
+    missing_rationales: Literal["error", "skip", "keep"] = "error"
+    """Rows without a rationale that a stage learns: stop, leave them out of every split, or keep them, so that they
+    teach their label alone."""
     label_map: dict[str, str] = Field(default_factory=dict)
     """Label as written -> label to use, such as {"benign ": Benign}; a key that no row has is an error."""
     encoding: str = "utf-8"

@@ -1020,3 +1020,24 @@ def test_rows_that_a_run_leaves_out_are_told_and_the_others_keep_their_numbers(
     (tmp_path / "config.yaml").write_text(json.dumps(run_settings(tmp_path / "rows.jsonl")), encoding="utf-8")
     ended = r2d("data", "check", "--config", tmp_path / "config.yaml", skip)
     ended.done(r"note: left out 1 rows without a rationale \('train' 1\)")
+
+
+def test_rows_that_teach_their_label_alone_are_told_and_looked_at(data_check, tmp_path):
+    """Only training rows have to have a rationale: with 18 of 18 lacking, nothing is learned of any."""
+    listed = make_rows(rationale="", label="Urgent")
+    for row in listed[24:]:
+        row["rationale"] = " "
+    keep = "data.missing_rationales=keep"
+    ended = data_check(listed, *COLUMNS, keep, "--json", tmp_path / "check.json")
+    found = json.loads((tmp_path / "check.json").read_text())["findings"]
+    missing = {
+        one["split"]: (one["severity"], one["count"], one["rows"])
+        for one in found
+        if one["code"] == "rationale-missing"
+    }
+    assert missing == {"train": ("warning", 1, 18), "test": ("warning", 6, 6)}
+    assert "label-spellings" in {one["code"] for one in found}
+    assert re.search(r"^ *rows +18 +6 +6", ended.out, re.M)
+    for row in listed[:18]:
+        row["rationale"] = ""
+    assert data_check(listed, *COLUMNS, keep).code == 1

@@ -101,6 +101,7 @@ def test_rows_without_a_rationale_count_in_labels_alone(evaluate, model):
     ended, metrics = evaluate(everything, SKIP)
     ended.done("over the 4 rows that have a gold one", "Results on 6 rows")
     assert (metrics["rows"], metrics["bleu"]["rows"]) == (6, 4)
+    assert evaluate(everything, "data.missing_rationales=keep")[1] == metrics
     # So says the run.
     (model / "config.yaml").write_text("data: {source: triage, missing_rationales: skip}\n")
     ended, of_run = evaluate(everything)

@@ -405,6 +405,18 @@ def test_b013_b021_rows_without_a_rationale_are_left_out_and_counted(file):
     assert splits.notes[0] in describe(splits)
 
 
+def test_rows_without_a_rationale_are_kept_and_counted(file):
+    rows = [row | {"part": part} for part in NAMES for row in MISSING]
+    splits = load(file(*rows, columns={"split": "part"}, missing_rationales="keep"))
+    kept = [row.rationales["default"] for row in splits.test]
+    assert len(kept) == len(MISSING)
+    # Blank is "", so that nothing later takes it for a text.
+    assert [text for text in kept if text] == ["None", "r"]
+    assert splits.notes == (
+        "9 rows without a rationale teach their label alone ('train' 3, 'validation' 3, 'test' 3)",
+    )
+
+
 def test_b013_other_faults_of_a_rationale_are_not_skipped(file):
     refusal(file({}, {"rationale": 5}, split_shares=SHARES, missing_rationales="skip"), "line 2", "is int")
     columns = {"rationales": {"default": "rationales"}}

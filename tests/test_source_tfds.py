@@ -14,9 +14,10 @@ import tensorflow_datasets as tfds
 from cli_cases import as_lines, make_rows
 
 from r2d_jax.config import ColumnsConfig, DataConfig
+from r2d_jax.config_file import load_config
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.sources import read_examples
-from r2d_jax.data.splits import content_hash, load_splits
+from r2d_jax.data.splits import content_hash, load_splits, splits_of_run
 from r2d_jax.data.tfds_write import columns_of, write_tfds
 from r2d_jax.errors import UserError
 
@@ -251,7 +252,8 @@ import os, socket, sys, json, pathlib
 def refuse(*_, **__): os._exit(99)
 socket.socket.connect = socket.getaddrinfo = refuse
 from r2d_jax.config import ColumnsConfig, DataConfig
-from r2d_jax.data.splits import content_hash, load_splits
+from r2d_jax.config_file import load_config
+from r2d_jax.data.splits import content_hash, load_splits, splits_of_run
 from r2d_jax.data.tfds_write import columns_of, write_tfds
 columns = ColumnsConfig(id='id', split='split', context='context')
 splits = load_splits(DataConfig(path='rows.jsonl', columns=columns), 0, ['default'])
@@ -288,3 +290,16 @@ def test_the_command_writes_and_tells_how_to_read(tmp_path, r2d):
     r2d("data", "tfds", "--out", tmp_path / "new").refused("--config or --path")
     r2d("data", "tfds", "--path", data, "--out", tmp_path / "new").refused("data.columns.split")
     assert not (tmp_path / "new").exists()
+
+
+def test_rows_that_teach_their_label_alone_are_read_back_as_such(tmp_path, r2d):
+    data = tmp_path / "rows.jsonl"
+    data.write_text(as_lines(make_rows(rationale="")))
+    settings = ["data.columns.id=id", "data.columns.split=split", "data.missing_rationales=keep"]
+    ended = r2d("data", "tfds", "--path", data, "--out", tmp_path / "out", *settings)
+    ended.done("1 rows without a rationale teach their label alone")
+    told, config = ended.out.split("read it with\n")
+    (tmp_path / "config.yaml").write_text(config)
+    again = splits_of_run(load_config(tmp_path / "config.yaml", ["data.check=off"]))
+    assert f"data: content hash {content_hash(again)}\n" in told
+    assert again.train[2].rationales == {"default": ""}

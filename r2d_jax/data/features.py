@@ -280,17 +280,27 @@ class FeatureEncoder:
             rationale=min(round_up(max(rationale, 1)), self.rationale_limit),
         )
 
-    def features(self, rows: EncodedRows, shapes: Shapes) -> Features:
-        """Arrays of these rows; a rationale that is cut has no end token, so that no stop is learned there."""
+    def features(self, rows: EncodedRows, shapes: Shapes, only: np.ndarray | None = None) -> Features:
+        """Arrays of these rows; a rationale that is cut has no end token, so that no stop is learned there.
+
+        Args:
+            rows: tokenised.
+            shapes: static sizes.
+            only: numbers int64 [N] of those to take; None: all.
+        """
+        questions, labels, rationales = (
+            field.lengths if only is None else field.lengths[only]
+            for field in (rows.question, rows.label, rows.rationale)
+        )
         return Features(
-            Padded(rows.question, shapes.question),
-            _cut_lengths(rows.question, shapes.question),
-            Padded(rows.label, shapes.label),
-            _cut_lengths(rows.label, shapes.label),
-            Padded(rows.rationale, shapes.rationale),
-            _cut_lengths(rows.rationale, shapes.rationale),
-            cut_questions=int((rows.question.lengths > shapes.question).sum()),
-            cut_rationales=int((rows.rationale.lengths > shapes.rationale).sum()),
+            Padded(rows.question, shapes.question, only),
+            _cut(questions, shapes.question),
+            Padded(rows.label, shapes.label, only),
+            _cut(labels, shapes.label),
+            Padded(rows.rationale, shapes.rationale, only),
+            _cut(rationales, shapes.rationale),
+            cut_questions=int((questions > shapes.question).sum()),
+            cut_rationales=int((rationales > shapes.rationale).sum()),
         )
 
 
@@ -319,5 +329,5 @@ def _longest(rows: Ragged) -> int:
     return int(rows.lengths.max())
 
 
-def _cut_lengths(rows: Ragged, width: int) -> np.ndarray:
-    return np.minimum(rows.lengths, width).astype(np.int32)
+def _cut(lengths: np.ndarray, width: int) -> np.ndarray:
+    return np.minimum(lengths, width).astype(np.int32)

@@ -107,10 +107,10 @@ class Padded:
     dtype = np.dtype(np.int32)
     ndim = 2
 
-    def __init__(self, rows: Ragged, width: int):
-        """Take rows, each cut at this width."""
-        self._rows = rows
-        self.shape = (len(rows), width)
+    def __init__(self, rows: Ragged, width: int, only: np.ndarray | None = None):
+        """Take rows, each cut at this width; those of the numbers int64 [N] `only`, or all."""
+        self._rows, self._only = rows, only
+        self.shape = (len(rows) if only is None else len(only), width)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -125,6 +125,8 @@ class Padded:
         if numbers.dtype == bool:
             numbers = np.flatnonzero(numbers)
         numbers = np.where(numbers < 0, numbers + len(self), numbers)
+        if self._only is not None:
+            numbers = self._only[numbers]
         return self._rows.padded(numbers.reshape(-1), width).reshape(*numbers.shape, width)[..., columns]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

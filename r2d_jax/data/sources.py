@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from r2d_jax.config import ColumnsConfig
-from r2d_jax.data.mentions import fold_white_space
+from r2d_jax.data.mentions import fold_white_space, is_blank
 from r2d_jax.data.packed_columns import Ids
 from r2d_jax.data.reading.cell_checks import (
     FILL_IN,
@@ -29,7 +29,7 @@ from r2d_jax.errors import UserError
 _ROWS_OF_A_HEADER = 1000
 
 MissingRationales = Literal["error", "skip", "keep"]
-"""What becomes of a row that lacks a rationale: an error, left out and counted, or kept with "" in its place."""
+"""What becomes of a row that lacks a rationale: an error, left out, or kept with "" in its place; both count it."""
 
 
 class SplitExample(NamedTuple):
@@ -99,10 +99,11 @@ class _Reader:
         columns = {
             name: self.columns.rationales[name] for name in (self.sources if self.need_targets else ())
         }
-        return {
+        texts = {
             name: text_of(self.path, row, column, required=required, fix_empty=FILL_IN_RATIONALE)
             for name, column in columns.items()
         }
+        return {name: "" if is_blank(text) else text for name, text in texts.items()}
 
     def subgroups(self, row: Row) -> dict[str, str]:
         columns = self.columns.subgroups if self.need_targets else {}
@@ -120,7 +121,7 @@ class SourceRows:
     it holds 24 bytes a row and the name of its place, and only where ids come from a column.
 
     Attributes:
-        without_rationale: rows left out for want of a rationale, by value of the split column.
+        without_rationale: rows that lack a rationale, left out or kept, by value of the split column.
         mapped: rows whose label data.label_map changed, by the label as written.
     """
 
@@ -192,9 +193,10 @@ class SourceRows:
         split = reader.cell(row, columns.split, number=True)
         if label in reader.label_map:
             self.mapped[label] += 1
-        if reader.missing_rationales == "skip" and example.lacks_rationale:
+        if example.lacks_rationale:
             self.without_rationale[split] += 1
-            return None
+            if reader.missing_rationales == "skip":
+                return None
         self._damage.look_at(row.place, example)
         return SplitExample(example, split)
 

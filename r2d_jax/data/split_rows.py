@@ -38,7 +38,7 @@ class _Sources:
         self._config, self._rationale_sources, self._progress = config, rationale_sources, progress
         self._seed = seed
         self.told: list[str] = []
-        self._left_out: collections.Counter[str] = collections.Counter()
+        self._without_rationale: collections.Counter[str] = collections.Counter()
         self._mapped: collections.Counter[str] = collections.Counter()
         self.store = RowStore()
         self._keys, self._inputs = Digests(), Digests()
@@ -73,7 +73,7 @@ class _Sources:
             if config.duplicates == "drop":
                 self._inputs.append(digest_of(row.example.question, row.example.context))
         for value, count in read.without_rationale.items():
-            self._left_out[split or value] += count
+            self._without_rationale[split or value] += count
         self._mapped += read.mapped
         return np.arange(first, len(self.store)), values
 
@@ -100,10 +100,16 @@ class _Sources:
         """
         require_known_labels(self._config.label_map, self._mapped)
         found = list(self.told)
-        if self._left_out:
-            by_split = [f"{shown([name])} {count}" for name, count in self._left_out.items() if name]
+        if self._without_rationale:
+            by_split = [f"{shown([name])} {count}" for name, count in self._without_rationale.items() if name]
             told = f" ({', '.join(by_split[:_SHOWN_SPLITS])})" if by_split else ""
-            found.append(f"left out {self._left_out.total()} rows without a rationale{told}")
+            count = self._without_rationale.total()
+            kept = self._config.missing_rationales == "keep"
+            found.append(
+                f"{count} rows without a rationale teach their label alone{told}"
+                if kept
+                else f"left out {count} rows without a rationale{told}"
+            )
         for label, count in self._mapped.items():
             new = self._config.label_map[label]
             found.append(f"label {shown([label])} of {count} rows became {shown([new])}")

@@ -301,7 +301,7 @@ def evaluate_model(
         label_decode: "free" or "constrained"; None: that of the model.
         overwrite: replace an evaluation that is there.
         overrides: "evaluation.triage={...}" or "data.columns.subgroups={...}": what is scored, in another way than
-            the run's config has it; with an input "data.missing_rationales=skip": rows without a rationale are
+            the run's config has it; with an input "data.missing_rationales=keep": rows without a rationale are
             scored by their labels.
 
     Raises:
@@ -337,7 +337,7 @@ def evaluate_model(
             ),
             names=columns,
             encoding=encoding,
-            keep_missing=asked.data.missing_rationales == "skip",
+            keep_missing=asked.data.missing_rationales != "error",
             need_subgroups=named,
         )
         if source is None and card.columns.rationales:

@@ -135,6 +135,8 @@ def evaluate_rows(
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
     source = rationale_source if predictor.explains else None
+    if source is not None and not with_gold_rationale(examples, source).any():
+        source = None
     readings = None
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)

@@ -12,6 +12,7 @@ from r2d_jax.config_check import rationale_source, stage_configs, used_sources
 from r2d_jax.data.check.labels import looks_like_text
 from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
+from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
 from r2d_jax.data.schema import Example, Splits
@@ -244,6 +245,20 @@ def _checked_labels(config: Config, splits: Splits) -> tuple[tuple[str, ...], bo
     return labels, hide_labels
 
 
+def _require_rationales(config: Config, splits: Splits) -> None:
+    """Where rows may lack a rationale: some to learn and to select by have to be there, of each stage's source."""
+    if config.data.missing_rationales != "keep" or not METHODS[config.method].explains:
+        return
+    for source in used_sources(config):
+        for name in ("train", "validation"):
+            if all(is_blank(row.rationales[source]) for row in getattr(splits, name)):
+                raise UserError(
+                    f"data.columns.rationales.{source}",
+                    f"no row of the {name} split has such a rationale",
+                    "Fill some in, or train labels alone (method=sft).",
+                )
+
+
 def _write_card(workdir: Workdir, prepared: Prepared) -> None:
     """Store tokenizer and model card beside the run, where they are not yet."""
     of_tokenizer = (workdir.tokenizer / name for name in ("tokenizer.json", SETTINGS_FILE))
@@ -282,6 +297,7 @@ def prepare(
     # Before the encoder, which refuses the first label that is at fault: the check tells of all.
     _, check_lines = check_before_run(config.data, splits, tokenizer, names, paced(report, "data check"))
     labels, hide_labels = _checked_labels(config, splits)
+    _require_rationales(config, splits)
     if sources[2] is not None and not workdir.finished:
         require_scorer(config.evaluation.bertscore)
     factory = T5Factory.configured(_model_shape(config, tokenizer), config.model)

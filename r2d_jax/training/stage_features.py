@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from r2d_jax.config import Config
 from r2d_jax.config_check import stage_configs
 from r2d_jax.data.buckets import Bucket, choose_buckets
@@ -18,6 +20,7 @@ from r2d_jax.data.row_store import labels_of
 from r2d_jax.data.schema import Example
 from r2d_jax.data.token_cache import Tokens
 from r2d_jax.errors import UserError
+from r2d_jax.training.objectives import STAGE1
 from r2d_jax.training.workdir import Workdir
 
 _SHAPES_MARK = "batch_widths"
@@ -25,7 +28,10 @@ _SHAPES_MARK = "batch_widths"
 
 @dataclasses.dataclass(frozen=True)
 class StageFeatures:
-    """Features of one stage, with its own rationale source, and the shapes of its training batches."""
+    """Features of one stage, with its own rationale source, and the shapes of its training batches.
+
+    In the first stage they are of the rows that have a rationale.
+    """
 
     train: Features
     validation: Features
@@ -87,7 +93,7 @@ def _stage_features(
     validation: EncodedRows,
     begun_with: Sequence[Sequence[int]] | None,
 ) -> StageFeatures:
-    features = encoder.features(train, shapes)
+    features = encoder.features(train, shapes, _learned(stage, train))
     full = Bucket(shapes.question, shapes.rationale)
     # The order of the batches depends on their shapes: a run goes on with those that it began with, whatever a later
     # version would choose.
@@ -105,4 +111,10 @@ def _stage_features(
             f"began with batches of other widths than {full.question}+{full.rationale} tokens",
             "Go on with the version of r2d_jax that began it, or choose a new --workdir; nothing was changed.",
         )
-    return StageFeatures(features, encoder.features(validation, shapes), buckets)
+    return StageFeatures(features, encoder.features(validation, shapes, _learned(stage, validation)), buckets)
+
+
+def _learned(stage: int, rows: EncodedRows) -> np.ndarray | None:
+    """Numbers int64 [n] of the rows that a stage learns from; None: all. The first learns rationales alone."""
+    there = rows.rationale.lengths > 0
+    return None if stage != STAGE1 or there.all() else np.flatnonzero(there)

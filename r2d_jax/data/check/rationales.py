@@ -107,6 +107,10 @@ class Rationales:
 
     def find(self, tally: Tally, labels: LabelTable) -> None:
         """Add the findings that need figures of all rows."""
+        for field, split in list(tally.rows):
+            # What is only scored needs none.
+            if split != labels.train:
+                tally.detail("rationale-missing", field, split, "warning")
         for (field, split), concluding in self._concluding.items():
             rows = tally.rows[field, split]
             # A share of those that conclude with any label, not of all rows.

@@ -152,7 +152,8 @@ RULES: Mapping[str, Rule] = {
     "rationale-missing": Rule(
         "warning",
         "rows without a rationale teach none",
-        "Fill them in; data.missing_rationales=skip leaves these rows out of every split.",
+        "Fill them in; data.missing_rationales=skip leaves these rows out of every split, with keep they teach their "
+        "label alone.",
         error_share=1.0,
     ),
     "rationale-short": Rule("note", "rationales of one or two words", "Look whether they explain anything."),

@@ -94,7 +94,7 @@ def rows_to_check(
         data.columns,
         rationale_sources=names,
         encoding=data.encoding,
-        missing_rationales="keep" if data.missing_rationales == "skip" else "error",
+        missing_rationales="error" if data.missing_rationales == "error" else "keep",
         label_map=data.label_map,
         progress=progress,
     )

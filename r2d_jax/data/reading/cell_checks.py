@@ -20,7 +20,8 @@ from r2d_jax.errors import UserError
 
 FILL_IN = "Fill it in, or remove the row."
 FILL_IN_RATIONALE = (
-    "Fill it in, or remove the row; with data.missing_rationales=skip a run leaves such rows out."
+    "Fill it in, or remove the row; with data.missing_rationales=skip a run leaves such rows out, with keep they teach "
+    "their label alone."
 )
 
 
