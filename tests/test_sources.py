@@ -159,8 +159,11 @@ def test_b015_byte_order_mark_is_dropped(write, encoding):
 
 def test_b015_missing_column_lists_the_columns_and_the_nearest(write):
     path = write("rows.csv", f'Question,labels,rationale\n"{SECRET}",yes,r\n')
+    # All of them at once.
     text = refusal(
-        path, "no column 'question'", "'Question', 'labels', 'rationale'", "Did you mean 'Question'?"
+        path,
+        "no column 'question', nor 'label'; columns found: 'Question', 'labels', 'rationale'",
+        "Did you mean 'Question', 'labels'?",
     )
     assert text.index("Did you mean") > text.index("columns found")
     path = write("rows.csv", f'question,labell,rationale\n"{SECRET}",yes,r\n')
@@ -170,7 +173,10 @@ def test_b015_missing_column_lists_the_columns_and_the_nearest(write):
 def test_a_file_without_header_does_not_print_its_first_row(write):
     path = write("rows.csv", f'"{SECRET * 3}",yes,"{SECRET * 2}"\n"{SECRET}",no,r\n')
     text = refusal(
-        path, "no column 'question'; columns found: 3", "which look like data", "in the first line"
+        path,
+        "no column 'question', nor 'label', 'rationale'; columns found: 3",
+        "which look like data",
+        "in the first line",
     )
     assert "yes" not in text
 

@@ -153,7 +153,7 @@ def test_no_part_of_the_input_the_hash_or_what_is_printed(tmp_path):
 def test_a_column_that_is_not_there_is_an_error_unless_it_may_be_missing(tmp_path):
     path = write(tmp_path / "rows.csv", rows())
     columns = ColumnsConfig(subgroups={"sex": "Sex", "age": "yeers"})
-    refusal(path, "no column 'Sex'", "Did you mean 'sex'?", columns=columns)
+    refusal(path, "no column 'Sex', nor 'yeers'", "Did you mean 'sex', 'years'?", columns=columns)
     assert [one.subgroups for one in read(path, columns, need_subgroups=False)] == [
         {"sex": MISSING, "age": MISSING}
     ] * 5

@@ -26,7 +26,7 @@ FILL_IN_RATIONALE = (
 
 
 def require_columns(path: str, found: Sequence[str], wanted: Sequence[str], *, data: bool = False) -> None:
-    """Raise a UserError that names the nearest column where one of `wanted` is not among those found.
+    """Raise a UserError that names those of `wanted` that are not among the columns found, and the nearest that are.
 
     Args:
         path: for the message.
@@ -34,18 +34,25 @@ def require_columns(path: str, found: Sequence[str], wanted: Sequence[str], *, d
         wanted: names.
         data: `found` were seen to be cells.
     """
-    name = next((name for name in wanted if name not in found), None)
-    if name is None:
+    lacking = [name for name in dict.fromkeys(wanted) if name not in found]
+    if not lacking:
         return
-    near = [other for other in found if other.strip().casefold() == name.casefold()]
-    near = near or difflib.get_close_matches(name, found, n=1)
+    near = dict.fromkeys(other for name in lacking for other in _nearest(name, found))
     if data or looks_like_data(found):
         hint = "A table needs the names of its columns in the first line. "
     else:
-        hint = f"Did you mean {shown(near[:1])}? " if near else ""
-    fix = f"{hint}Name it under data.columns, or beside --input by an option such as --question-column."
+        hint = f"Did you mean {shown(list(near))}? " if near else ""
+    others = f", nor {', '.join(map(repr, lacking[1:]))}" if lacking[1:] else ""
+    them = "them" if others else "it"
+    fix = f"{hint}Name {them} under data.columns, or beside --input by an option such as --question-column."
     told = columns_told(found, data=data)
-    raise UserError(path, f"no column {name!r}; {told}", delimiter_hint(found) or fix)
+    raise UserError(path, f"no column {lacking[0]!r}{others}; {told}", delimiter_hint(found) or fix)
+
+
+def _nearest(name: str, found: Sequence[str]) -> list[str]:
+    """The column that is likeliest meant by a name, or none."""
+    same = [other for other in found if other.strip().casefold() == name.casefold()]
+    return same[:1] or difflib.get_close_matches(name, found, n=1)
 
 
 class Tables:
