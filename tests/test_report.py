@@ -14,10 +14,12 @@ from rich.console import Console
 from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import run_record
+from r2d_jax.evaluation.comparison_table import _cell
 from r2d_jax.evaluation.figures import FIGURES, LOSS, SCORE, SHARE, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
 from r2d_jax.evaluation.report import WorkedCase, print_results, print_worked_examples, result_lines
+from r2d_jax.evaluation.report_values import cell
 from r2d_jax.runtime.files import write_json, write_jsonl
 from r2d_jax.runtime.reporting import Reporter
 from r2d_jax.runtime.run_files import STEP_LOG
@@ -271,7 +273,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: pathlib.Path) -> None:
     ("value", "share", "score", "loss"),
     [
         (0.0, "0.0 %", "0.000", "0.000"),
-        (1 / 2100, "< 0.1 %", "0.000", "0.000"),
+        (1 / 2100, "< 0.1 %", "< 0.001", "0.000"),
         (0.0006, "0.1 %", "0.001", "0.001"),
         (2098 / 2100, "99.9 %", "0.999", "0.999"),
         (2099 / 2100, "> 99.9 %", "> 0.999", "1.000"),
@@ -287,6 +289,18 @@ def test_rounding_makes_no_mistake_none_and_no_model_perfect(
     found = {"triage": {"under_fraction": value}, "intervals": {"triage.under_fraction": [value, 0.25]}}
     ((*_, bounds, _),) = result_lines(found)
     assert bounds == f"{share.removesuffix(' %')} to 25.0 %"
+
+
+def test_nor_does_it_on_a_page_or_in_a_comparison() -> None:
+    """A page had "0.000" for one in 2,100, and a table of methods "0.0"."""
+    one, others = 1 / 2100, 2099 / 2100
+    assert cell((one, (0.0, 0.25)), SHARE) == {"value": "< 0.001", "interval": "0.000 to 0.250"}
+    assert cell((others, (0.75, 1.0)), SHARE) == {"value": "> 0.999", "interval": "0.750 to 1.000"}
+    assert cell((1.0, (others, 1.0)))["interval"] == "> 0.999 to 1.000"
+    assert cell((-0.25, None))["value"] == "-0.250"
+    share = next(figure for figure in FIGURES if figure.unit is SHARE)
+    told = [_cell({"mean": mean, "sd": 0.0}, None, share) for mean in (0.0, one / 10, others, 1.0)]
+    assert told == ["0.0 ± 0.0", "< 0.1 ± 0.0", "> 99.9 ± 0.0", "100.0 ± 0.0"]
 
 
 def test_each_figure_stands_once_in_the_catalogue_and_no_heading_names_two() -> None:

@@ -110,7 +110,7 @@ def _results(facts: RunFacts, options: CardOptions) -> Iterator["EvalResult"]:
         scored = scored_figure(facts.metrics, figure.name)
         if scored is None:
             continue
-        ends = cell(scored, figure.unit.digits)["interval"]
+        ends = cell(scored, figure.unit)["interval"]
         title = title_of(figure, facts.metrics, facts.scorer)
         yield EvalResult(
             task_type=task_type,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2d_jax.evaluation.comparison import COLUMNS, TESTED
-from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES, Figure
+from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES, Figure, rounded
 
 
 def markdown(table: Mapping[str, Any]) -> str:
@@ -64,11 +64,13 @@ def _cell(
 ) -> str:
     if found is None:
         return ""
-    mean, sd, of_gold = (
-        "" if value is None else f"{value * figure.unit.scale:.{figure.unit.scaled_digits}f}"
-        for value in (found["mean"], found["sd"], None if gold is None else gold["mean"])
+    unit = figure.unit
+    mean, of_gold = (
+        "" if value is None else rounded(value * unit.scale, unit.scaled_digits, unit.most * unit.scale)
+        for value in (found["mean"], None if gold is None else gold["mean"])
     )
-    return mean + (f" ± {sd}" if sd else "") + (f" ({of_gold})" if of_gold else "")
+    sd = "" if found["sd"] is None else f" ± {found['sd'] * unit.scale:.{unit.scaled_digits}f}"
+    return mean + sd + (f" ({of_gold})" if of_gold else "")
 
 
 def _test_cell(test: Mapping[str, Any] | None, figure: Figure) -> str:

@@ -6,17 +6,27 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 
+def rounded(value: float, digits: int, most: float = math.inf) -> str:
+    """A number as text; one above 0 is never told as 0.000, nor one below the highest there can be as that.
+
+    Args:
+        value: of a figure.
+        digits: after the point.
+        most: the highest value there can be.
+    """
+    text, step = f"{value:.{digits}f}", 10.0**-digits
+    if value > 0 and float(text) == 0:
+        return f"< {step:.{digits}f}"
+    return f"> {most - step:.{digits}f}" if value < most == float(text) else text
+
+
 def percent(fraction: float) -> str:
-    """A share as text; one above 0 is never told as 0.0 %, nor one below 1 as 100.0 %."""
-    text = f"{100 * fraction:.1f} %"
-    if fraction > 0 and text == "0.0 %":
-        return "< 0.1 %"
-    return "> 99.9 %" if fraction < 1 and text == "100.0 %" else text
+    """A share as text, as `rounded` has it."""
+    return f"{rounded(100 * fraction, 1, 100)} %"
 
 
 def _score(value: float) -> str:
-    text = f"{value:.3f}"
-    return "> 0.999" if value < 1 and text == "1.000" else text
+    return rounded(value, 3, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -197,7 +197,7 @@ def _figures(
         {
             "run": runs[number],
             "name": "",
-            "cells": [report_values.cell(found.get(figure.name), figure.unit.digits) for figure in columns],
+            "cells": [report_values.cell(found.get(figure.name), figure.unit) for figure in columns],
         }
         for number, found in there.items()
     ]

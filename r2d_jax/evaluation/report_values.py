@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.case_table import row_sets, short
 from r2d_jax.evaluation.distinct_texts import repetition_of
-from r2d_jax.evaluation.figures import INDEX, Figure, figure_at, headings
+from r2d_jax.evaluation.figures import INDEX, Figure, Unit, figure_at, headings, rounded
 from r2d_jax.evaluation.fitted_rows import overlap_warning
 from r2d_jax.evaluation.report_labels import LabelNames, calibration, confidences
 from r2d_jax.evaluation.run_record import RunRecord, StageRecord, is_number
@@ -158,13 +158,13 @@ def _numbers(
             yield f"{prefix}{key}", value
 
 
-def cell(scored: Scored | None, digits: int = INDEX.digits) -> dict[str, str]:
+def cell(scored: Scored | None, unit: Unit = INDEX) -> dict[str, str]:
     """The texts of one cell of a table of figures."""
     if scored is None:
         return {"value": "\N{EN DASH}", "interval": ""}
     value, interval = scored
-    told = " to ".join(f"{end:.{digits}f}" for end in interval) if interval else ""
-    return {"value": f"{value:.{digits}f}", "interval": told}
+    told, *ends = (rounded(number, unit.digits, unit.most) for number in (value, *(interval or ())))
+    return {"value": told, "interval": " to ".join(ends)}
 
 
 def majority_rows(
@@ -183,7 +183,7 @@ def majority_rows(
         if scores is not None:
             yield (
                 "the most common label, always",
-                [cell(scored_figure(scores, figure.name), figure.unit.digits) for figure in columns],
+                [cell(scored_figure(scores, figure.name), figure.unit) for figure in columns],
             )
 
 
