@@ -33,6 +33,7 @@ from ruamel.yaml import YAML
 
 import r2d_jax
 from r2d_jax.config import MeshConfig
+from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.model_folder import load_model
@@ -40,6 +41,7 @@ from r2d_jax.runtime.checksums import checksum
 from r2d_jax.runtime.locks import alone_in
 from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.runtime.outputs import require_not_own
+from r2d_jax.training.workdir import Workdir
 
 # Nearly all of the time goes into compiling.
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -87,8 +89,20 @@ def test_a_workdir_of_another_config(r2d, kept):
     r2d(*kept.arguments, "stage2.max_steps=4").refused(
         f"{kept.workdir}: holds a run of another config",
         "stage2.max_steps is 3, here 4 .see config.yaml",
-        "a new --workdir",
+        "Choose a new --workdir, or the config it was started with; nothing",
     )
+
+
+def test_a_workdir_without_a_checkpoint_may_go(tmp_path):
+    """Of a run whose first step did not fit into memory: the smaller batch was refused, and nothing said why."""
+    begun = Workdir(tmp_path)
+    begun.check(load_config(None, ["data.source=triage"]))
+    begun.start(load_config(None, ["data.source=triage"]), "rows")
+    smaller = load_config(None, ["data.source=triage", "stage1.batch_size=8"])
+    with pytest.raises(
+        UserError, match=r"stage1\.batch_size is 64, here 8.*or remove it: it holds no checkpoint; n"
+    ):
+        Workdir(tmp_path).check(smaller)
 
 
 @pytest.mark.parametrize("third", [{"rationale": "Edited."}, {"label": "not urgent"}, {"context": ""}])
@@ -373,7 +387,7 @@ def test_an_input_that_cannot_be_predicted(r2d, kept, tmp_path):
         r2d(*start, tmp_path / "absent.jsonl").refused(r"absent\.jsonl: no such file", "Check the path")
         r2d(*start, tmp_path / "empty.jsonl").refused(r"empty\.jsonl: is empty", "file with rows")
         r2d(*start, tmp_path / "other.jsonl").refused(
-            "no column 'question'; columns found: 'text'", "columns"
+            "no column 'question', nor 'context'.*; columns found: 'text'", "columns"
         )
         r2d(*start, tmp_path).refused("is a folder, not a file", "Name the file")
     (tmp_path / "unlabelled.jsonl").write_text(as_lines(make_rows(label=...)))

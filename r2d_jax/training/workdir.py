@@ -183,7 +183,7 @@ class Workdir:
             raise UserError(
                 str(self.path),
                 f"holds a run of another config: {'; '.join(others[:_NAMED])}{more} (see {RUN_CONFIG} there)",
-                "Choose a new --workdir, or the config it was started with; nothing was changed.",
+                self._way_out("Choose a new --workdir, or the config it was started with"),
             )
         for folder in (
             self.stage(1),
@@ -223,11 +223,19 @@ class Workdir:
             raise UserError(
                 str(self.path),
                 f"its run began with other rows (content hash {self.state.get('data_hash')}, now {data_hash})",
-                "Restore the data, or choose a new --workdir; nothing was changed.",
+                self._way_out("Restore the data, or choose a new --workdir"),
             )
         elif is_writer() and not self.state.get("run_done"):
             # Settings that results do not depend on may have changed; the file says what is in force.
             write_text(self.path / RUN_CONFIG, dump_config(config))
+
+    def _way_out(self, fix: str) -> str:
+        """What to do about a folder that this run must not touch; one without a checkpoint may simply go."""
+        # Loads Orbax.
+        from r2d_jax.runtime.checkpoint_files import LATEST, complete_steps
+
+        trained = any(complete_steps(self.stage(number) / LATEST) for number in (1, 2))
+        return f"{fix if trained else f'{fix}, or remove it: it holds no checkpoint'}; nothing was changed."
 
     @property
     def state(self) -> dict[str, Any]:
