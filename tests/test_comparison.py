@@ -4,13 +4,16 @@ import csv
 import dataclasses
 import io
 import json
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import comparison
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
+from r2d_jax.evaluation.comparison_print import print_comparison
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
 from r2d_jax.evaluation.intervals import PairedTest
 
@@ -112,6 +115,23 @@ def test_markdown_and_csv_tell_the_same():
     assert [float(accuracy[f"difference_{end}"]) for end in ("low", "high")] == [test["low"], test["high"]]
     assert not {"low", "high"} & accuracy.keys()
     assert "BLEU" not in text.split("\n")[0]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_what_is_printed_fits_the_terminal_and_is_what_the_file_says(width):
+    """The Markdown table was printed: each row of a dozen columns broke into four or five lines."""
+    methods = {"good": GOOD, "bad": BAD} | {f"a_method_with_a_name_{number}": GOOD for number in range(4)}
+    table = compare(methods, "good", resamples=50)
+    console = Console(file=io.StringIO(), width=width)
+    print_comparison(table, console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    words = re.sub(r"\s+", " ", printed)
+    for cell in re.findall(r"[^|]+", markdown(table).replace(" p=", " | ")):
+        for part in re.findall(r"[-+]?\d+\.\d+(?: ± \d+\.\d+)?|\[[-+]\d[^]]+\]", cell):
+            assert part in words, part
+    assert "bad (!)" in words
+    assert "nearly one label only" in words
 
 
 def test_support_and_distinct_rationales_stand_beside_those_of_gold():

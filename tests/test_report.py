@@ -14,7 +14,7 @@ from rich.console import Console
 from r2d_jax.data.mentions import evidence_fraction, label_agreement
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation import run_record
-from r2d_jax.evaluation.comparison_table import _cell
+from r2d_jax.evaluation.comparison_table import figure_cell
 from r2d_jax.evaluation.figures import FIGURES, LOSS, SCORE, SHARE, headings
 from r2d_jax.evaluation.metrics import label_metrics
 from r2d_jax.evaluation.overlap import bleu
@@ -299,7 +299,8 @@ def test_nor_does_it_on_a_page_or_in_a_comparison() -> None:
     assert cell((1.0, (others, 1.0)))["interval"] == "> 0.999 to 1.000"
     assert cell((-0.25, None))["value"] == "-0.250"
     share = next(figure for figure in FIGURES if figure.unit is SHARE)
-    told = [_cell({"mean": mean, "sd": 0.0}, None, share) for mean in (0.0, one / 10, others, 1.0)]
+    means = (0.0, one / 10, others, 1.0)
+    told = [figure_cell({share.name: {"mean": mean, "sd": 0.0}}, share) for mean in means]
     assert told == ["0.0 ± 0.0", "< 0.1 ± 0.0", "> 99.9 ± 0.0", "100.0 ± 0.0"]
 
 

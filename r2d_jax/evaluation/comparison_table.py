@@ -1,4 +1,4 @@
-"""The table of a comparison; in: what `comparison.compare` gives, out: Markdown and CSV."""
+"""The table of a comparison; in: what `comparison.compare` gives, out: its cells, Markdown and CSV."""
 
 import csv
 import io
@@ -9,21 +9,23 @@ from r2d_jax.evaluation.comparison import COLUMNS, TESTED
 from r2d_jax.evaluation.figures import LABEL_FIGURES, RATIONALE_FIGURES, Figure, rounded
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """The comparison as Markdown: figures of labels, those of rationales, then tests against the reference."""
-    known = [
-        figure
-        for figure in COLUMNS
-        if any(figure.name in method["figures"] for method in table["methods"].values())
-    ]
+def _known_figures(table: Mapping[str, Any]) -> list[Figure]:
+    found = {name for method in table["methods"].values() for name in method["figures"]}
+    return [figure for figure in COLUMNS if figure.name in found]
+
+
+def shown_figures(table: Mapping[str, Any]) -> list[Figure]:
+    """The figures that stand for themselves; those of the gold rationales stand beside their own."""
+    known = _known_figures(table)
     of_gold = {figure.gold for figure in known}
-    columns = [figure for figure in known if figure.name not in of_gold]
-    lines = []
-    for part in (LABEL_FIGURES, RATIONALE_FIGURES):
-        if of_part := [figure for figure in columns if figure in part]:
-            lines += [*_figures(table, of_part), ""]
+    return [figure for figure in known if figure.name not in of_gold]
+
+
+def notes(table: Mapping[str, Any]) -> list[str]:
+    """What the figures mean, and what was left out."""
+    columns = shown_figures(table)
     told = f"Mean ± sd over seeds, {table['rows']} test rows; all figures in % but {_unscaled(columns)}."
-    lines.append(f"{told} In brackets: of the gold rationales." if of_gold - {""} else told)
+    lines = [f"{told} In brackets: of the gold rationales." if _known_figures(table) != columns else told]
     if table["groups"] is not None:
         lines.append(
             f"Intervals and tests: over {table['groups']} groups, whose rows are drawn and swapped together."
@@ -31,6 +33,22 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines += table["left_out"]
     if any(table["collapsed"].values()):
         lines.append("(!) at least one seed gives nearly one label only.")
+    return lines
+
+
+def title_of_method(table: Mapping[str, Any], name: str) -> str:
+    """The name of a method, marked where a seed of it gives nearly one label only."""
+    return name + (" (!)" if table["collapsed"][name] else "")
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The comparison as Markdown: figures of labels, those of rationales, then tests against the reference."""
+    columns = shown_figures(table)
+    lines = []
+    for part in (LABEL_FIGURES, RATIONALE_FIGURES):
+        if of_part := [figure for figure in columns if figure in part]:
+            lines += [*_figures(table, of_part), ""]
+    lines += notes(table)
     if table["tests"]:
         lines += ["", f"Difference to {table['reference']} [95 % interval], p after Holm's correction:", ""]
         tested = [figure for figure in columns if figure.name in TESTED]
@@ -45,10 +63,8 @@ def _figures(table: Mapping[str, Any], columns: Sequence[Figure]) -> Iterator[st
     yield _row(["method", "seeds", *(COLUMNS[figure] for figure in columns)])
     yield _row(["---", "---:", *("---:" for _ in columns)])
     for name, method in table["methods"].items():
-        found = method["figures"]
-        cells = [_cell(found.get(figure.name), found.get(figure.gold), figure) for figure in columns]
-        mark = " (!)" if table["collapsed"][name] else ""
-        yield _row([name + mark, str(len(method["seeds"])), *cells])
+        cells = [figure_cell(method["figures"], figure) for figure in columns]
+        yield _row([title_of_method(table, name), str(len(method["seeds"])), *cells])
 
 
 def _unscaled(columns: Sequence[Figure]) -> str:
@@ -59,9 +75,9 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _cell(
-    found: Mapping[str, float | None] | None, gold: Mapping[str, float | None] | None, figure: Figure
-) -> str:
+def figure_cell(figures: Mapping[str, Mapping[str, float | None]], figure: Figure) -> str:
+    """Mean and spread of a figure of one method, and in brackets that of the gold rationales; "" without it."""
+    found, gold = figures.get(figure.name), figures.get(figure.gold)
     if found is None:
         return ""
     unit = figure.unit
@@ -73,16 +89,21 @@ def _cell(
     return mean + sd + (f" ({of_gold})" if of_gold else "")
 
 
+def test_cells(test: Mapping[str, Any], figure: Figure) -> tuple[str, str, str]:
+    """Difference, its interval ("" without one) and p after Holm's correction of one test."""
+
+    def told(name: str) -> str:
+        return f"{test[name] * figure.unit.scale:+.{figure.unit.scaled_digits}f}"
+
+    interval = "" if test["low"] is None else f"[{told('low')}, {told('high')}]"
+    return told("difference"), interval, f"{test['p_holm']:.3f}"
+
+
 def _test_cell(test: Mapping[str, Any] | None, figure: Figure) -> str:
     if test is None:
         return ""
-    digits = figure.unit.scaled_digits
-
-    def told(name: str) -> str:
-        return f"{test[name] * figure.unit.scale:+.{digits}f}"
-
-    interval = "" if test["low"] is None else f" [{told('low')}, {told('high')}]"
-    return f"{told('difference')}{interval} p={test['p_holm']:.3f}"
+    difference, interval, p = test_cells(test, figure)
+    return " ".join(filter(None, (difference, interval, f"p={p}")))
 
 
 _OF_FIGURE = {"mean": "mean", "sd": "sd", "mean_low": "low", "mean_high": "high"}

@@ -14,6 +14,7 @@ from r2d_jax.config import Config, DataConfig, EvaluationConfig, Stage2Config
 from r2d_jax.config_check import stage_configs, used_sources
 from r2d_jax.errors import UserError
 from r2d_jax.evaluation.comparison import RunResult, compare, read_result
+from r2d_jax.evaluation.comparison_print import print_comparison
 from r2d_jax.evaluation.comparison_table import as_csv, markdown
 from r2d_jax.runtime.files import write_json, write_text
 from r2d_jax.runtime.reporting import say
@@ -70,14 +71,12 @@ def run_comparison(
         results.setdefault(one.method, {})[one.seed] = read_result(Workdir(folder / one.folder).evaluation)
     reference = comparison.reference if comparison.reference in results else next(iter(results))
     table = compare(results, reference)
-    text = markdown(table)
     # A table of some methods must not take the place of that of all.
     stem = "comparison-only" if only else "comparison"
     write_json(folder / f"{stem}.json", table)
     write_text(folder / f"{stem}.csv", as_csv(table))
-    write_text(folder / f"{stem}.md", text)
-    # As written: drawn as a table, a dozen columns do not fit a terminal.
-    say(console, text)
+    write_text(folder / f"{stem}.md", markdown(table))
+    print_comparison(table, console)
     say(console, f"written: {folder / f'{stem}.md'}, {stem}.csv, {stem}.json")
 
 
