@@ -107,7 +107,10 @@ def serve(
         ),
     ] = 30.0,
     access_log: Annotated[
-        bool, typer.Option(help="A line per request on stderr: method, route, status, time.")
+        bool,
+        typer.Option(
+            help="A line per request on stderr: method, route, status, time; of health and metrics where they fail."
+        ),
     ] = True,
 ) -> None:
     """Serve a model on this machine: a web page and a JSON API, for research.

@@ -461,6 +461,8 @@ def test_no_case_text_in_logs_answers_or_metrics(capfd):
         metrics = one.ask("GET", "/metrics").text
     log = one.log.getvalue()
     assert re.search(r"INFO POST /api/predict 200 \d+ ms", log)
+    # Asked every few seconds, they were nearly all there was.
+    assert not re.search(r"GET /(health|metrics)", log)
     # The exception is told by type and place.
     assert re.search(r"ValueError(\n  \S+:\d+ in \S+)*\n  \S+serve_cases\.py:\d+ in work", log)
     captured = capfd.readouterr()
@@ -783,6 +785,7 @@ def test_nothing_is_answered_before_the_model_is_prepared():
         assert one.ask("GET", "/").status == 200
         prepared.set()
         one.wait(lambda: one.predict("fever").status == 200)
+        assert re.search(r"GET /health/ready 503 \d+ ms", one.log.getvalue())
 
 
 def test_a_model_that_cannot_be_prepared_ends_the_server():

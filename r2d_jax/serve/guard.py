@@ -25,6 +25,8 @@ INTERNAL = "Internal error; the log of the server says where."
 # The page itself holds no case text; it asks for the token where one is needed.
 _OPEN = ("/static/", "/health")
 _OPEN_WHOLE = ("/", "/openapi.json")
+# What machines ask every few seconds. Answered as ever, it would hide all else in a log.
+_PROBES = ("/health", "/metrics")
 _SAFE_METHODS = ("GET", "HEAD")
 # A body over its limit is read on, and thrown away, up to so many times the limit: a client that still sends when
 # the connection is closed never sees the answer.
@@ -102,7 +104,7 @@ class Guard:
             named: those that the operator gave; pages of these may send too, for a proxy may write another
                 Host header than the browser.
             token: what a request must bear; None: nothing.
-            access_log: whether each request gets a line.
+            access_log: whether each request gets a line, but for probes of health and metrics that find all well.
         """
         self._app, self._limits, self._metrics = app, limits, metrics
         self._hosts, self._named, self._access_log = hosts, named, access_log
@@ -199,7 +201,7 @@ class Guard:
         )
         self._metrics.requests.labels(route, method, str(status)).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
-        if self._access_log:
+        if self._access_log and not (status == 200 and route.startswith(_PROBES)):
             _LOG.info("%s %s %d %.0f ms", method, route, status, 1000 * seconds)
 
 
