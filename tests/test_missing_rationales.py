@@ -109,6 +109,7 @@ def test_each_stage_goes_by_its_own_source(tmp_path):
     rows[5]["nurse"] = ""
     sources = "data.columns.rationales={llm: rationale, nurse: nurse}"
     run = prepared(tmp_path, rows, sources, "stage1.rationale_source=llm", "stage2.rationale_source=nurse")
+    assert "3 rows without a rationale teach what they have ('train' 3)" in run.splits.notes
     assert len(run.stages[1].train) == 16
     assert np.flatnonzero(run.stages[2].train.rationale_length == 0).tolist() == [5]
 

@@ -104,12 +104,12 @@ class _Sources:
             by_split = [f"{shown([name])} {count}" for name, count in self._without_rationale.items() if name]
             told = f" ({', '.join(by_split[:_SHOWN_SPLITS])})" if by_split else ""
             count = self._without_rationale.total()
-            kept = self._config.missing_rationales == "keep"
-            found.append(
-                f"{count} rows without a rationale teach their label alone{told}"
-                if kept
-                else f"left out {count} rows without a rationale{told}"
-            )
+            if self._config.missing_rationales == "skip":
+                found.append(f"left out {count} rows without a rationale{told}")
+            else:
+                # Where stages learn several, a row may lack one of them.
+                teach = "their label alone" if len(self._rationale_sources) == 1 else "what they have"
+                found.append(f"{count} rows without a rationale teach {teach}{told}")
         for label, count in self._mapped.items():
             new = self._config.label_map[label]
             found.append(f"label {shown([label])} of {count} rows became {shown([new])}")
