@@ -42,6 +42,10 @@ def as_lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
+def lines_of(path):
+    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+
+
 def settings(data):
     stage = {
         "max_steps": 3,

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import scipy.stats
+from cli_cases import lines_of
 from probability_cases import lively, words
 
 from r2d_jax.cli import main
@@ -174,10 +175,6 @@ def make_model(folder, decode="constrained"):
 def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,14 +79,13 @@ def _of_words(first: np.ndarray, second: np.ndarray) -> RowDropout:
     return RowDropout(jnp.stack([jnp.asarray(part, jnp.uint32) for part in (first, second)], -1), 0.1)
 
 
-def _rows_of_a_batch() -> RowDropout:
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return RowDropout.of(fold(jax.random.key(0), jnp.arange(_ROWS)), 0.1)
+def _rows(count: int) -> RowDropout:
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(0), jnp.arange(count))
+    return RowDropout.of(keys, 0.1)
 
 
 def _places_of_a_row() -> RowDropout:
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    one = RowDropout.of(fold(jax.random.key(0), jnp.arange(1)), 0.1)
+    one = _rows(1)
     return RowDropout(jnp.concatenate([one.at(place).words for place in range(_ROWS)]), 0.1)
 
 
@@ -94,7 +93,7 @@ _COUNTED, _ZEROS = np.arange(_ROWS), np.zeros(_ROWS)
 # Rows whose words are as alike as they get in use. Made within a test: while the workers of pytest collect, both would
 # compile the same.
 _FAMILIES: dict[str, Callable[[], RowDropout]] = {
-    "rows of a batch": _rows_of_a_batch,
+    "rows of a batch": lambda: _rows(_ROWS),
     "places of a row": _places_of_a_row,
     "counted first words": lambda: _of_words(_COUNTED, _ZEROS),
     "counted second words": lambda: _of_words(_ZEROS, _COUNTED),

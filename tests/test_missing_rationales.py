@@ -4,66 +4,18 @@ import json
 
 import numpy as np
 import pytest
-import torch_oracle as oracle
-from cli_cases import all_in_a_process, as_lines, make_rows, settings
+from cli_cases import all_in_a_process, as_lines, lines_of, make_rows, settings
 from ruamel.yaml import YAML
-from test_steps import (
-    LABEL,
-    OPTIMIZER,
-    ROWS,
-    assert_same_weights,
-    batch_of,
-    context_of,
-    factory_and_params,
-    one_device,
-    random_rows,
-    start,
-    weights_of,
-)
 
-from r2d_jax.config import Stage2Config
 from r2d_jax.config_file import load_config
 from r2d_jax.errors import UserError
-from r2d_jax.runtime.mesh import make_mesh, shard_batch
-from r2d_jax.training import objectives, steps
+from r2d_jax.runtime.mesh import make_mesh
 from r2d_jax.training.prepare import prepare
 from r2d_jax.training.workdir import Workdir
-
-__all__ = ["one_device"]
 
 pytest_plugins = ["cli_cases"]
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
-
-def test_such_rows_add_to_the_label_loss_alone(tmp_path, one_device):
-    """Against torch, and in the last batch no row has a rationale."""
-    model = oracle.random_t5(3)
-    factory, params = factory_and_params(tmp_path / "start", model)
-    trainer, context = oracle.Trainer(model, OPTIMIZER.learning_rate, 20), context_of(factory)
-    config = Stage2Config(
-        max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER, warmup_fraction=0.2, max_sampling_probability=0.0
-    )
-    state = start(params, config, one_device)
-    step_fn = steps.make_train_step(context, objectives.stage2_objective(context, config), config, one_device)
-    for index, every in enumerate((2, 3, 1)):
-        rows = random_rows(index)
-        rows = [
-            (asked, label, [] if row % every == 0 else text) for row, (asked, label, text) in enumerate(rows)
-        ]
-        state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
-        weight = oracle.alpha(index, 20, warmup_fraction=0.2)
-        if every > 1:
-            loss, norm, _ = trainer.stage2(rows, weight, LABEL, predicted=False)
-        else:
-            prompts = [[*oracle.PREDICT, *asked, oracle.END] for asked, _, _ in rows]
-            total, count = oracle.loss_sum_and_count(model, prompts, [label for _, label, _ in rows])
-            loss = weight * total / count
-            loss, norm = loss.item(), trainer.update(loss)
-            assert float(metrics["rationale_loss"]) == 0.0
-        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
-        assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
-    assert_same_weights(state.params, weights_of(model, tmp_path / "end"), 1e-5)
 
 
 KEEP = "data.missing_rationales=keep"
@@ -137,10 +89,6 @@ def home(tmp_path_factory, compile_cache):
     return home, all_in_a_process(commands, cwd=home, cache=compile_cache)
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def figures(folder):
     return json.loads((folder / "metrics.json").read_text())
 
@@ -150,7 +98,7 @@ def test_a_run_scores_labels_of_all_rows_and_rationales_of_those_that_have_one(h
     assert "note: 8 rows without a rationale teach their label alone" in printed
     metrics = figures(folder / "some" / "evaluation")
     assert (metrics["rows"], metrics["bleu"]["rows"]) == (6, 4)
-    scores = lines(folder / "some" / "evaluation" / "row_scores.jsonl")
+    scores = lines_of(folder / "some" / "evaluation" / "row_scores.jsonl")
     assert [row["rouge_l"] is None for row in scores] == [True, False, False, False, True, False]
     assert all(row["accuracy"] is not None for row in scores)
     assert figures(folder / "again") == metrics
@@ -162,4 +110,4 @@ def test_where_no_test_row_has_one_labels_alone_are_compared(home):
     assert metrics["rows"] == 6
     assert "bleu" not in metrics
     assert "rationale-missing" in printed
-    assert all("rationale" in row for row in lines(folder / "labels" / "evaluation" / "predictions.jsonl"))
+    assert all("rationale" in row for row in lines_of(folder / "labels" / "evaluation" / "predictions.jsonl"))

@@ -8,7 +8,7 @@ import pytest
 pytest_plugins = ["cli_cases", "llm_server"]
 pytestmark = pytest.mark.usefixtures("clean_endpoint")
 
-from cli_cases import as_lines, snapshot
+from cli_cases import as_lines, lines_of, snapshot
 from llm_server import SCORES, answer
 
 from r2d_jax.config import TriageConfig
@@ -42,10 +42,6 @@ def auditing(r2d, server, tmp_path):
         )
 
     return run
-
-
-def lines_of(path):
-    return list(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
 
 
 def test_an_audit_by_hand(auditing, tmp_path, server):

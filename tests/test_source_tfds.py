@@ -252,8 +252,7 @@ import os, socket, sys, json, pathlib
 def refuse(*_, **__): os._exit(99)
 socket.socket.connect = socket.getaddrinfo = refuse
 from r2d_jax.config import ColumnsConfig, DataConfig
-from r2d_jax.config_file import load_config
-from r2d_jax.data.splits import content_hash, load_splits, splits_of_run
+from r2d_jax.data.splits import content_hash, load_splits
 from r2d_jax.data.tfds_write import columns_of, write_tfds
 columns = ColumnsConfig(id='id', split='split', context='context')
 splits = load_splits(DataConfig(path='rows.jsonl', columns=columns), 0, ['default'])

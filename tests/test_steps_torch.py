@@ -33,6 +33,10 @@ from r2d_jax.training import objectives, steps
 
 __all__ = ["one_device", "small", "with_dropout"]
 
+GOLD_LABELS = Stage2Config(
+    max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER, warmup_fraction=0.2, max_sampling_probability=0.0
+)
+
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["stage 1", "gold labels", "predicted labels"])
@@ -46,13 +50,7 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
         config = Stage1Config(max_steps=20, batch_size=ROWS, optimizer=OPTIMIZER)
         objective = objectives.stage1_objective(context)
     elif kind == "gold labels":
-        config = Stage2Config(
-            max_steps=20,
-            batch_size=ROWS,
-            optimizer=OPTIMIZER,
-            warmup_fraction=0.2,
-            max_sampling_probability=0.0,
-        )
+        config = GOLD_LABELS
         objective = objectives.stage2_objective(context, config)
     else:
         config = SAMPLING
@@ -75,6 +73,34 @@ def test_five_steps_equal_plain_torch(tmp_path, one_device, variant, kind):
     assert kind == "stage 1" or differing_labels > 10
     assert_same_weights(state.params, weights_of(model, tmp_path / "end"), 1e-5)
     assert step_fn._cache_size() == 1
+
+
+def test_rows_without_a_rationale_add_to_the_label_loss_alone(tmp_path, one_device):
+    """Against torch, and in the last batch no row has a rationale."""
+    model = oracle.random_t5(3)
+    factory, params = factory_and_params(tmp_path / "start", model)
+    trainer, context = oracle.Trainer(model, OPTIMIZER.learning_rate, 20), context_of(factory)
+    config = GOLD_LABELS
+    state = start(params, config, one_device)
+    step_fn = steps.make_train_step(context, objectives.stage2_objective(context, config), config, one_device)
+    for index, every in enumerate((2, 3, 1)):
+        rows = random_rows(index)
+        rows = [
+            (asked, label, [] if row % every == 0 else text) for row, (asked, label, text) in enumerate(rows)
+        ]
+        state, metrics = step_fn(state, shard_batch(batch_of(rows), one_device))
+        weight = oracle.alpha(index, 20, warmup_fraction=0.2)
+        if every > 1:
+            loss, norm, _ = trainer.stage2(rows, weight, LABEL, predicted=False)
+        else:
+            prompts = [[*oracle.PREDICT, *asked, oracle.END] for asked, _, _ in rows]
+            total, count = oracle.loss_sum_and_count(model, prompts, [label for _, label, _ in rows])
+            loss = weight * total / count
+            loss, norm = loss.item(), trainer.update(loss)
+            assert float(metrics["rationale_loss"]) == 0.0
+        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
+        assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert_same_weights(state.params, weights_of(model, tmp_path / "end"), 1e-5)
 
 
 def test_probability_zero_is_teacher_forcing_bit_for_bit(with_dropout, one_device):

@@ -288,19 +288,23 @@ class FeatureEncoder:
             shapes: static sizes.
             only: numbers int64 [N] of those to take; None: all.
         """
-        questions, labels, rationales = (
-            field.lengths if only is None else field.lengths[only]
-            for field in (rows.question, rows.label, rows.rationale)
+        question, label, rationale = (
+            Padded(field, width, only)
+            for field, width in (
+                (rows.question, shapes.question),
+                (rows.label, shapes.label),
+                (rows.rationale, shapes.rationale),
+            )
         )
         return Features(
-            Padded(rows.question, shapes.question, only),
-            _cut(questions, shapes.question),
-            Padded(rows.label, shapes.label, only),
-            _cut(labels, shapes.label),
-            Padded(rows.rationale, shapes.rationale, only),
-            _cut(rationales, shapes.rationale),
-            cut_questions=int((questions > shapes.question).sum()),
-            cut_rationales=int((rationales > shapes.rationale).sum()),
+            question,
+            question.lengths,
+            label,
+            label.lengths,
+            rationale,
+            rationale.lengths,
+            cut_questions=question.cut_rows,
+            cut_rationales=rationale.cut_rows,
         )
 
 
@@ -327,7 +331,3 @@ def encoded_rows(fields: Mapping[str, Ragged], rationale_source: str | None) -> 
 
 def _longest(rows: Ragged) -> int:
     return int(rows.lengths.max())
-
-
-def _cut(lengths: np.ndarray, width: int) -> np.ndarray:
-    return np.minimum(lengths, width).astype(np.int32)

@@ -115,6 +115,20 @@ class Padded:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def _uncut(self) -> np.ndarray:
+        return self._rows.lengths if self._only is None else self._rows.lengths[self._only]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 [N], as cut."""
+        return np.minimum(self._uncut, self.shape[1]).astype(np.int32)
+
+    @property
+    def cut_rows(self) -> int:
+        """How many are longer than the width."""
+        return int((self._uncut > self.shape[1]).sum())
+
     def __getitem__(self, key: Any) -> Any:
         rows, columns = key if isinstance(key, tuple) else (key, slice(None))
         width = self.shape[1]

@@ -1,7 +1,7 @@
 """What one row is; in: validated text fields, out: Example, the row type that every later room takes."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from r2d_jax.data.mentions import is_blank
 
@@ -36,6 +36,11 @@ class Example:
     def lacks_rationale(self) -> bool:
         """Whether one of its rationales is blank."""
         return any(map(is_blank, self.rationales.values()))
+
+
+def any_rationale(rows: Iterable[Example], source: str) -> bool:
+    """Whether one of the rows has a rationale of this source."""
+    return any(not is_blank(row.rationales[source]) for row in rows)
 
 
 @dataclasses.dataclass(frozen=True)

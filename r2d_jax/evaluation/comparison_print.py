@@ -3,13 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from r2d_jax.evaluation.comparison import COLUMNS, TESTED
-from r2d_jax.evaluation.comparison_table import figure_cell, notes, shown_figures, test_cells, title_of_method
+from r2d_jax.evaluation.comparison import COLUMNS
+from r2d_jax.evaluation.comparison_table import (
+    difference_cells,
+    figure_cell,
+    notes,
+    shown_figures,
+    tested_figures,
+    title_of_method,
+)
+from r2d_jax.evaluation.report import plain_table
 
 # Columns of a terminal for the titles of figures and for a method beside them.
 _TITLES, _METHOD = 25, 18
@@ -33,7 +40,7 @@ def print_comparison(table: Mapping[str, Any], console: Console) -> None:
 
 
 def _figures(table: Mapping[str, Any], names: Sequence[str]) -> Table:
-    shown = _empty()
+    shown = plain_table(None)
     for name in names:
         shown.add_column(Text(title_of_method(table, name)), justify="right", overflow="fold")
     methods = [table["methods"][name] for name in names]
@@ -45,26 +52,16 @@ def _figures(table: Mapping[str, Any], names: Sequence[str]) -> Table:
 
 
 def _tests(table: Mapping[str, Any]) -> Table:
-    shown = _empty()
-    shown.title = f"Difference to {table['reference']}"
-    shown.add_column("", overflow="fold")
-    for heading in ("difference", "95 % interval", "p, Holm"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+    title = f"Difference to {table['reference']}"
+    shown = plain_table(title, "difference", "95 % interval", "p, Holm", names=2)
     for row in _tested(table):
         shown.add_row(*map(Text, row))
     return shown
 
 
 def _tested(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    tested = [figure for figure in shown_figures(table) if figure.name in TESTED]
     for name, found in table["tests"].items():
-        told = [figure for figure in tested if figure.name in found]
+        told = [figure for figure in tested_figures(table) if figure.name in found]
         for place, figure in enumerate(told):
-            difference, interval, p = test_cells(found[figure.name], figure)
+            difference, interval, p = difference_cells(found[figure.name], figure)
             yield "" if place else name, COLUMNS[figure], difference, interval, p
-
-
-def _empty() -> Table:
-    table = Table(title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("", overflow="fold")
-    return table

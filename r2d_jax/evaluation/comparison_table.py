@@ -21,6 +21,11 @@ def shown_figures(table: Mapping[str, Any]) -> list[Figure]:
     return [figure for figure in known if figure.name not in of_gold]
 
 
+def tested_figures(table: Mapping[str, Any]) -> list[Figure]:
+    """Those of `shown_figures` that are tested against the reference."""
+    return [figure for figure in shown_figures(table) if figure.name in TESTED]
+
+
 def notes(table: Mapping[str, Any]) -> list[str]:
     """What the figures mean, and what was left out."""
     columns = shown_figures(table)
@@ -51,7 +56,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines += notes(table)
     if table["tests"]:
         lines += ["", f"Difference to {table['reference']} [95 % interval], p after Holm's correction:", ""]
-        tested = [figure for figure in columns if figure.name in TESTED]
+        tested = tested_figures(table)
         lines.append(_row(["method", *(COLUMNS[figure] for figure in tested)]))
         lines.append(_row(["---", *("---:" for _ in tested)]))
         for name, found in table["tests"].items():
@@ -89,7 +94,7 @@ def figure_cell(figures: Mapping[str, Mapping[str, float | None]], figure: Figur
     return mean + sd + (f" ({of_gold})" if of_gold else "")
 
 
-def test_cells(test: Mapping[str, Any], figure: Figure) -> tuple[str, str, str]:
+def difference_cells(test: Mapping[str, Any], figure: Figure) -> tuple[str, str, str]:
     """Difference, its interval ("" without one) and p after Holm's correction of one test."""
 
     def told(name: str) -> str:
@@ -102,7 +107,7 @@ def test_cells(test: Mapping[str, Any], figure: Figure) -> tuple[str, str, str]:
 def _test_cell(test: Mapping[str, Any] | None, figure: Figure) -> str:
     if test is None:
         return ""
-    difference, interval, p = test_cells(test, figure)
+    difference, interval, p = difference_cells(test, figure)
     return " ".join(filter(None, (difference, interval, f"p={p}")))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from r2d_jax.config import EvaluationConfig
 from r2d_jax.data.features import Features, question_text
-from r2d_jax.data.schema import Example
+from r2d_jax.data.schema import Example, any_rationale
 from r2d_jax.evaluation.calibrate import left_out
 from r2d_jax.evaluation.calibration import Calibration
 from r2d_jax.evaluation.faithfulness import check_faithfulness
@@ -134,9 +134,8 @@ def evaluate_rows(
             write_jsonl(folder / PREDICTIONS, lines)
     elif settings.probabilities and labels and is_writer():
         print(f"note: probabilities of labels are left out: {unscored}")
-    source = rationale_source if predictor.explains else None
-    if source is not None and not with_gold_rationale(examples, source).any():
-        source = None
+    compares = predictor.explains and rationale_source and any_rationale(examples, rationale_source)
+    source = rationale_source if compares else None
     readings = None
     if source is not None and settings.rationale_checks:
         checks = RationaleChecks(model, predictor, batch_size, check_stop)

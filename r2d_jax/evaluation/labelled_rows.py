@@ -9,10 +9,9 @@ from r2d_jax.config import ColumnsConfig, Config, EvaluationConfig
 from r2d_jax.config_check import rationale_source
 from r2d_jax.config_file import load_config
 from r2d_jax.data.check.labels import looks_like_text
-from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.reading.raw_rows import raw_rows
 from r2d_jax.data.row_store import labels_of
-from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.schema import Example, Splits, any_rationale
 from r2d_jax.data.sources import read_examples
 from r2d_jax.data.splits import content_hash, splits_of_run
 from r2d_jax.errors import UserError
@@ -261,9 +260,7 @@ def rows_to_evaluate(
     )
     if not card.labels:
         _labels_alone(examples, columns.label)
-    if source is not None and all(is_blank(example.rationales[source]) for example in examples):
-        source = None
-    return examples, source
+    return examples, source if source and any_rationale(examples, source) else None
 
 
 def _has(path: pathlib.Path, column: str, encoding: str) -> bool:

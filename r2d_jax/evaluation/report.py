@@ -101,9 +101,17 @@ def _scored_rows(metrics: Mapping[str, Any]) -> int:
     return int(sum(row["support"] for row in metrics["per_class"].values()))
 
 
-def _table(title: str, *numbers: str) -> Table:
+def plain_table(title: str | None, *numbers: str, names: int = 1) -> Table:
+    """An empty table as all that are printed look.
+
+    Args:
+        title: above it.
+        numbers: headings of the columns of numbers, which are never broken.
+        names: columns of names before them.
+    """
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column("", overflow="fold")
+    for _ in range(names):
+        table.add_column("", overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -117,7 +125,7 @@ def _class_table(metrics: Mapping[str, Any]) -> Table:
         if len(shown) == len(per_class)
         else f"The {len(shown)} most common of {len(per_class)} labels"
     )
-    table = _table(title, "gold rows", "predicted", "precision", "recall", "F1")
+    table = plain_table(title, "gold rows", "predicted", "precision", "recall", "F1")
     for label in (label for label in per_class if label in set(shown)):
         row = per_class[label]
         table.add_row(_text(label), str(row["support"]), str(row["predicted"]), *class_texts(row))
@@ -197,7 +205,7 @@ def print_results(metrics: Mapping[str, Any], console: Console) -> None:
         console: where to print; labels are printed, case text never is.
     """
     rows = metrics["rows"] if "rows" in metrics else _scored_rows(metrics)
-    table = _table(f"Results on {rows} rows", "model", "95 % interval", "majority class")
+    table = plain_table(f"Results on {rows} rows", "model", "95 % interval", "majority class")
     for line in result_lines(metrics):
         table.add_row(*line)
     console.print(table, "")

@@ -12,10 +12,9 @@ from r2d_jax.config_check import rationale_source, stage_configs, used_sources
 from r2d_jax.data.check.labels import looks_like_text
 from r2d_jax.data.check.verdict import check_before_run
 from r2d_jax.data.features import FeatureEncoder, Features, Shapes, question_text
-from r2d_jax.data.mentions import is_blank
 from r2d_jax.data.pace import paced
 from r2d_jax.data.prompts import EXPLAIN, GIVEN_LABEL, PREDICT
-from r2d_jax.data.schema import Example, Splits
+from r2d_jax.data.schema import Example, Splits, any_rationale
 from r2d_jax.data.splits import NAMES, content_hash, label_set, splits_of_run
 from r2d_jax.data.tokenizer import SETTINGS_FILE, Tokenizer, tokenizer_folder
 from r2d_jax.errors import UserError
@@ -251,7 +250,7 @@ def _require_rationales(config: Config, splits: Splits) -> None:
         return
     for source in used_sources(config):
         for name in ("train", "validation"):
-            if all(is_blank(row.rationales[source]) for row in getattr(splits, name)):
+            if not any_rationale(getattr(splits, name), source):
                 raise UserError(
                     f"data.columns.rationales.{source}",
                     f"no row of the {name} split has such a rationale",

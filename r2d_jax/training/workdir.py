@@ -235,7 +235,7 @@ class Workdir:
         from r2d_jax.runtime.checkpoint_files import LATEST, complete_steps
 
         trained = any(complete_steps(self.stage(number) / LATEST) for number in (1, 2))
-        return f"{fix if trained else f'{fix}, or remove it: it holds no checkpoint'}; nothing was changed."
+        return fix + ("" if trained else ", or remove it: it holds no checkpoint") + "; nothing was changed."
 
     @property
     def state(self) -> dict[str, Any]:
